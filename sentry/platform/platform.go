@@ -172,8 +172,8 @@ type AddressSpace interface {
 	Release()
 }
 
-// Thread executes application code. Run, Save and Close belong to one
-// goroutine, which the caller has locked to its OS thread.
+// Thread executes application code. NewThread, Run, Save and Close belong to one
+// goroutine; a platform that is bound to OS threads locks that goroutine itself.
 type Thread interface {
 	// Run continues the application described by c in as until an event. Rax and
 	// whatever c.Dirty names is loaded first; on return the general registers,
