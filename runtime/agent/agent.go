@@ -1,0 +1,174 @@
+// Package agent is the protocol between the runtime and the sandbox process of
+// one container (later: of a pod): what the runtime hands over when it starts
+// the process, the line with which the process reports for duty, and the calls
+// that it answers from then on. The runtime is the client. The sandbox side
+// implements Handler and calls Serve; the Sentry does so in sentry/boot, over a
+// Unix socket.
+//
+// The client does not trust the server: a container that has broken out of its
+// kernel speaks with the Sentry's mouth. Frames are bounded, answers are parsed
+// into types once, and a client never accepts a descriptor.
+//
+// The package knows the OCI specification and nothing of either side.
+package agent
+
+import (
+	"context"
+	"os"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Version is the version of the protocol. Both sides are the same program
+// today, so it guards against an upgrade under a running container: the client
+// refuses a server whose number differs.
+const Version = 1
+
+// Handler answers the runtime's calls. Calls run concurrently, each on a
+// goroutine of its own. Their context ends when the caller hangs up, which only
+// Wait and Stats need to look at. Where Linux has an errno for a refusal, return
+// it (bare or wrapped): it reaches the client's errors.Is.
+//
+// An empty container name means the sandbox's first container; for now there is
+// no other. A pid is the number that the container itself sees; 0 is its init.
+type Handler interface {
+	// Start lets the init process run, which was loaded, and stopped before its
+	// first instruction, when the sandbox became ready. A second Start is EALREADY.
+	Start(ctx context.Context, container string) error
+
+	// Exec starts a further process and gives its pid. Descriptors 0 to
+	// len(files)-1 of the process are backed by files, or, with a terminal, 0 to 2
+	// are a terminal inside whose other end is files[0], the slave of a host pty
+	// as with BootConfig.Terminal, and files[1:] are 3 and up. The handler owns
+	// the files, whatever it answers. The process's exit status is kept until one
+	// Wait has taken it.
+	//
+	// A program that cannot be found or run is an error here, in the words of the
+	// shells, which docker parses: `exec: "foo": executable file not found in $PATH`,
+	// `exec: "/foo": no such file or directory`, `exec: "/foo": permission denied`.
+	Exec(ctx context.Context, r *ExecRequest, files []*os.File) (pid int, err error)
+
+	// Signal sends a signal. It is ESRCH when there is no such process, or no
+	// process at all any more.
+	Signal(ctx context.Context, r *SignalRequest) error
+
+	// Wait blocks until the process has exited and says how.
+	Wait(ctx context.Context, r *WaitRequest) (ExitStatus, error)
+
+	// Resize sets the size of the terminal that the process pid was given by Exec,
+	// or for pid 0 by the boot config.
+	Resize(ctx context.Context, r *ResizeRequest) error
+
+	Processes(ctx context.Context, container string) ([]Process, error)
+	Stats(ctx context.Context, container string) (*Stats, error)
+
+	// Update changes limits while the container runs; see Limits.
+	Update(ctx context.Context, r *UpdateRequest) error
+
+	// Pause and Resume stop and continue all application threads. The runtime
+	// freezes the sandbox's cgroup after Pause, and thaws it before Resume, so
+	// doing nothing is a correct implementation for a sandbox that needs no
+	// warning of being frozen.
+	Pause(ctx context.Context, container string) error
+	Resume(ctx context.Context, container string) error
+
+	// Debug gives what helps to understand a sandbox from outside: versions, the
+	// platform, and for what == "stacks" all goroutines.
+	Debug(ctx context.Context, what string) (string, error)
+}
+
+// ExecRequest is a process to start.
+type ExecRequest struct {
+	Container string         `json:"container,omitempty"`
+	Process   *specs.Process `json:"process"` // validated; Terminal says whether there is one
+}
+
+// SignalRequest names a signal and who gets it.
+type SignalRequest struct {
+	Container string `json:"container,omitempty"`
+	PID       int    `json:"pid,omitempty"` // 0 is init
+	Signal    int    `json:"signal"`        // Linux's number; real-time signals too
+	All       bool   `json:"all,omitempty"` // every process of the container; PID is ignored
+}
+
+// WaitRequest names a process to wait for.
+type WaitRequest struct {
+	Container string `json:"container,omitempty"`
+	PID       int    `json:"pid,omitempty"` // 0 is init
+}
+
+// ExitStatus says how a process ended: by exit(Code), or by Signal if that is not 0.
+type ExitStatus struct {
+	Code   int  `json:"code,omitempty"`
+	Signal int  `json:"signal,omitempty"`
+	Core   bool `json:"core,omitempty"` // as WCOREDUMP
+}
+
+// Exit is the status as one number, as a shell gives it.
+func (s ExitStatus) Exit() int {
+	if s.Signal != 0 {
+		return 128 + s.Signal
+	}
+	return s.Code & 0xff
+}
+
+// ResizeRequest is a new size for a terminal.
+type ResizeRequest struct {
+	Container string `json:"container,omitempty"`
+	PID       int    `json:"pid,omitempty"`
+	Rows      uint16 `json:"rows"`
+	Columns   uint16 `json:"columns"`
+}
+
+// UpdateRequest is the complete new set of limits.
+type UpdateRequest struct {
+	Container string `json:"container,omitempty"`
+	Limits    Limits `json:"limits"`
+}
+
+// Process is one row of ps.
+type Process struct {
+	PID     int      `json:"pid"`
+	Parent  int      `json:"ppid"`
+	UID     uint32   `json:"uid"`
+	GID     uint32   `json:"gid"`
+	Threads int      `json:"threads"`
+	TTY     string   `json:"tty,omitempty"`     // pts/0
+	Start   int64    `json:"start,omitempty"`   // seconds since 1970
+	CPU     int64    `json:"cpu,omitempty"`     // nanoseconds, user and system
+	State   string   `json:"state,omitempty"`   // R, S, D, T, Z as in /proc/PID/stat
+	Memory  uint64   `json:"memory,omitempty"`  // resident bytes
+	Command []string `json:"command,omitempty"` // argv
+	Exe     string   `json:"exe,omitempty"`
+}
+
+// Stats is what a container uses, as seen inside. The runtime adds the host's
+// view from the cgroup.
+type Stats struct {
+	Processes uint64 `json:"processes"` // tasks, as pids.current counts
+	PidsLimit uint64 `json:"pidsLimit,omitempty"`
+
+	Memory      uint64 `json:"memory"` // bytes in use by applications, tmpfs and page cache
+	Cache       uint64 `json:"cache,omitempty"`
+	MemoryMax   uint64 `json:"memoryMax,omitempty"` // the highest Memory so far
+	MemoryLimit uint64 `json:"memoryLimit,omitempty"`
+	OOMKills    uint64 `json:"oomKills,omitempty"`
+
+	CPUUser   int64 `json:"cpuUser,omitempty"` // nanoseconds
+	CPUSystem int64 `json:"cpuSystem,omitempty"`
+}
+
+// Limits are enforced by the sandbox upon what runs inside it. The host's cgroup
+// of the sandbox process has the same limits with slack for the Sentry's own
+// needs (runtime, cgroup.go), as the second line. 0 is no limit.
+type Limits struct {
+	Memory int64   `json:"memory,omitempty"` // bytes: applications, tmpfs, page cache
+	Pids   int64   `json:"pids,omitempty"`   // tasks; clone(2) is EAGAIN beyond
+	CPUs   float64 `json:"cpus,omitempty"`   // enforced by the host alone; inside, the number that nproc rounds up to
+}
+
+// Info is the answer to the handshake.
+type Info struct {
+	Version int    `json:"version"`
+	Program string `json:"program,omitempty"`
+}

@@ -1,0 +1,178 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// The descriptors with which a sandbox process starts. 0 to 2 are the
+// container's standard streams, or with a terminal the slave of a host pty.
+// Further ones are named by number in BootConfig.
+const (
+	ConfigFD  = 3 // BootConfig as JSON, to be read to its end; see ReadBootConfig
+	ControlFD = 4 // a listening Unix socket, for Serve
+	GoferFD   = 5 // a Unix stream socket to the gofer
+	SyncFD    = 6 // a pipe to write Ready to
+	LogFD     = 7 // append; closed means that nobody listens, which is no error
+	FirstFD   = 8 // the first number that an optional descriptor can have
+)
+
+// GoferFDs are those of the gofer process: 0 to 2 are /dev/null, ConfigFD the
+// gofer's configuration as JSON (GoferConfig), LogFD as above.
+const GoferSocketFD = 4
+
+// BootConfig is what a sandbox process needs to know. The process is started
+// first and gets the configuration when its cgroup is in place and the hooks
+// that need its namespaces have run, so reading it may block; end of file
+// without a configuration means that the runtime gave up, and is no error.
+type BootConfig struct {
+	Version int    `json:"version"`
+	ID      string `json:"id"`
+	Bundle  string `json:"bundle"` // for messages; the sandbox cannot reach it
+
+	// Spec is validated and complete: Process, Root and Linux are not nil.
+	// Root.Path and the sources of bind mounts are the gofer's business; mount i
+	// of the gofer is Spec.Mounts[i] where GoferMounts has i.
+	Spec *specs.Spec `json:"spec"`
+
+	// GoferMounts lists the indices in Spec.Mounts that the gofer serves, in the
+	// order of its attach points 1, 2, …; attach point 0 is the root.
+	GoferMounts []int `json:"goferMounts,omitempty"`
+
+	Platform string   `json:"platform"` // auto, kvm, ptrace
+	Overlay  Overlay  `json:"overlay"`
+	Limits   Limits   `json:"limits"`
+	Files    Files    `json:"files"`
+	Network  string   `json:"network,omitempty"` // none, sandbox (what is in the process's network namespace), host
+	Console  *Console `json:"console,omitempty"`
+
+	// Terminal says that 0 is the slave of a host pty. The process is the leader
+	// of a session of its own with that as its controlling terminal, so that the
+	// host's SIGWINCH reaches it; the new size is to be had by TIOCGWINSZ.
+	Terminal bool `json:"terminal,omitempty"`
+
+	LogLevel  string `json:"logLevel,omitempty"`  // debug, info, warn, error
+	LogFormat string `json:"logFormat,omitempty"` // text, json
+
+	// Began is when the runtime was started, for the milestones of --debug.
+	Began time.Time `json:"began"`
+}
+
+// Console is the first size of a terminal.
+type Console struct {
+	Rows    uint16 `json:"rows"`
+	Columns uint16 `json:"columns"`
+}
+
+// Overlay says where writes to the root go.
+type Overlay struct {
+	// Kind is none (through the gofer to the rootfs), memory, or dir (a file in
+	// a directory of the host's, already open as Files.Overlay).
+	Kind string `json:"kind"`
+}
+
+// Files are the numbers of optional descriptors; 0 is absent.
+type Files struct {
+	KVM      int   `json:"kvm,omitempty"`      // /dev/kvm
+	Overlay  int   `json:"overlay,omitempty"`  // an unlinked, empty file for the upper layer's contents
+	Preserve []int `json:"preserve,omitempty"` // become 3, 4, … of init (--preserve-fds)
+	Proc     int   `json:"proc,omitempty"`     // the host's /proc, for what the Sentry still needs of it
+}
+
+// ReadBootConfig reads the configuration from ConfigFD. It is io.EOF when the
+// runtime has given up.
+func ReadBootConfig(r io.Reader) (*BootConfig, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxConfig))
+	if err != nil {
+		return nil, fmt.Errorf("agent: read boot config: %w", err)
+	}
+	if len(b) == 0 {
+		return nil, io.EOF
+	}
+	c := new(BootConfig)
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, fmt.Errorf("agent: parse boot config: %w", err)
+	}
+	switch {
+	case c.Version != Version:
+		return nil, fmt.Errorf("agent: boot config has version %d, want %d", c.Version, Version)
+	case c.Spec == nil || c.Spec.Process == nil || c.Spec.Root == nil:
+		return nil, errors.New("agent: boot config has no complete spec")
+	}
+	return c, nil
+}
+
+// maxConfig is far above any OCI configuration; engines' are some 20 KiB.
+const maxConfig = 16 << 20 // bytes
+
+// Ready is the one line that a sandbox process writes to SyncFD, then closing
+// it: that init is loaded and ControlFD served, or which step failed and why.
+// Like Exec, a program that cannot be found or run fails here already, in the
+// words that Handler.Exec prescribes.
+type Ready struct {
+	Ready    bool   `json:"ready,omitempty"`
+	Platform string `json:"platform,omitempty"` // kvm, ptrace
+	Reason   string `json:"reason,omitempty"`   // why auto took that one
+	Error    string `json:"error,omitempty"`    // "step: why"
+	Usage    bool   `json:"usage,omitempty"`    // the error is the container's (no such program), not ours
+
+	Milestones []Milestone `json:"milestones,omitempty"`
+}
+
+// Milestone is a step of the start and the time since BootConfig.Began at its end.
+type Milestone struct {
+	Step string        `json:"step"`
+	At   time.Duration `json:"at"`
+}
+
+// Write sends r over SyncFD.
+func (r *Ready) Write(w io.Writer) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
+// ReadReady is the runtime's side: it waits for the line. io.EOF says that the
+// process ended, or closed the pipe, without a word.
+func ReadReady(r io.Reader) (*Ready, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxFrame))
+	if err != nil {
+		return nil, fmt.Errorf("agent: read ready line: %w", err)
+	}
+	if len(b) == 0 {
+		return nil, io.EOF
+	}
+	ready := new(Ready)
+	if err := json.Unmarshal(b, ready); err != nil {
+		return nil, fmt.Errorf("agent: parse ready line: %w", err)
+	}
+	if !ready.Ready && ready.Error == "" {
+		return nil, errors.New("agent: the ready line says neither ready nor why not")
+	}
+	return ready, nil
+}
+
+// GoferConfig configures the gofer process. Mounts[i] is attach point i+1.
+type GoferConfig struct {
+	Root   string       `json:"root"` // absolute
+	Mounts []GoferMount `json:"mounts,omitempty"`
+
+	ReadOnly bool   `json:"readonly,omitempty"` // refuse writes to the root: it is read-only or beneath an overlay
+	LogLevel string `json:"logLevel,omitempty"`
+}
+
+// GoferMount is a host file or directory shown inside the container.
+type GoferMount struct {
+	Source      string `json:"source"`      // absolute, symlinks resolved
+	Destination string `json:"destination"` // for messages
+	ReadOnly    bool   `json:"readonly,omitempty"`
+	Recursive   bool   `json:"recursive,omitempty"` // rbind: mounts beneath the source are visible
+}

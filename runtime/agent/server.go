@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// methods are the calls by their names on the wire. The files are the method's
+// to close.
+var methods = map[string]func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error){
+	"hello": func(context.Context, Handler, []byte, []*os.File) (any, error) {
+		return Info{Version: Version, Program: "bulkhead"}, nil
+	},
+	"start": plain(func(ctx context.Context, h Handler, container string) (any, error) {
+		return nil, h.Start(ctx, container)
+	}),
+	"exec": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
+		var r ExecRequest
+		if err := json.Unmarshal(body, &r); err != nil {
+			closeAll(files)
+			return nil, fmt.Errorf("agent: parse exec: %w", err)
+		}
+		if r.Process == nil {
+			closeAll(files)
+			return nil, errors.New("agent: exec without a process")
+		}
+		return answer(h.Exec(ctx, &r, files))
+	},
+	"signal": plain(func(ctx context.Context, h Handler, r SignalRequest) (any, error) {
+		return nil, h.Signal(ctx, &r)
+	}),
+	"wait": plain(func(ctx context.Context, h Handler, r WaitRequest) (any, error) {
+		return answer(h.Wait(ctx, &r))
+	}),
+	"resize": plain(func(ctx context.Context, h Handler, r ResizeRequest) (any, error) {
+		return nil, h.Resize(ctx, &r)
+	}),
+	"processes": plain(func(ctx context.Context, h Handler, container string) (any, error) {
+		return answer(h.Processes(ctx, container))
+	}),
+	"stats": plain(func(ctx context.Context, h Handler, container string) (any, error) {
+		return answer(h.Stats(ctx, container))
+	}),
+	"update": plain(func(ctx context.Context, h Handler, r UpdateRequest) (any, error) {
+		return nil, h.Update(ctx, &r)
+	}),
+	"pause": plain(func(ctx context.Context, h Handler, container string) (any, error) {
+		return nil, h.Pause(ctx, container)
+	}),
+	"resume": plain(func(ctx context.Context, h Handler, container string) (any, error) {
+		return nil, h.Resume(ctx, container)
+	}),
+	"debug": plain(func(ctx context.Context, h Handler, what string) (any, error) {
+		return answer(h.Debug(ctx, what))
+	}),
+}
+
+// plain is a method that takes no descriptors.
+func plain[R any](f func(context.Context, Handler, R) (any, error)) func(context.Context, Handler, []byte, []*os.File) (any, error) {
+	return func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
+		closeAll(files)
+		var r R
+		if err := json.Unmarshal(body, &r); err != nil {
+			return nil, fmt.Errorf("agent: parse request: %w", err)
+		}
+		return f(ctx, h, r)
+	}
+}
+
+func answer[T any](v T, err error) (any, error) { return v, err }
+
+// Listener is ControlFD as a listener.
+func Listener(fd uintptr) (*net.UnixListener, error) {
+	f := os.NewFile(fd, "control socket")
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("agent: listen on descriptor %d: %w", fd, err)
+	}
+	ul, ok := l.(*net.UnixListener)
+	if !ok {
+		l.Close()
+		return nil, fmt.Errorf("agent: descriptor %d is no Unix socket", fd)
+	}
+	ul.SetUnlinkOnClose(false) // the runtime made the name and removes it
+	return ul, nil
+}
+
+// Serve answers on every connection that l accepts until ctx ends; it then
+// closes l and the connections, waits for the calls, and returns nil.
+func Serve(ctx context.Context, l *net.UnixListener, h Handler, log *slog.Logger) error {
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	for {
+		conn, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("agent: accept: %w", err)
+		}
+		conns.Go(func() {
+			if err := ServeConn(ctx, conn, h); err != nil {
+				log.Warn("agent connection dropped", "err", err)
+			}
+		})
+	}
+}
+
+// ServeConn answers on one connection until the peer hangs up or ctx ends, and
+// returns when its last call has. It closes conn.
+func ServeConn(ctx context.Context, conn *net.UnixConn, h Handler) error {
+	w := &wire{conn: conn, files: true}
+	var calls sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer func() {
+		// Cancel first: a Wait that nobody listens to has to end.
+		stop()
+		cancel()
+		conn.Close()
+		calls.Wait()
+	}()
+	for {
+		m, files, err := w.receive()
+		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		calls.Go(func() { w.send(call(ctx, h, m, files), nil) }) // a send fails when the peer is gone, as receive will tell
+	}
+}
+
+func call(ctx context.Context, h Handler, m *message, files []*os.File) *message {
+	reply := &message{ID: m.ID}
+	method := methods[m.Method]
+	if method == nil {
+		closeAll(files)
+		reply.Error = &Error{Message: fmt.Sprintf("agent: no method %q", m.Method), Errno: unix.ENOSYS}
+		return reply
+	}
+	v, err := method(ctx, h, m.Body, files)
+	if err == nil {
+		reply.Body, err = json.Marshal(v)
+	}
+	if err != nil {
+		reply.Error = wireError(err)
+	}
+	return reply
+}
