@@ -1,0 +1,111 @@
+package kernel
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/vfs"
+)
+
+// Results of system calls that a signal interrupted (include/linux/errno.h).
+// They never reach the application: delivery turns them into EINTR or into the
+// call again.
+const (
+	ERESTARTSYS           = unix.Errno(512) // again, if the handler has SA_RESTART
+	ERESTARTNOINTR        = unix.Errno(513) // again, always
+	ERESTARTNOHAND        = unix.Errno(514) // again, if no handler ran
+	ERESTART_RESTARTBLOCK = unix.Errno(516) // again by restart_syscall(2), if no handler ran
+)
+
+var sleeping = "sleeping"
+
+// Block waits for c. It returns ERESTARTSYS if a signal arrived first; the
+// caller chooses another of the restart errors if Linux does for that call.
+func (t *Task) Block(c <-chan struct{}) error {
+	_, err := t.block(c, nil)
+	return err
+}
+
+// BlockUntil waits for c, or until the monotonic deadline (0 for none). On the
+// deadline it returns ETIMEDOUT.
+func (t *Task) BlockUntil(c <-chan struct{}, deadline time.Duration) error {
+	if deadline == 0 {
+		return t.Block(c)
+	}
+	left := deadline - t.k.Clock.Monotonic()
+	if left <= 0 {
+		select {
+		case <-c:
+			return nil
+		default:
+			return unix.ETIMEDOUT
+		}
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	timedOut, err := t.block(c, timer.C)
+	if timedOut {
+		return unix.ETIMEDOUT
+	}
+	return err
+}
+
+func (t *Task) block(c <-chan struct{}, timeout <-chan time.Time) (timedOut bool, err error) {
+	select {
+	case <-c:
+		return false, nil
+	default:
+	}
+	t.voluntary.Add(1)
+	t.account(&t.sys)
+	t.blockedIn.Store(&sleeping)
+	defer func() {
+		t.blockedIn.Store(nil)
+		t.entered.Store(int64(t.k.Clock.sinceStart()))
+	}()
+	for {
+		if t.Interrupted() {
+			return false, ERESTARTSYS
+		}
+		select {
+		case <-c:
+			return false, nil
+		case <-timeout:
+			return true, nil
+		case <-t.interrupt:
+		}
+	}
+}
+
+// Interrupted reports whether a signal is to be delivered, or the task killed.
+func (t *Task) Interrupted() bool {
+	if t.work.Load() == 0 {
+		return false
+	}
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	return t.killed || t.group.stopping || t.deliverableLocked() != 0
+}
+
+// Wait calls try until it returns something else than EAGAIN, sleeping on q for
+// mask in between. deadline is monotonic, 0 for none; on it the result is
+// ETIMEDOUT. With nonblock it tries once.
+func (t *Task) Wait(q *vfs.Queue, mask vfs.Events, nonblock bool, deadline time.Duration, try func() error) error {
+	err := try()
+	if err != unix.EAGAIN || nonblock || q == nil {
+		return err
+	}
+	c := make(chan struct{}, 1)
+	w := vfs.NewWaiter(mask, c)
+	q.Add(w)
+	defer q.Remove(w)
+	for {
+		if err = try(); err != unix.EAGAIN {
+			return err
+		}
+		if err = t.BlockUntil(c, deadline); err != nil {
+			return err
+		}
+	}
+}

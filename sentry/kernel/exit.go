@@ -1,0 +1,330 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/memory"
+	"bulkhead/sentry/vfs"
+)
+
+func ticks(d time.Duration) int64 { return int64(d / (10 * time.Millisecond)) } // USER_HZ
+
+// Exit makes the calling thread end, with status as wait(2) has it.
+func (t *Task) Exit(status int32) {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	t.exitStatus = status
+	t.killed = true
+	t.work.Or(workExit)
+}
+
+// ExitGroup makes all threads of the process end.
+func (t *Task) ExitGroup(status int32) {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	t.k.exitGroupLocked(t.group, status)
+}
+
+// exit takes the task apart; it is the last thing its goroutine does.
+func (t *Task) exit() {
+	t.account(&t.sys)
+	k := t.k
+	t.exitRobust()
+	if t.clearTID != 0 && t.mm != nil {
+		t.mm.StoreUint32(t.clearTID, 0)
+		if key, err := t.mm.Key(t.clearTID, true); err == nil {
+			k.Futex.wake(key, 1, ^uint32(0))
+		}
+		if key, err := t.mm.Key(t.clearTID, false); err == nil {
+			k.Futex.wake(key, 1, ^uint32(0))
+		}
+	}
+	_, _, mm := t.Look()
+	rss := uint64(0)
+	if mm != nil {
+		rss = mm.Sizes().Resident
+	}
+	t.view.Store(nil)
+	t.mm.Release()
+	t.releaseVfork()
+	t.fds.Unref()
+
+	k.mu.Lock()
+	t.mm = nil
+	g := t.group
+	g.maxRSS = max(g.maxRSS, rss)
+	u, s := t.CPUTime()
+	g.deadCPU[0] += u
+	g.deadCPU[1] += s
+	for i, x := range g.tasks {
+		if x == t {
+			g.tasks = append(g.tasks[:i], g.tasks[i+1:]...)
+			break
+		}
+	}
+	t.state = taskDead
+	k.live--
+	if t != g.leader {
+		delete(k.tasks, t.tid)
+	}
+	if g.execDone != nil {
+		select {
+		case g.execDone <- struct{}{}:
+		default:
+		}
+	}
+	// A thread that was to take a shared signal leaves it to another.
+	if g.pending.set != 0 {
+		for _, x := range g.tasks {
+			x.kick(workSignal)
+		}
+	}
+	k.parentDiedLocked(t)
+	if len(g.tasks) == 0 && g.execing == nil {
+		k.groupEndedLocked(g, t)
+	} else if g.stopping {
+		for _, x := range g.tasks {
+			x.kick(workSignal)
+		}
+	}
+	k.mu.Unlock()
+}
+
+func (t *Task) releaseVfork() {
+	if t.vforkDone != nil {
+		close(t.vforkDone)
+		t.vforkDone = nil
+	}
+}
+
+// parentDiedLocked sends PR_SET_PDEATHSIG to children that t made.
+func (k *Kernel) parentDiedLocked(t *Task) {
+	for c := range t.group.children {
+		if c.parentTask != t || c.dead {
+			continue
+		}
+		for _, x := range c.tasks {
+			if x.pdeath != 0 {
+				k.sendLocked(c, nil, kernelInfo(x.pdeath), false)
+			}
+		}
+	}
+}
+
+// groupEndedLocked makes g a zombie and tells everybody.
+func (k *Kernel) groupEndedLocked(g *ThreadGroup, last *Task) {
+	if !g.exiting {
+		g.exiting, g.exitStatus = true, g.leader.exitStatus
+		if last != g.leader {
+			g.exitStatus = g.leader.exitStatus
+		}
+	}
+	g.dead = true
+	g.Timers.stop()
+	k.orphanChildrenLocked(g)
+	jobs := g.jobs
+	if s := jobs.session; s.leader == g && s.tty != nil {
+		tty, fg := s.tty, s.foreground
+		s.tty, s.foreground = nil, nil
+		if fg != nil {
+			for m := range fg.members {
+				k.sendGroupLocked(m, kernelInfo(unix.SIGHUP))
+				k.sendGroupLocked(m, kernelInfo(unix.SIGCONT))
+			}
+		}
+		go tty.Hangup()
+	}
+	defer func() {
+		g.endQueue.Notify(vfs.EventIn | vfs.EventHup)
+		close(g.ended)
+		if g == k.init {
+			for _, x := range k.groupsLocked() {
+				if !x.dead {
+					k.killGroupLocked(x, unix.SIGKILL)
+				}
+			}
+		}
+	}()
+	p := g.parent
+	if p == nil || p.dead {
+		k.reapLocked(g)
+		return
+	}
+	a := p.Handlers.get(unix.SIGCHLD)
+	sig := g.leader.exitSignal
+	if sig != 0 {
+		info := g.childInfoLocked()
+		info.put32(0, uint32(sig))
+		k.sendGroupLocked(p, info)
+	}
+	if sig == unix.SIGCHLD && (a.Handler == SigIgn || a.Flags&SA_NOCLDWAIT != 0) {
+		k.reapLocked(g)
+	}
+	p.waiters.Notify(vfs.EventIn)
+	// A job whose last link to the session this was is orphaned now.
+	k.hangUpOrphansLocked(jobs)
+}
+
+// childInfoLocked is the siginfo of g's end.
+func (g *ThreadGroup) childInfoLocked() *SigInfo {
+	u, s := g.deadCPU[0], g.deadCPU[1]
+	code, status := endOf(g.exitStatus)
+	return childInfo(code, g.pid, g.leader.Creds().UID, status, ticks(u), ticks(s))
+}
+
+// endOf divides a wait status into si_code and si_status.
+func endOf(status int32) (code, value int32) {
+	if sig := status & 0x7f; sig != 0 {
+		if status&0x80 != 0 {
+			return 3, sig // CLD_DUMPED
+		}
+		return 2, sig // CLD_KILLED
+	}
+	return 1, status >> 8 & 0xff // CLD_EXITED
+}
+
+// orphanChildrenLocked gives g's children to the nearest subreaper or to init.
+func (k *Kernel) orphanChildrenLocked(g *ThreadGroup) {
+	var to *ThreadGroup
+	for p := g.parent; p != nil; p = p.parent {
+		if p.subreaper.Load() && !p.dead && !p.exiting {
+			to = p
+			break
+		}
+	}
+	if to == nil && k.init != nil && k.init != g && !k.init.dead {
+		to = k.init
+	}
+	for c := range g.children {
+		delete(g.children, c)
+		c.parent, c.parentTask = to, nil
+		if to == nil {
+			if c.dead {
+				k.reapLocked(c)
+			}
+			continue
+		}
+		c.parentTask = to.leader
+		c.leader.exitSignal = unix.SIGCHLD
+		to.children[c] = struct{}{}
+		if c.dead {
+			if a := to.Handlers.get(unix.SIGCHLD); a.Handler == SigIgn || a.Flags&SA_NOCLDWAIT != 0 {
+				k.reapLocked(c)
+				continue
+			}
+			k.sendGroupLocked(to, c.childInfoLocked())
+			to.waiters.Notify(vfs.EventIn)
+		}
+		k.hangUpOrphansLocked(c.jobs)
+	}
+}
+
+// reapLocked removes a zombie.
+func (k *Kernel) reapLocked(g *ThreadGroup) {
+	if p := g.parent; p != nil {
+		delete(p.children, g)
+		p.childCPU[0] += g.deadCPU[0] + g.childCPU[0]
+		p.childCPU[1] += g.deadCPU[1] + g.childCPU[1]
+		p.childRSS = max(p.childRSS, g.maxRSS, g.childRSS)
+		g.parent = nil
+	}
+	delete(k.tasks, g.pid)
+	k.joinLocked(g, nil)
+}
+
+// ChildMaxRSS is the largest resident size of a reaped child, MaxRSS of threads
+// that have ended; in bytes.
+func (g *ThreadGroup) MaxRSS() (self, children uint64) {
+	g.k.mu.Lock()
+	defer g.k.mu.Unlock()
+	return g.maxRSS, g.childRSS
+}
+
+// SetClearTID is set_tid_address(2); SetParentDeath PR_SET_PDEATHSIG.
+func (t *Task) SetClearTID(at memory.Addr) { t.clearTID = at }
+
+func (t *Task) SetParentDeath(sig unix.Signal) {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	t.pdeath = sig
+}
+
+func (t *Task) ParentDeath() unix.Signal {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	return t.pdeath
+}
+
+// RobustList is what set_robust_list(2) registered.
+type RobustList struct {
+	Head memory.Addr
+	Size uint64
+}
+
+// Robust and SetRobust get and set it.
+func (t *Task) Robust() RobustList     { return t.robust }
+func (t *Task) SetRobust(r RobustList) { t.robust = r }
+
+const robustLimit = 2048 // ROBUST_LIST_LIMIT
+
+// exitRobust marks the robust futexes that the thread holds as owned by a dead
+// one and wakes a waiter each (kernel/futex/core.c, exit_robust_list).
+func (t *Task) exitRobust() {
+	if t.robust.Head == 0 || t.mm == nil {
+		return
+	}
+	word := func(at memory.Addr) (uint64, bool) {
+		var b [8]byte
+		if n, _ := t.mm.Read(at, b[:]); n != 8 {
+			return 0, false
+		}
+		return binary.LittleEndian.Uint64(b[:]), true
+	}
+	head := t.robust.Head
+	next, ok := word(head)
+	offset, ok2 := word(head + 8)
+	pendingOp, ok3 := word(head + 16)
+	if !ok || !ok2 || !ok3 {
+		return
+	}
+	for n := 0; n < robustLimit && memory.Addr(next&^1) != head; n++ {
+		entry := next &^ 1
+		if next, ok = word(memory.Addr(entry)); entry != pendingOp&^1 {
+			t.dieHolding(memory.Addr(entry + offset))
+		}
+		if !ok {
+			return
+		}
+	}
+	if pendingOp != 0 {
+		t.dieHolding(memory.Addr(pendingOp&^1 + offset))
+	}
+}
+
+func (t *Task) dieHolding(at memory.Addr) {
+	const waiters, ownerDied, tidMask = 0x80000000, 0x40000000, 0x3fffffff
+	for {
+		v, err := t.mm.LoadUint32(at)
+		if err != nil || v&tidMask != uint32(t.tid) {
+			return
+		}
+		done, err := t.mm.CompareAndSwapUint32(at, v, v&waiters|ownerDied)
+		if err != nil {
+			return
+		}
+		if !done {
+			continue
+		}
+		if v&waiters != 0 {
+			for _, shared := range []bool{true, false} {
+				if key, err := t.mm.Key(at, shared); err == nil {
+					t.k.Futex.wake(key, 1, ^uint32(0))
+				}
+			}
+		}
+		return
+	}
+}

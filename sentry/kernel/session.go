@@ -1,0 +1,233 @@
+package kernel
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// Terminal is a controlling terminal, as the session sees it.
+type Terminal interface {
+	// Hangup is called when the session leader has exited.
+	Hangup()
+}
+
+// Session is a set of process groups with at most one controlling terminal.
+// Its fields are under Kernel.mu.
+type Session struct {
+	k          *Kernel
+	id         int32
+	leader     *ThreadGroup
+	tty        Terminal
+	foreground *ProcessGroup
+	refs       int // process groups in it
+}
+
+// ProcessGroup is a job. Its fields are under Kernel.mu.
+type ProcessGroup struct {
+	id      int32
+	session *Session
+	members map[*ThreadGroup]struct{}
+}
+
+// ID is the session leader's process id.
+func (s *Session) ID() int32 { return s.id }
+
+// ID is the process group's id.
+func (p *ProcessGroup) ID() int32 { return p.id }
+
+// Session is where p belongs.
+func (p *ProcessGroup) Session() *Session { return p.session }
+
+func (k *Kernel) newSessionLocked(g *ThreadGroup) {
+	s := &Session{k: k, id: g.pid, leader: g}
+	k.sessions[s.id] = s
+	k.joinLocked(g, k.newProcessGroupLocked(g.pid, s))
+}
+
+func (k *Kernel) newProcessGroupLocked(id int32, s *Session) *ProcessGroup {
+	p := &ProcessGroup{id: id, session: s, members: map[*ThreadGroup]struct{}{}}
+	k.groups[id] = p
+	s.refs++
+	return p
+}
+
+// joinLocked moves g into p, and forgets what became empty.
+func (k *Kernel) joinLocked(g *ThreadGroup, p *ProcessGroup) {
+	old := g.jobs
+	g.jobs = p
+	if p != nil {
+		p.members[g] = struct{}{}
+	}
+	if old == nil || old == p {
+		return
+	}
+	delete(old.members, g)
+	if len(old.members) > 0 {
+		return
+	}
+	delete(k.groups, old.id)
+	s := old.session
+	if s.foreground == old {
+		s.foreground = nil
+	}
+	if s.refs--; s.refs == 0 {
+		delete(k.sessions, s.id)
+	}
+}
+
+// Setsid is setsid(2).
+func (t *Task) Setsid() (int32, error) {
+	k := t.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.groups[t.group.pid] != nil {
+		return 0, unix.EPERM
+	}
+	k.newSessionLocked(t.group)
+	return t.group.pid, nil
+}
+
+// Setpgid is setpgid(2), kernel/sys.c.
+func (t *Task) Setpgid(pid, pgid int32) error {
+	k := t.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if pid == 0 {
+		pid = t.group.pid
+	}
+	if pgid == 0 {
+		pgid = pid
+	}
+	if pgid < 0 {
+		return unix.EINVAL
+	}
+	g := k.groupLocked(pid)
+	if g == nil || g.dead {
+		return unix.ESRCH
+	}
+	if g != t.group {
+		if g.parent != t.group {
+			return unix.ESRCH
+		}
+		if g.jobs.session != t.group.jobs.session {
+			return unix.EPERM
+		}
+		if g.execed {
+			return unix.EACCES
+		}
+	}
+	if g.jobs.session.id == g.pid {
+		return unix.EPERM
+	}
+	p := k.groups[pgid]
+	if p == nil {
+		if pgid != pid {
+			return unix.EPERM
+		}
+		p = k.newProcessGroupLocked(pgid, g.jobs.session)
+	}
+	if p.session != t.group.jobs.session {
+		return unix.EPERM
+	}
+	k.joinLocked(g, p)
+	return nil
+}
+
+// Jobs is the process's group.
+func (g *ThreadGroup) Jobs() *ProcessGroup {
+	g.k.mu.Lock()
+	defer g.k.mu.Unlock()
+	return g.jobs
+}
+
+// Session is the process's session.
+func (g *ThreadGroup) Session() *Session {
+	g.k.mu.Lock()
+	defer g.k.mu.Unlock()
+	return g.jobs.session
+}
+
+// ProcessGroup finds a job by its id, or nil.
+func (k *Kernel) ProcessGroup(id int32) *ProcessGroup {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.groups[id]
+}
+
+// Terminal is the controlling terminal, or nil.
+func (s *Session) Terminal() Terminal {
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
+	return s.tty
+}
+
+// Leader is the process that made the session; it may have ended.
+func (s *Session) Leader() *ThreadGroup { return s.leader }
+
+// SetTerminal makes tty the controlling terminal with fg in the foreground, or
+// with nil takes it away.
+func (s *Session) SetTerminal(tty Terminal, fg *ProcessGroup) {
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
+	s.tty, s.foreground = tty, fg
+}
+
+// Foreground is the job that may read from the terminal, or nil.
+func (s *Session) Foreground() *ProcessGroup {
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
+	return s.foreground
+}
+
+// SetForeground changes it.
+func (s *Session) SetForeground(p *ProcessGroup) {
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
+	s.foreground = p
+}
+
+// Signal sends sig to all members of the job, as the terminal does.
+func (p *ProcessGroup) Signal(sig unix.Signal) {
+	k := p.session.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for g := range p.members {
+		k.sendGroupLocked(g, kernelInfo(sig))
+	}
+}
+
+// Orphaned reports whether no member has a parent elsewhere in the session
+// (POSIX; kernel/exit.c, will_become_orphaned_pgrp).
+func (p *ProcessGroup) Orphaned() bool {
+	p.session.k.mu.Lock()
+	defer p.session.k.mu.Unlock()
+	return p.orphanedLocked(nil)
+}
+
+func (p *ProcessGroup) orphanedLocked(ignore *ThreadGroup) bool {
+	for g := range p.members {
+		if g == ignore || g.dead || g.parent == nil || g.parent.jobs == nil {
+			continue
+		}
+		if g.parent.jobs != p && g.parent.jobs.session == p.session && g.parent != p.session.k.init {
+			return false
+		}
+	}
+	return true
+}
+
+// hangUpOrphansLocked sends SIGHUP and SIGCONT to a job that has just become
+// orphaned and has stopped members.
+func (k *Kernel) hangUpOrphansLocked(p *ProcessGroup) {
+	if p == nil || !p.orphanedLocked(nil) {
+		return
+	}
+	for g := range p.members {
+		if g.stopped {
+			for g := range p.members {
+				k.sendGroupLocked(g, kernelInfo(unix.SIGHUP))
+				k.sendGroupLocked(g, kernelInfo(unix.SIGCONT))
+			}
+			return
+		}
+	}
+}

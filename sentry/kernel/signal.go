@@ -1,0 +1,637 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/memory"
+	"bulkhead/sentry/platform"
+	"bulkhead/sentry/vfs"
+)
+
+// NSIG is the number of signals.
+const NSIG = 64
+
+// SigSet is a set of signals; bit n-1 is signal n.
+type SigSet uint64
+
+func set(sigs ...unix.Signal) (s SigSet) {
+	for _, sig := range sigs {
+		s |= 1 << (sig - 1)
+	}
+	return
+}
+
+// Has reports whether sig is in s.
+func (s SigSet) Has(sig unix.Signal) bool { return s&(1<<(sig-1)) != 0 }
+
+var (
+	unblockable  = set(unix.SIGKILL, unix.SIGSTOP)
+	stopSignals  = set(unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
+	ignoredByDfl = set(unix.SIGCONT, unix.SIGCHLD, unix.SIGWINCH, unix.SIGURG)
+	synchronous  = set(unix.SIGSEGV, unix.SIGBUS, unix.SIGILL, unix.SIGTRAP, unix.SIGFPE, unix.SIGSYS)
+	coreSignals  = set(unix.SIGQUIT, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGFPE, unix.SIGSEGV,
+		unix.SIGBUS, unix.SIGSYS, unix.SIGXCPU, unix.SIGXFSZ)
+)
+
+// Values of si_code (include/uapi/asm-generic/siginfo.h).
+const (
+	SI_USER    = 0
+	SI_KERNEL  = 0x80
+	SI_QUEUE   = -1
+	SI_TIMER   = -2
+	SI_MESGQ   = -3
+	SI_ASYNCIO = -4
+	SI_SIGIO   = -5
+	SI_TKILL   = -6
+)
+
+// SigInfo is siginfo_t as it lies in memory.
+type SigInfo [128]byte
+
+// Signo, Code: the common fields. PID, UID, Value: of the layouts that have
+// them.
+func (i *SigInfo) Signo() unix.Signal     { return unix.Signal(int32(binary.LittleEndian.Uint32(i[0:]))) }
+func (i *SigInfo) Code() int32            { return int32(binary.LittleEndian.Uint32(i[8:])) }
+func (i *SigInfo) Uint32(at int) uint32   { return binary.LittleEndian.Uint32(i[at:]) }
+func (i *SigInfo) Uint64(at int) uint64   { return binary.LittleEndian.Uint64(i[at:]) }
+func (i *SigInfo) put32(at int, v uint32) { binary.LittleEndian.PutUint32(i[at:], v) }
+func (i *SigInfo) put64(at int, v uint64) { binary.LittleEndian.PutUint64(i[at:], v) }
+
+func newInfo(sig unix.Signal, code int32) *SigInfo {
+	i := &SigInfo{}
+	i.put32(0, uint32(sig))
+	i.put32(8, uint32(code))
+	return i
+}
+
+func kernelInfo(sig unix.Signal) *SigInfo { return newInfo(sig, SI_KERNEL) }
+
+// UserInfo is what kill(2) (SI_USER) and tkill(2) (SI_TKILL) send.
+func UserInfo(sig unix.Signal, code int32, pid int32, uid uint32) *SigInfo {
+	i := newInfo(sig, code)
+	i.put32(16, uint32(pid))
+	i.put32(20, uid)
+	return i
+}
+
+// faultInfo is the _sigfault layout.
+func faultInfo(sig unix.Signal, code int32, addr uint64) *SigInfo {
+	i := newInfo(sig, code)
+	i.put64(16, addr)
+	return i
+}
+
+// TimerInfo is what a POSIX timer sends.
+func TimerInfo(sig unix.Signal, id int32, overrun int32, value uint64) *SigInfo {
+	i := newInfo(sig, SI_TIMER)
+	i.put32(16, uint32(id))
+	i.put32(20, uint32(overrun))
+	i.put64(24, value)
+	return i
+}
+
+func childInfo(code int32, pid int32, uid uint32, status int32, user, sys int64) *SigInfo {
+	i := newInfo(unix.SIGCHLD, code)
+	i.put32(16, uint32(pid))
+	i.put32(20, uid)
+	i.put32(24, uint32(status))
+	i.put64(32, uint64(user))
+	i.put64(40, uint64(sys))
+	return i
+}
+
+// SigAction is struct sigaction as rt_sigaction(2) carries it.
+type SigAction struct {
+	Handler  uint64
+	Flags    uint64
+	Restorer uint64
+	Mask     SigSet
+}
+
+// Handler values and flags.
+const (
+	SigDfl = 0
+	SigIgn = 1
+
+	SA_NOCLDSTOP = 1
+	SA_NOCLDWAIT = 2
+	SA_SIGINFO   = 4
+	SA_RESTORER  = 0x04000000
+	SA_ONSTACK   = 0x08000000
+	SA_RESTART   = 0x10000000
+	SA_NODEFER   = 0x40000000
+	SA_RESETHAND = 0x80000000
+)
+
+// SignalHandlers is what CLONE_SIGHAND shares.
+type SignalHandlers struct {
+	mu      sync.Mutex
+	actions [NSIG + 1]SigAction
+}
+
+func (h *SignalHandlers) get(sig unix.Signal) SigAction {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.actions[sig]
+}
+
+// fork copies the handlers; exec drops those that were handlers.
+func (h *SignalHandlers) fork(exec bool) *SignalHandlers {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := &SignalHandlers{actions: h.actions}
+	for i := range n.actions {
+		if exec && n.actions[i].Handler > SigIgn {
+			n.actions[i] = SigAction{}
+		} else if exec {
+			n.actions[i] = SigAction{Handler: n.actions[i].Handler}
+		}
+	}
+	return n
+}
+
+// pendingSignals holds standard signals once and real-time ones in order.
+type pendingSignals struct {
+	set   SigSet
+	infos []*SigInfo
+}
+
+func (p *pendingSignals) add(info *SigInfo, limit uint64) error {
+	sig := info.Signo()
+	if sig < 32 && p.set.Has(sig) {
+		return nil
+	}
+	if sig >= 32 && uint64(len(p.infos)) >= limit && info.Code() != SI_USER && info.Code() != SI_KERNEL {
+		return unix.EAGAIN
+	}
+	p.set |= set(sig)
+	p.infos = append(p.infos, info)
+	return nil
+}
+
+// take removes the next signal of those in mask: synchronous ones first, then
+// the lowest number; of one number the oldest.
+func (p *pendingSignals) take(mask SigSet) *SigInfo {
+	ready := p.set & mask
+	if ready == 0 {
+		return nil
+	}
+	if s := ready & synchronous; s != 0 {
+		ready = s
+	}
+	sig := unix.Signal(bits.TrailingZeros64(uint64(ready)) + 1)
+	var found *SigInfo
+	more := false
+	kept := p.infos[:0]
+	for _, i := range p.infos {
+		switch {
+		case i.Signo() == sig && found == nil:
+			found = i
+			continue
+		case i.Signo() == sig:
+			more = true
+		}
+		kept = append(kept, i)
+	}
+	for n := len(kept); n < len(p.infos); n++ {
+		p.infos[n] = nil
+	}
+	p.infos = kept
+	if !more {
+		p.set &^= set(sig)
+	}
+	return found
+}
+
+func (p *pendingSignals) drop(mask SigSet) {
+	for p.take(mask) != nil {
+	}
+}
+
+// deliverableLocked is what t would take now.
+func (t *Task) deliverableLocked() SigSet {
+	return (t.pending.set | t.group.pending.set) &^ t.mask
+}
+
+// ignoredLocked reports whether sig would do nothing to g (kernel/signal.c,
+// sig_ignored). A process with id 1 takes no signal from inside that it has no
+// handler for (SIGNAL_UNKILLABLE); force is for those from outside.
+func (g *ThreadGroup) ignoredLocked(sig unix.Signal, force bool) bool {
+	a := g.Handlers.get(sig)
+	switch {
+	case a.Handler == SigIgn:
+		return true
+	case a.Handler != SigDfl:
+		return false
+	case g == g.k.init && !(force && unblockable.Has(sig)):
+		return true
+	}
+	return ignoredByDfl.Has(sig)
+}
+
+// sendGroupLocked sends to a process.
+func (k *Kernel) sendGroupLocked(g *ThreadGroup, info *SigInfo) error {
+	return k.sendLocked(g, nil, info, false)
+}
+
+// sendLocked sends to t, or where it is nil to the process g.
+func (k *Kernel) sendLocked(g *ThreadGroup, t *Task, info *SigInfo, force bool) error {
+	sig := info.Signo()
+	if g.dead || g.leader == nil {
+		return nil
+	}
+	k.prepareLocked(g, sig)
+	blocked := func(t *Task) bool { return t.mask.Has(sig) || t.realMask().Has(sig) }
+	if g.ignoredLocked(sig, force) {
+		some := false
+		for _, x := range g.tasks {
+			some = some || blocked(x)
+		}
+		if !some {
+			return nil
+		}
+	}
+	if sig == unix.SIGKILL {
+		k.killGroupLocked(g, unix.SIGKILL)
+		return nil
+	}
+	queue := &g.pending
+	if t != nil {
+		queue = &t.pending
+	}
+	if err := queue.add(info, g.Limits.Get(11).Cur); err != nil {
+		return err
+	}
+	g.signals.Notify(vfs.EventIn)
+	if t != nil {
+		if !t.mask.Has(sig) {
+			t.kick(workSignal)
+		}
+		return nil
+	}
+	// Any thread that does not block it will do; one that sleeps is as good as
+	// any, the leader first (complete_signal).
+	if !g.leader.mask.Has(sig) && g.leader.state == taskRunning {
+		g.leader.kick(workSignal)
+		return nil
+	}
+	for _, x := range g.tasks {
+		if !x.mask.Has(sig) {
+			x.kick(workSignal)
+			return nil
+		}
+	}
+	return nil
+}
+
+// realMask is the mask that will be restored, while sigtimedwait has another.
+func (t *Task) realMask() SigSet {
+	if t.restoreMask {
+		return t.savedMask
+	}
+	return t.mask
+}
+
+// prepareLocked does what stop and continue signals do when sent
+// (kernel/signal.c, prepare_signal).
+func (k *Kernel) prepareLocked(g *ThreadGroup, sig unix.Signal) {
+	switch {
+	case stopSignals.Has(sig):
+		g.dropLocked(set(unix.SIGCONT))
+	case sig == unix.SIGCONT:
+		g.dropLocked(stopSignals)
+		k.continueLocked(g)
+	}
+}
+
+func (g *ThreadGroup) dropLocked(mask SigSet) {
+	g.pending.drop(mask)
+	for _, t := range g.tasks {
+		t.pending.drop(mask)
+	}
+}
+
+// continueLocked ends a group stop.
+func (k *Kernel) continueLocked(g *ThreadGroup) {
+	if !g.stopped && !g.stopping {
+		return
+	}
+	was := g.stopped
+	g.stopped, g.stopping = false, false
+	close(g.resumed)
+	if was {
+		g.continued, g.stopTold = true, false
+		k.tellParentLocked(g, 6 /* CLD_CONTINUED */, int32(unix.SIGCONT))
+	}
+}
+
+// killGroupLocked makes all threads of g exit with sig as the reason.
+func (k *Kernel) killGroupLocked(g *ThreadGroup, sig unix.Signal) {
+	k.exitGroupLocked(g, int32(sig))
+}
+
+// exitGroupLocked makes all threads exit; status is wait(2)'s.
+func (k *Kernel) exitGroupLocked(g *ThreadGroup, status int32) {
+	if !g.exiting {
+		g.exiting, g.exitStatus = true, status
+	}
+	if g.stopped || g.stopping {
+		g.stopped, g.stopping = false, false
+		close(g.resumed)
+	}
+	for _, t := range g.tasks {
+		t.killed = true
+		t.kick(workExit)
+	}
+}
+
+// mayKill is check_kill_permission.
+func mayKill(from *vfs.Creds, to *ThreadGroup, sig unix.Signal, sameSession bool) bool {
+	c := to.leader.Creds()
+	return from.EUID == c.SUID || from.EUID == c.UID || from.UID == c.SUID || from.UID == c.UID ||
+		from.Has(unix.CAP_KILL) || sig == unix.SIGCONT && sameSession
+}
+
+// Kill is kill(2): pid > 0 one process, 0 the caller's job, -1 all but init and
+// the caller, else a job.
+func (t *Task) Kill(pid int32, sig unix.Signal) error {
+	info := UserInfo(sig, SI_USER, t.group.pid, t.Creds().UID)
+	return t.KillInfo(pid, sig, info)
+}
+
+// KillInfo is Kill with a siginfo of the caller's (rt_sigqueueinfo).
+func (t *Task) KillInfo(pid int32, sig unix.Signal, info *SigInfo) error {
+	if sig < 0 || sig > NSIG {
+		return unix.EINVAL
+	}
+	k := t.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var to []*ThreadGroup
+	switch {
+	case pid > 0:
+		g := k.groupLocked(pid)
+		if g == nil {
+			// A thread id names its process too (find_get_pid).
+			x := k.tasks[pid]
+			if x == nil || x.state == taskDead {
+				return unix.ESRCH
+			}
+			g = x.group
+		}
+		to = append(to, g)
+	case pid == -1:
+		for _, g := range k.groupsLocked() {
+			if g != k.init && g != t.group {
+				to = append(to, g)
+			}
+		}
+	default:
+		p := t.group.jobs
+		if pid != 0 {
+			p = k.groups[-pid]
+		}
+		if p == nil {
+			return unix.ESRCH
+		}
+		for g := range p.members {
+			to = append(to, g)
+		}
+	}
+	if len(to) == 0 {
+		return unix.ESRCH
+	}
+	sent, err := 0, error(nil)
+	for _, g := range to {
+		if !mayKill(t.Creds(), g, sig, g.jobs != nil && g.jobs.session == t.group.jobs.session) {
+			err = unix.EPERM
+			continue
+		}
+		sent++
+		if sig != 0 {
+			copied := *info
+			if e := k.sendGroupLocked(g, &copied); e != nil {
+				err = e
+			}
+		}
+	}
+	if sent > 0 && (pid <= 0 || err == nil) {
+		return nil
+	}
+	return err
+}
+
+// KillThread is tgkill(2) and tkill(2) (tgid <= 0).
+func (t *Task) KillThread(tgid, tid int32, sig unix.Signal, info *SigInfo) error {
+	if sig < 0 || sig > NSIG || tid <= 0 {
+		return unix.EINVAL
+	}
+	k := t.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	x := k.tasks[tid]
+	if x == nil || x.state == taskDead || tgid > 0 && x.group.pid != tgid {
+		return unix.ESRCH
+	}
+	if x.group != t.group && !mayKill(t.Creds(), x.group, sig, x.group.jobs.session == t.group.jobs.session) {
+		return unix.EPERM
+	}
+	if sig == 0 {
+		return nil
+	}
+	return k.sendLocked(x.group, x, info, false)
+}
+
+// SendGroup sends info to a process from the kernel itself (timers, terminals,
+// the host). Force reaches init where it has no handler, for SIGKILL and SIGSTOP.
+func (g *ThreadGroup) SendGroup(info *SigInfo, force bool) error {
+	g.k.mu.Lock()
+	defer g.k.mu.Unlock()
+	return g.k.sendLocked(g, nil, info, force)
+}
+
+// Signal sends sig to the process as the kernel.
+func (g *ThreadGroup) Signal(sig unix.Signal) { g.SendGroup(kernelInfo(sig), true) }
+
+// SendTask sends info to the thread.
+func (t *Task) SendTask(info *SigInfo) error {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	if t.state == taskDead {
+		return unix.ESRCH
+	}
+	return t.k.sendLocked(t.group, t, info, false)
+}
+
+// forceFault sends a signal that the application's own instruction caused: if it
+// is blocked or ignored it kills.
+func (t *Task) forceFault(info *SigInfo, ev platform.Event) {
+	t.faultTrap, t.faultErr, t.faultAddr = ev.Trap, ev.Err, uint64(ev.Addr)
+	t.force(info)
+}
+
+// ForceSignal sends sig so that it cannot be blocked or ignored.
+func (t *Task) ForceSignal(sig unix.Signal) { t.force(kernelInfo(sig)) }
+
+// ForceInfo is ForceSignal with a siginfo.
+func (t *Task) ForceInfo(info *SigInfo) { t.force(info) }
+
+func (t *Task) force(info *SigInfo) {
+	sig := info.Signo()
+	k := t.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	h := t.group.Handlers
+	h.mu.Lock()
+	a := &h.actions[sig]
+	if t.mask.Has(sig) || a.Handler == SigIgn {
+		*a = SigAction{}
+		t.mask &^= set(sig)
+	}
+	dfl := a.Handler == SigDfl
+	h.mu.Unlock()
+	if sig == unix.SIGKILL || dfl && t.group == k.init {
+		k.exitGroupLocked(t.group, coreStatus(sig))
+		return
+	}
+	t.pending.add(info, ^uint64(0))
+	t.kick(workSignal)
+}
+
+func coreStatus(sig unix.Signal) int32 { return int32(sig) }
+
+// Action is sigaction(2): it returns the old action and sets the new one.
+func (t *Task) Action(sig unix.Signal, act *SigAction) (SigAction, error) {
+	if sig < 1 || sig > NSIG || act != nil && unblockable.Has(sig) {
+		return SigAction{}, unix.EINVAL
+	}
+	k, h := t.k, t.group.Handlers
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	h.mu.Lock()
+	old := h.actions[sig]
+	if act != nil {
+		a := *act
+		a.Mask &^= unblockable
+		h.actions[sig] = a
+	}
+	h.mu.Unlock()
+	if act != nil && (act.Handler == SigIgn || act.Handler == SigDfl && ignoredByDfl.Has(sig)) {
+		t.group.dropLocked(set(sig))
+	}
+	return old, nil
+}
+
+// SignalMask is the set of blocked signals.
+func (t *Task) SignalMask() SigSet { return t.mask }
+
+// SetSignalMask changes it.
+func (t *Task) SetSignalMask(m SigSet) {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	t.setMaskLocked(m)
+}
+
+func (t *Task) setMaskLocked(m SigSet) {
+	m &^= unblockable
+	newly := m &^ t.mask
+	t.mask = m
+	if t.deliverableLocked() != 0 {
+		t.work.Or(workSignal)
+	}
+	// Shared signals that t was to take go to somebody else.
+	if moved := t.group.pending.set & newly; moved != 0 {
+		for _, x := range t.group.tasks {
+			if x != t && moved&^x.mask != 0 {
+				x.kick(workSignal)
+			}
+		}
+	}
+}
+
+// WithMask sets a mask for the time of a call (sigsuspend, ppoll): the old one
+// comes back when the call returns, after a handler if one runs.
+func (t *Task) WithMask(m SigSet) {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	if !t.restoreMask {
+		t.savedMask, t.restoreMask = t.mask, true
+	}
+	t.setMaskLocked(m)
+	t.work.Or(workSignal)
+}
+
+// PendingSignals is sigpending(2).
+func (t *Task) PendingSignals() SigSet {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	return (t.pending.set | t.group.pending.set) & t.mask
+}
+
+// SignalSets are the lines of /proc/PID/status.
+func (t *Task) SignalSets() (pending, shared, blocked, ignored, caught SigSet, queued int) {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	h := t.group.Handlers
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for sig := unix.Signal(1); sig <= NSIG; sig++ {
+		switch h.actions[sig].Handler {
+		case SigDfl:
+		case SigIgn:
+			ignored |= set(sig)
+		default:
+			caught |= set(sig)
+		}
+	}
+	return t.pending.set, t.group.pending.set, t.mask, ignored, caught, len(t.pending.infos) + len(t.group.pending.infos)
+}
+
+// TakeSignal removes a pending signal of mask, for sigtimedwait and signalfd;
+// nil if there is none.
+func (t *Task) TakeSignal(mask SigSet) *SigInfo {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	if i := t.pending.take(mask); i != nil {
+		return i
+	}
+	return t.group.pending.take(mask)
+}
+
+// HasSignal reports whether TakeSignal would find one.
+func (t *Task) HasSignal(mask SigSet) bool {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	return (t.pending.set|t.group.pending.set)&mask != 0
+}
+
+// SignalQueue is told when a signal was queued for the process or one of its
+// threads.
+func (g *ThreadGroup) SignalQueue() *vfs.Queue { return &g.signals }
+
+// AltStack is sigaltstack(2)'s.
+type AltStack struct {
+	Base  memory.Addr
+	Size  uint64
+	Flags uint32
+}
+
+// AltStack is the signal stack, SetAltStack changes it; both with flags as kept.
+func (t *Task) AltStack() AltStack     { return t.altStack }
+func (t *Task) SetAltStack(s AltStack) { t.altStack = s }
+
+// OnAltStack reports whether sp lies on the signal stack.
+func (t *Task) OnAltStack(sp uint64) bool {
+	s := t.altStack
+	return s.Size != 0 && s.Flags&ssAutodisarm == 0 && sp > uint64(s.Base) && sp-uint64(s.Base) <= s.Size
+}
+
+const (
+	ssOnStack    = 1
+	SSDisable    = 2
+	ssAutodisarm = 1 << 31
+)

@@ -1,0 +1,392 @@
+package kernel
+
+import (
+	"bytes"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/memory"
+	"bulkhead/sentry/platform"
+	"bulkhead/sentry/vfs"
+)
+
+type taskState uint8
+
+const (
+	taskNew taskState = iota
+	taskRunning
+	taskDead // off the list, or a zombie leader
+)
+
+// Task is one thread of the application. Fields without a lock belong to the
+// task's goroutine.
+type Task struct {
+	k      *Kernel
+	tid    int32
+	group  *ThreadGroup
+	thread platform.Thread
+	ctx    platform.Context
+
+	// work is not zero when the task must look at signals, stops or its end
+	// before it runs application code again; inApp while Thread.Run is under way.
+	work      atomic.Uint32
+	inApp     atomic.Uint32
+	interrupt chan struct{} // capacity 1: ends Block
+
+	fs   *FSContext
+	fds  *vfs.FDTable
+	mm   *memory.Space
+	view atomic.Pointer[view] // the three above, for other goroutines
+
+	creds atomic.Pointer[vfs.Creds]
+	comm  atomic.Pointer[string]
+
+	// Under Kernel.mu.
+	state      taskState
+	pending    pendingSignals
+	mask       SigSet // written by the task alone
+	killed     bool
+	exitStatus int32 // as wait(2) has it
+
+	savedMask   SigSet // to restore after a handler, if restoreMask
+	restoreMask bool
+	altStack    AltStack
+	restart     func(*Task) (uintptr, error) // for ERESTART_RESTARTBLOCK
+	haveSyscall bool                         // the registers are those of a system call that may restart
+
+	vforkDone  chan struct{} // closed when the child no longer uses the parent's memory
+	clearTID   memory.Addr
+	robust     RobustList
+	exitSignal unix.Signal // told to the parent; leaders only
+	pdeath     unix.Signal
+
+	// CPU time, for clocks and /proc. Written by the task's goroutine.
+	user, sys           atomic.Int64 // nanoseconds
+	entered             atomic.Int64 // when the present part began
+	voluntary, involunt atomic.Uint64
+	MinFaults           atomic.Uint64
+
+	// Things the syscalls room keeps for a task.
+	Nice        atomic.Int32
+	Policy      atomic.Int32
+	Priority    atomic.Int32
+	Personality atomic.Uint32
+	Slack       atomic.Uint64 // timer slack, nanoseconds
+	Affinity    atomic.Uint64 // CPUs it asked for, by bit; 0 for all
+	KeepCaps    atomic.Bool
+	TSCFault    atomic.Bool
+	RSeq        RSeq
+	StartTime   time.Duration // since boot
+	blockedIn   atomic.Pointer[string]
+	callNumber  atomic.Int64 // the system call being answered, -1 if none
+
+	faultTrap, faultErr, faultAddr uint64 // of the last fault, for signal frames
+	atStop                         bool   // under Kernel.mu: waits in a group stop
+}
+
+// view is what /proc and other tasks may look at.
+type view struct {
+	fs  *FSContext
+	fds *vfs.FDTable
+	mm  *memory.Space
+}
+
+// RSeq is what rseq(2) registered.
+type RSeq struct {
+	At        memory.Addr
+	Size      uint32
+	Signature uint32
+}
+
+// FSContext is what CLONE_FS shares.
+type FSContext struct {
+	mu    sync.Mutex
+	ns    *vfs.Namespace
+	root  vfs.Path
+	cwd   vfs.Path
+	umask uint32
+}
+
+// NewFSContext starts with both directories at root.
+func NewFSContext(ns *vfs.Namespace, root, cwd vfs.Path, umask uint32) *FSContext {
+	return &FSContext{ns: ns, root: root, cwd: cwd, umask: umask}
+}
+
+func (f *FSContext) clone() *FSContext {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &FSContext{ns: f.ns, root: f.root, cwd: f.cwd, umask: f.umask}
+}
+
+// Namespace is the mount namespace.
+func (f *FSContext) Namespace() *vfs.Namespace {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ns
+}
+
+// Start is where names begin.
+func (f *FSContext) Start() vfs.Start {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return vfs.Start{Root: f.root, At: f.cwd}
+}
+
+// Root and Cwd are the two directories.
+func (f *FSContext) Root() vfs.Path { return f.Start().Root }
+func (f *FSContext) Cwd() vfs.Path  { return f.Start().At }
+
+// SetRoot and SetCwd change them.
+func (f *FSContext) SetRoot(p vfs.Path) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.root = p
+}
+
+func (f *FSContext) SetCwd(p vfs.Path) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cwd = p
+}
+
+// Umask is the file mode creation mask; SetUmask returns the old one.
+func (f *FSContext) Umask() uint32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.umask
+}
+
+func (f *FSContext) SetUmask(m uint32) uint32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.umask
+	f.umask = m & 0o777
+	return old
+}
+
+// Kernel, TID, Group, Context, FS, FDs: what the task is and has. Context, FS,
+// FDs and MM are for the task's own goroutine.
+func (t *Task) Kernel() *Kernel            { return t.k }
+func (t *Task) TID() int32                 { return t.tid }
+func (t *Task) Group() *ThreadGroup        { return t.group }
+func (t *Task) PID() int32                 { return t.group.pid }
+func (t *Task) Context() *platform.Context { return &t.ctx }
+func (t *Task) FS() *FSContext             { return t.fs }
+func (t *Task) FDs() *vfs.FDTable          { return t.fds }
+func (t *Task) MM() *memory.Space          { return t.mm }
+func (t *Task) Log() *slog.Logger          { return t.k.Log }
+
+// Look returns another task's file-system context, descriptors and memory; any
+// may be nil once it has exited. They must not be changed.
+func (t *Task) Look() (*FSContext, *vfs.FDTable, *memory.Space) {
+	if v := t.view.Load(); v != nil {
+		return v.fs, v.fds, v.mm
+	}
+	return nil, nil, nil
+}
+
+func (t *Task) publish() { t.view.Store(&view{t.fs, t.fds, t.mm}) }
+
+// UnshareFS and UnshareFDs give the task copies of its own (unshare(2), exec).
+func (t *Task) UnshareFS() {
+	t.fs = t.fs.clone()
+	t.publish()
+}
+
+func (t *Task) UnshareFDs() {
+	old := t.fds
+	t.fds = old.Clone()
+	old.Unref()
+	t.publish()
+}
+
+// Creds, Memory, Now and Limit make a Task a vfs.Context.
+func (t *Task) Creds() *vfs.Creds         { return t.creds.Load() }
+func (t *Task) SetCreds(c *vfs.Creds)     { t.creds.Store(c) }
+func (t *Task) Memory() *memory.Space     { return t.mm }
+func (t *Task) Now() unix.Timespec        { return unix.NsecToTimespec(t.k.Clock.Realtime()) }
+func (t *Task) Limit(resource int) uint64 { return t.group.Limits.Get(resource).Cur }
+
+// Comm is the thread's name, at most 15 bytes.
+func (t *Task) Comm() string { return *t.comm.Load() }
+
+func (t *Task) SetComm(s string) {
+	if len(s) > 15 {
+		s = s[:15]
+	}
+	if i := bytes.IndexByte([]byte(s), 0); i >= 0 {
+		s = s[:i]
+	}
+	t.comm.Store(&s)
+}
+
+// SyscallNumber is the call that the task is in, or -1.
+func (t *Task) SyscallNumber() int64 { return t.callNumber.Load() }
+
+// SetSyscall records it; -1 for none.
+func (t *Task) SetSyscall(n int64) { t.callNumber.Store(n) }
+
+// Work bits.
+const (
+	workSignal uint32 = 1 << iota
+	workExit
+)
+
+// kick makes t look at its work soon, wherever it is.
+func (t *Task) kick(bits uint32) {
+	t.work.Or(bits)
+	if t.inApp.Load() != 0 {
+		t.thread.Interrupt()
+	}
+	select {
+	case t.interrupt <- struct{}{}:
+	default:
+	}
+}
+
+// start runs the task on a goroutine of its own.
+func (t *Task) start() {
+	t.k.done.Add(1)
+	go t.main()
+}
+
+func (t *Task) main() {
+	defer t.k.done.Done()
+	defer t.guard()
+	thread, err := t.k.Platform.NewThread()
+	if err != nil {
+		t.k.Log.Error("start thread", "task", t.tid, "err", err)
+		t.k.mu.Lock()
+		t.k.killGroupLocked(t.group, unix.SIGKILL)
+		t.k.mu.Unlock()
+	} else {
+		t.k.mu.Lock()
+		t.thread = thread
+		t.k.mu.Unlock()
+		defer thread.Close()
+		t.loop()
+	}
+	t.exit()
+}
+
+// guard turns a panic on the task's goroutine into the end of the container.
+func (t *Task) guard() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	p := &Panic{Task: t.tid, Value: v, Stack: debug.Stack()}
+	t.k.Log.Error("panic", "task", t.tid, "value", v, "stack", string(p.Stack))
+	if t.k.panicked.CompareAndSwap(nil, p) && t.k.onPanic != nil {
+		t.k.onPanic(p)
+	}
+}
+
+// loop alternates between application and Sentry until the task must exit.
+func (t *Task) loop() {
+	t.ctx.Dirty = platform.DirtyAll
+	t.entered.Store(int64(t.k.Clock.sinceStart()))
+	for {
+		t.inApp.Store(1)
+		if t.work.Load() != 0 {
+			t.inApp.Store(0)
+			if !t.doWork() {
+				return
+			}
+			continue
+		}
+		t.account(&t.sys)
+		ev, err := t.thread.Run(&t.ctx, t.mm.Platform())
+		t.account(&t.user)
+		t.inApp.Store(0)
+		if err != nil {
+			t.k.Log.Error("run application", "task", t.tid, "err", err)
+			t.ForceSignal(unix.SIGKILL)
+			continue
+		}
+		t.handle(ev)
+	}
+}
+
+// account adds the time since the last call to what.
+func (t *Task) account(what *atomic.Int64) {
+	now := int64(t.k.Clock.sinceStart())
+	what.Store(what.Load() + now - t.entered.Load())
+	t.entered.Store(now)
+}
+
+func (t *Task) handle(ev platform.Event) {
+	switch ev.Reason {
+	case platform.Syscall:
+		t.haveSyscall = true
+		t.k.Calls_.Add(1)
+		t.k.Calls.Serve(t)
+	case platform.Fault:
+		t.fault(ev)
+	case platform.Signal:
+		info := faultInfo(ev.Signal, ev.Code, uint64(ev.Addr))
+		t.forceFault(info, ev)
+	case platform.Interrupted:
+	}
+}
+
+func (t *Task) fault(ev platform.Event) {
+	t.MinFaults.Add(1)
+	err := t.mm.Fault(ev.Addr, ev.Access)
+	switch err {
+	case nil:
+		return
+	case unix.ENOMEM:
+		t.k.mu.Lock()
+		dying := t.killed
+		t.k.mu.Unlock()
+		if !dying {
+			t.k.killLargest()
+		}
+	case unix.ENXIO, unix.EIO, unix.EHWPOISON:
+		t.forceFault(faultInfo(unix.SIGBUS, 2 /* BUS_ADRERR */, uint64(ev.Addr)), ev)
+	case unix.EACCES:
+		t.forceFault(faultInfo(unix.SIGSEGV, 2 /* SEGV_ACCERR */, uint64(ev.Addr)), ev)
+	case unix.EFAULT:
+		t.forceFault(faultInfo(unix.SIGSEGV, 1 /* SEGV_MAPERR */, uint64(ev.Addr)), ev)
+	default:
+		t.k.Log.Error("resolve fault", "task", t.tid, "addr", ev.Addr, "err", err)
+		t.forceFault(faultInfo(unix.SIGBUS, 2, uint64(ev.Addr)), ev)
+	}
+}
+
+// CPUTime is the user and system time of the thread so far.
+func (t *Task) CPUTime() (user, sys time.Duration) {
+	user, sys = time.Duration(t.user.Load()), time.Duration(t.sys.Load())
+	if t.inApp.Load() != 0 {
+		if d := int64(t.k.Clock.sinceStart()) - t.entered.Load(); d > 0 {
+			user += time.Duration(d)
+		}
+	}
+	return
+}
+
+// Switches is how often the task slept, and how often it was interrupted.
+func (t *Task) Switches() (voluntary, involuntary uint64) {
+	return t.voluntary.Load(), t.involunt.Load()
+}
+
+// State is the letter that /proc/PID/stat shows.
+func (t *Task) State() byte {
+	t.k.mu.Lock()
+	defer t.k.mu.Unlock()
+	switch {
+	case t.state == taskDead:
+		return 'Z'
+	case t.group.stopped:
+		return 'T'
+	case t.blockedIn.Load() != nil:
+		return 'S'
+	}
+	return 'R'
+}

@@ -1,0 +1,229 @@
+package kernel
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Timers are a process's interval and POSIX timers.
+type Timers struct {
+	g  *ThreadGroup
+	mu sync.Mutex
+
+	itimers [3]*Timer
+	posix   map[int32]*Timer
+	next    int32
+	stopped bool
+}
+
+// Timer goes off once or again and again. What its time is measured by is a
+// function, so that CPU clocks serve too: those are looked at in real time
+// steps of what is left at least (a clock cannot run faster than its threads).
+type Timer struct {
+	mu       sync.Mutex
+	now      func() time.Duration
+	cpu      bool // now is a CPU clock
+	fire     func(t *Timer)
+	next     time.Duration // on the clock; 0 if disarmed
+	interval time.Duration
+	gen      uint64
+	timer    *time.Timer
+	Overrun  int64 // expirations beyond the one that was told
+
+	ID    int32
+	Clock int32
+	Sigev SigEvent
+}
+
+// SigEvent says how a POSIX timer tells of itself.
+type SigEvent struct {
+	Value  uint64
+	Signal int32
+	Notify int32 // SIGEV_SIGNAL, SIGEV_NONE, SIGEV_THREAD, SIGEV_THREAD_ID
+	TID    int32
+}
+
+// NewTimer makes a timer on a clock; fire is called without locks held, once an
+// expiry.
+func NewTimer(now func() time.Duration, cpu bool, fire func(*Timer)) *Timer {
+	return &Timer{now: now, cpu: cpu, fire: fire}
+}
+
+// Set arms the timer for next on its clock (0 disarms), then every interval. It
+// returns what was left and the old interval.
+func (t *Timer) Set(next, interval time.Duration) (left, old time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	left, old = t.leftLocked(), t.interval
+	t.next, t.interval = next, interval
+	t.Overrun = 0
+	t.gen++
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	if next != 0 {
+		t.armLocked()
+	}
+	return
+}
+
+// Left is the time to the next expiry, and the interval; 0 if disarmed.
+func (t *Timer) Left() (left, interval time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.leftLocked(), t.interval
+}
+
+func (t *Timer) leftLocked() time.Duration {
+	if t.next == 0 {
+		return 0
+	}
+	return max(t.next-t.now(), 1)
+}
+
+// cpuStep is how often a CPU-time timer is looked at, at the least.
+const cpuStep = 4 * time.Millisecond // CONFIG_HZ=250's tick
+
+func (t *Timer) armLocked() {
+	wait := t.next - t.now()
+	if t.cpu {
+		wait = max(wait, cpuStep)
+	}
+	gen := t.gen
+	t.timer = time.AfterFunc(max(wait, 0), func() { t.expire(gen) })
+}
+
+func (t *Timer) expire(gen uint64) {
+	t.mu.Lock()
+	if gen != t.gen || t.next == 0 {
+		t.mu.Unlock()
+		return
+	}
+	now := t.now()
+	if now < t.next {
+		t.armLocked()
+		t.mu.Unlock()
+		return
+	}
+	t.Overrun = 0
+	if t.interval == 0 {
+		t.next = 0
+	} else {
+		missed := (now - t.next) / t.interval
+		t.next += (missed + 1) * t.interval
+		t.Overrun = int64(missed)
+		t.armLocked()
+	}
+	t.mu.Unlock()
+	t.fire(t)
+}
+
+func (ts *Timers) init(g *ThreadGroup) { ts.g, ts.posix = g, map[int32]*Timer{} }
+
+// Interval is the itimer ITIMER_REAL, _VIRTUAL or _PROF.
+func (ts *Timers) Interval(which int) (*Timer, error) {
+	if which < 0 || which > 2 {
+		return nil, unix.EINVAL
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if ts.itimers[which] == nil {
+		g := ts.g
+		clocks := []func() time.Duration{g.k.Clock.Monotonic, g.userTime, g.allTime}
+		sig := []unix.Signal{unix.SIGALRM, unix.SIGVTALRM, unix.SIGPROF}[which]
+		ts.itimers[which] = NewTimer(clocks[which], which != 0, func(*Timer) { g.SendGroup(kernelInfo(sig), false) })
+	}
+	return ts.itimers[which], nil
+}
+
+func (g *ThreadGroup) userTime() time.Duration { u, _ := g.CPUTime(); return u }
+func (g *ThreadGroup) allTime() time.Duration  { u, s := g.CPUTime(); return u + s }
+
+// maxTimers bounds what one process may have (RLIMIT_SIGPENDING does on Linux).
+const maxTimers = 4096
+
+// Create is timer_create(2) on a clock that now reads.
+func (ts *Timers) Create(clock int32, now func() time.Duration, cpu bool, ev SigEvent) (*Timer, error) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if len(ts.posix) >= maxTimers {
+		return nil, unix.EAGAIN
+	}
+	for ts.posix[ts.next] != nil {
+		ts.next = (ts.next + 1) & 0x7fffffff
+	}
+	g := ts.g
+	t := NewTimer(now, cpu, func(t *Timer) { g.timerFired(t) })
+	t.ID, t.Clock, t.Sigev = ts.next, clock, ev
+	if ev.Notify == 0 && ev.Signal == 0 {
+		t.Sigev.Signal = int32(unix.SIGALRM)
+	}
+	ts.posix[t.ID] = t
+	ts.next = (ts.next + 1) & 0x7fffffff
+	return t, nil
+}
+
+func (g *ThreadGroup) timerFired(t *Timer) {
+	const none, threadID = 1, 4
+	if t.Sigev.Notify == none {
+		return
+	}
+	info := TimerInfo(unix.Signal(t.Sigev.Signal), t.ID, int32(t.Overrun), t.Sigev.Value)
+	if t.Sigev.Notify == threadID {
+		if x := g.k.Task(t.Sigev.TID); x != nil && x.group == g {
+			x.SendTask(info)
+		}
+		return
+	}
+	g.SendGroup(info, false)
+}
+
+// Get finds a POSIX timer, Delete removes it, IDs lists them.
+func (ts *Timers) Get(id int32) (*Timer, error) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t := ts.posix[id]; t != nil {
+		return t, nil
+	}
+	return nil, unix.EINVAL
+}
+
+func (ts *Timers) Delete(id int32) error {
+	ts.mu.Lock()
+	t := ts.posix[id]
+	delete(ts.posix, id)
+	ts.mu.Unlock()
+	if t == nil {
+		return unix.EINVAL
+	}
+	t.Set(0, 0)
+	return nil
+}
+
+// exec drops POSIX timers; interval timers go on.
+func (ts *Timers) exec() {
+	ts.mu.Lock()
+	old := ts.posix
+	ts.posix = map[int32]*Timer{}
+	ts.mu.Unlock()
+	for _, t := range old {
+		t.Set(0, 0)
+	}
+}
+
+// stop ends all; it is called with Kernel.mu held and so only starts the end.
+func (ts *Timers) stop() {
+	go func() {
+		ts.exec()
+		ts.mu.Lock()
+		all := ts.itimers
+		ts.mu.Unlock()
+		for _, t := range all {
+			if t != nil {
+				t.Set(0, 0)
+			}
+		}
+	}()
+}
