@@ -1,0 +1,196 @@
+// Package bulkhead_test holds the walls of the house: which room may know which,
+// and where unsafe may stand. shared design: architecture.md, "The house".
+package bulkhead_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "bulkhead"
+
+// A room is a folder with all below it, less the folders that have a row of
+// their own. It may import itself, the standard library, golang.org/x/sys, and
+// what may lists: rooms by path, modules by a prefix with a dot in its first element.
+type room struct {
+	path   string
+	may    []string
+	reason string
+}
+
+var rooms = []room{
+	{"kvm", nil, "mechanism only"},
+
+	{"sentry/seccomp", nil, "an allow-list from a table; who is allowed what is its user's business"},
+	{"sentry/platform", []string{"sentry/platform/kvm"}, "how application code runs; auto chooses among the platforms"},
+	{"sentry/platform/kvm", []string{"kvm", "sentry/platform"}, "the only way from the Sentry to /dev/kvm"},
+	{"sentry/memory", upTo("sentry/memory"), "pages and address spaces"},
+	{"sentry/vfs", upTo("sentry/vfs"), "names and descriptors, above memory for page caches"},
+	{"sentry/kernel", upTo("sentry/kernel"), "tasks hold a memory space and a descriptor table"},
+	{"sentry/fs", upTo("sentry/fs"), "file systems show the kernel's objects (proc) and are vfs's inodes"},
+	{"sentry/fs/gofer", append(upTo("sentry/fs"), "sentry/gofer/wire"), "the client side of the gofer's protocol"},
+	{"sentry/net", append(upTo("sentry/net"), "gvisor.dev/gvisor/"), "sockets are files; inet stands on the tcpip library"},
+	{"sentry/loader", upTo("sentry/loader"), "maps programs that vfs opens"},
+	{"sentry/syscalls", append(upTo("sentry/syscalls"), "sentry/fs/gofer"), "the table sees every room that answers"},
+	{"sentry/gofer", []string{"sentry/gofer/wire", "sentry/seccomp"}, "another process: it shares the protocol with the Sentry, nothing else"},
+	{"sentry/gofer/wire", nil, "the protocol alone, read by both ends"},
+	{"sentry/boot", append(upTo("sentry/boot"), "sentry/platform/kvm", "sentry/fs/gofer", "sentry/gofer/wire", "sentry/seccomp", "runtime/agent"), "assembles the sandbox and serves the agent protocol"},
+
+	{"runtime/agent", []string{"github.com/opencontainers/runtime-spec/"}, "the protocol between runtime and sandbox; knows the spec and neither end"},
+	{"runtime", []string{
+		"runtime/agent", "sentry/boot", "sentry/gofer", "sentry/syscalls",
+		"github.com/opencontainers/", "github.com/containerd/", "github.com/spf13/", "github.com/moby/",
+		"github.com/BurntSushi/toml", "github.com/godbus/", "github.com/coreos/",
+	}, "OCI verbs; that only main.go links in the Sentry is TestOnlyMainLinksSentry's"},
+
+	{"test", []string{"runtime/agent", "github.com/opencontainers/"}, "programs beside the product: they see it as a person does"},
+}
+
+// order is architecture.md's list of the Sentry's rooms: each may know those before it.
+var order = []string{
+	"sentry/platform", "sentry/memory", "sentry/vfs", "sentry/kernel", "sentry/fs",
+	"sentry/net", "sentry/loader", "sentry/syscalls", "sentry/boot",
+}
+
+func upTo(room string) []string { return slices.Clone(order[:slices.Index(order, room)]) }
+
+func TestRooms(t *testing.T) {
+	for file, imports := range sources(t) {
+		// A test may wire a room to a higher one that uses it; the product may not.
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		home, ok := roomOf(file)
+		if !ok {
+			t.Errorf("%s stands in no room of the table", file)
+			continue
+		}
+		for _, imported := range imports {
+			if !home.mayImport(imported) {
+				t.Errorf("%s: %s may not import %s (%s)", file, home.path, imported, home.reason)
+			}
+		}
+	}
+}
+
+// TestOnlyMainLinksSentry keeps the verbs free of the Sentry: main.go alone
+// dispatches to the two processes that are this program executed again.
+// The syscall table, which `bulkhead syscalls` prints, is data and comes with it.
+func TestOnlyMainLinksSentry(t *testing.T) {
+	for file, imports := range sources(t) {
+		if !within(file, "runtime") || file == "runtime/main.go" || strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		for _, imported := range imports {
+			if within(imported, module+"/sentry") || within(imported, module+"/kvm") {
+				t.Errorf("%s imports %s; only runtime/main.go may", file, imported)
+			}
+		}
+	}
+}
+
+// TestUnsafe keeps what Go cannot check in files whose name says so, one a package.
+func TestUnsafe(t *testing.T) {
+	seen := map[string]string{}
+	for file, imports := range sources(t) {
+		marked := strings.HasSuffix(strings.TrimSuffix(file, "_test.go"), "_unsafe") || strings.HasSuffix(file, "_unsafe.go")
+		for _, imported := range imports {
+			if imported == "C" {
+				t.Errorf("%s imports C: bulkhead is built without cgo", file)
+			}
+			if imported == "unsafe" && !marked {
+				t.Errorf("%s imports unsafe; only a file named …_unsafe.go may", file)
+			}
+		}
+		if !marked || strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		if other, twice := seen[path.Dir(file)]; twice {
+			t.Errorf("%s and %s: one …_unsafe.go a package", other, file)
+		}
+		seen[path.Dir(file)] = file
+	}
+}
+
+// TestNames refuses the names that say nothing (style.md, "Names").
+func TestNames(t *testing.T) {
+	for file := range sources(t) {
+		for dir := range strings.SplitSeq(path.Dir(file), "/") {
+			if slices.Contains([]string{"util", "utils", "common", "types", "helpers"}, dir) {
+				t.Errorf("%s: a package named %s says nothing", file, dir)
+			}
+		}
+	}
+}
+
+// roomOf is the row with the longest path that holds name.
+func roomOf(name string) (room, bool) {
+	var found room
+	for _, row := range rooms {
+		if within(name, row.path) && len(row.path) > len(found.path) {
+			found = row
+		}
+	}
+	return found, found.path != ""
+}
+
+func within(name, dir string) bool { return name == dir || strings.HasPrefix(name, dir+"/") }
+
+func (r room) mayImport(imported string) bool {
+	first, _, _ := strings.Cut(imported, "/")
+	if local, ours := strings.CutPrefix(imported, module+"/"); ours {
+		// The nearest row decides: sentry/platform in a list does not open sentry/platform/kvm.
+		target, ok := roomOf(local)
+		return ok && (target.path == r.path || slices.Contains(r.may, target.path))
+	}
+	if !strings.Contains(first, ".") || within(imported, "golang.org/x/sys") {
+		return true
+	}
+	return slices.ContainsFunc(r.may, func(m string) bool { return strings.HasPrefix(imported, m) })
+}
+
+// sources maps each Go file of the module to its imports.
+func sources(t *testing.T) map[string][]string {
+	t.Helper()
+	files := map[string][]string{}
+	err := filepath.WalkDir(".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if skip := []string{".git", "testdata", "out", "bin"}; slices.Contains(skip, entry.Name()) {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") || !strings.Contains(name, "/") {
+			return nil
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		imports := map[string]bool{}
+		for _, spec := range parsed.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			imports[imported] = true
+		}
+		files[filepath.ToSlash(name)] = slices.Sorted(maps.Keys(imports))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
