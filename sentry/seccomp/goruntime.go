@@ -2,8 +2,9 @@ package seccomp
 
 import "golang.org/x/sys/unix"
 
-// threadFlags are what Go's runtime clones a thread with (runtime/os_linux.go, cloneFlags).
-const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
+// threadFlags are what Go's runtime clones a thread with (runtime/os_linux.go,
+// cloneFlags; sys_linux_amd64.s adds SETTLS).
+const threadFlags = unix.CLONE_SETTLS | unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
 
 // Runtime is what a Go program without cgo calls on its own account. The pid is
 // the process's, as it sees itself.

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -33,7 +34,8 @@ var scenes = map[string]struct {
 		func() error { _, err := unix.Seek(99, 8, 0); return err }, unix.EBADF.Error()},
 	"no alternative": {[]Row{{unix.SYS_LSEEK, "lseek", "a", Is(1, 5)}, {unix.SYS_LSEEK, "lseek", "b", Lacks(1, 3)}}, Refuse,
 		func() error { _, err := unix.Seek(99, 9, 0); return err }, unix.EPERM.Error()},
-	"another thread": {nil, Refuse, onAnotherThread, unix.EPERM.Error()},
+	"threads to come": {nil, Kill, newThreads, "<nil>"},
+	"another thread":  {nil, Refuse, onAnotherThread, unix.EPERM.Error()},
 	"no new process": {nil, Refuse, func() error {
 		_, _, e := unix.RawSyscall(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0)
 		return e
@@ -45,6 +47,22 @@ var scenes = map[string]struct {
 }
 
 var threadStarted, threadGo, threadSaid = make(chan bool), make(chan bool), make(chan error)
+
+// newThreads makes more threads than there can be already.
+func newThreads() error {
+	var all, held sync.WaitGroup
+	held.Add(1)
+	for range 50 {
+		all.Add(1)
+		go func() {
+			runtime.LockOSThread()
+			all.Done()
+			held.Wait()
+		}()
+	}
+	all.Wait()
+	return nil
+}
 
 // onAnotherThread asks a thread that was there before the filter.
 func onAnotherThread() error {
