@@ -21,6 +21,7 @@ func FuzzServe(f *testing.F) {
 	}
 	g := gofertest.Start(f, gofer.Config{Root: gofer.Mount{Source: tree(f)}})
 	buf := make([]byte, wire.MaxReply)
+	unix.SetsockoptTimeval(g.Socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}) // a request that hangs is found, not waited for
 	f.Fuzz(func(t *testing.T, b []byte) {
 		q, err := wire.ParseRequest(b)
 		if err != nil || q.Op == wire.Release {
