@@ -84,3 +84,10 @@ func (NoFile) Ready(mask Events) Events                          { return mask &
 func (NoFile) Queue() *Queue                                     { return nil }
 func (NoFile) Ioctl(Context, uint32, uint64) (uintptr, error)    { return 0, unix.ENOTTY }
 func (NoFile) Release()                                          {}
+
+// SlowOpen is a File whose open(2) goes on: a FIFO without its other end. The
+// caller of Open waits on Queue until Opened says true, or drops it.
+type SlowOpen interface {
+	File
+	Opened() bool
+}

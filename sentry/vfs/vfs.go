@@ -116,6 +116,7 @@ type New struct {
 	UID, GID uint32
 	Rdev     uint64
 	Target   string // symlink
+	Linkable bool   // MakeTemp: Link may give it a name
 }
 
 // Directory is an Inode with names in it. Names are single components, neither

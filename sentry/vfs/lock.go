@@ -1,0 +1,233 @@
+package vfs
+
+import (
+	"hash/maphash"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Lock is a POSIX or open-file-description lock on a range of a file.
+type Lock struct {
+	Type       int16 // unix.F_RDLCK, F_WRLCK, F_UNLCK
+	Start, End int64 // End is inclusive; MaxInt64: to the end of the file
+	// Owner is the process's *FDTable for POSIX locks, the *Description for OFD.
+	Owner any
+	PID   int32 // to show; -1 for OFD locks
+}
+
+func (l *Lock) overlaps(m *Lock) bool { return l.Start <= m.End && m.Start <= l.End }
+
+func (l *Lock) conflicts(m *Lock) bool {
+	return l.Owner != m.Owner && l.overlaps(m) && (l.Type == unix.F_WRLCK || m.Type == unix.F_WRLCK)
+}
+
+// fileLocks are the locks of one inode.
+type fileLocks struct {
+	ranges []Lock               // sorted by Start
+	whole  map[*Description]int // flock(2): LOCK_SH or LOCK_EX
+}
+
+var locks = struct {
+	n  atomic.Int32 // inodes with locks, so that a close without costs one load
+	mu sync.Mutex
+	of map[Inode]*fileLocks
+	// waits has, for each owner that waits for a POSIX lock, who holds it.
+	waits map[any]any
+}{of: make(map[Inode]*fileLocks), waits: make(map[any]any)}
+
+// lockQueues are shared by inodes, by hash: a waiter looks again anyhow.
+var (
+	lockQueues [64]Queue
+	lockSeed   = maphash.MakeSeed()
+)
+
+func lockQueue(i Inode) *Queue {
+	return &lockQueues[maphash.Comparable(lockSeed, i)%uint64(len(lockQueues))]
+}
+
+// LockQueue is notified when a lock on d's file goes.
+func LockQueue(d *Description) *Queue { return lockQueue(d.Inode()) }
+
+// editLocks calls f with the locks of i and wakes waiters if it says so.
+func editLocks(i Inode, f func(*fileLocks) (freed bool, err error)) error {
+	locks.mu.Lock()
+	l := locks.of[i]
+	if l == nil {
+		l = &fileLocks{}
+		locks.of[i] = l
+		locks.n.Add(1)
+	}
+	freed, err := f(l)
+	if len(l.ranges) == 0 && len(l.whole) == 0 {
+		delete(locks.of, i)
+		locks.n.Add(-1)
+	}
+	locks.mu.Unlock()
+	if freed {
+		lockQueue(i).Notify(EventOut)
+	}
+	return err
+}
+
+// Flock is flock(2) with op LOCK_SH, LOCK_EX or LOCK_UN: EAGAIN if another
+// description is in the way. As on Linux a conversion drops the old lock first.
+func Flock(d *Description, op int) error {
+	op &^= unix.LOCK_NB
+	if op != unix.LOCK_SH && op != unix.LOCK_EX && op != unix.LOCK_UN {
+		return unix.EINVAL
+	}
+	return editLocks(d.Inode(), func(l *fileLocks) (bool, error) {
+		had := l.whole[d]
+		if had == op {
+			return false, nil
+		}
+		delete(l.whole, d)
+		if op == unix.LOCK_UN {
+			return had != 0, nil
+		}
+		for _, other := range l.whole {
+			if op == unix.LOCK_EX || other == unix.LOCK_EX {
+				return had != 0, unix.EAGAIN
+			}
+		}
+		if l.whole == nil {
+			l.whole = make(map[*Description]int)
+		}
+		l.whole[d] = op
+		return had != 0, nil
+	})
+}
+
+// SetLock is F_SETLK and F_OFD_SETLK: EAGAIN if another owner is in the way.
+// With wait the owner is noted as waiting until ForgetLock, and waiting in a
+// circle is EDEADLK; wait on LockQueue and call it again.
+func SetLock(d *Description, l Lock, wait bool) error {
+	switch {
+	case l.Start < 0 || l.End < l.Start:
+		return unix.EINVAL
+	case l.Type == unix.F_RDLCK && !d.Readable(), l.Type == unix.F_WRLCK && !d.Writable(), d.Flags()&unix.O_PATH != 0:
+		return unix.EBADF
+	case l.Type != unix.F_RDLCK && l.Type != unix.F_WRLCK && l.Type != unix.F_UNLCK:
+		return unix.EINVAL
+	}
+	return editLocks(d.Inode(), func(f *fileLocks) (bool, error) {
+		if l.Type != unix.F_UNLCK {
+			if i := slices.IndexFunc(f.ranges, func(m Lock) bool { return l.conflicts(&m) }); i >= 0 {
+				return false, blocked(l.Owner, f.ranges[i].Owner, wait)
+			}
+		}
+		return f.set(l), nil
+	})
+}
+
+// blocked notes that owner waits for holder, with locks.mu held.
+func blocked(owner, holder any, wait bool) error {
+	if !wait {
+		return unix.EAGAIN
+	}
+	if _, ofd := owner.(*Description); ofd {
+		return unix.EAGAIN // no deadlock detection, as on Linux
+	}
+	for at, n := holder, 0; at != nil && n <= len(locks.waits); at, n = locks.waits[at], n+1 {
+		if at == owner {
+			return unix.EDEADLK
+		}
+	}
+	locks.waits[owner] = holder
+	return unix.EAGAIN
+}
+
+// ForgetLock says that owner has stopped waiting, with or without the lock.
+func ForgetLock(owner any) {
+	locks.mu.Lock()
+	delete(locks.waits, owner)
+	locks.mu.Unlock()
+}
+
+// set puts l over what its owner had in that range, and reports whether anything
+// was given up.
+func (f *fileLocks) set(l Lock) (freed bool) {
+	var out []Lock
+	for _, m := range f.ranges {
+		if m.Owner != l.Owner || !near(&m, &l) {
+			out = append(out, m)
+			continue
+		}
+		if m.Type == l.Type { // grow over it
+			l.Start, l.End = min(l.Start, m.Start), max(l.End, m.End)
+			continue
+		}
+		if !m.overlaps(&l) {
+			out = append(out, m)
+			continue
+		}
+		freed = freed || l.Type == unix.F_UNLCK || m.Type == unix.F_WRLCK
+		if m.Start < l.Start {
+			left := m
+			left.End = l.Start - 1
+			out = append(out, left)
+		}
+		if m.End > l.End {
+			right := m
+			right.Start = l.End + 1
+			out = append(out, right)
+		}
+	}
+	if l.Type != unix.F_UNLCK {
+		out = append(out, l)
+	}
+	slices.SortStableFunc(out, func(a, b Lock) int {
+		switch {
+		case a.Start < b.Start:
+			return -1
+		case a.Start > b.Start:
+			return 1
+		}
+		return 0
+	})
+	f.ranges = out
+	return freed
+}
+
+// near reports whether m overlaps l or touches it.
+func near(m, l *Lock) bool {
+	return (m.End == math.MaxInt64 || m.End+1 >= l.Start) && (l.End == math.MaxInt64 || l.End+1 >= m.Start)
+}
+
+// GetLock is F_GETLK: the first lock in the way of l, or l with F_UNLCK.
+func GetLock(d *Description, l Lock) (Lock, error) {
+	if l.Type != unix.F_RDLCK && l.Type != unix.F_WRLCK || l.Start < 0 || l.End < l.Start {
+		return l, unix.EINVAL
+	}
+	if d.Flags()&unix.O_PATH != 0 {
+		return l, unix.EBADF
+	}
+	err := editLocks(d.Inode(), func(f *fileLocks) (bool, error) {
+		if i := slices.IndexFunc(f.ranges, func(m Lock) bool { return l.conflicts(&m) }); i >= 0 {
+			l = f.ranges[i]
+		} else {
+			l.Type = unix.F_UNLCK
+		}
+		return false, nil
+	})
+	return l, err
+}
+
+// releaseLocks drops owner's locks on i, of every kind.
+func releaseLocks(owner any, i Inode) {
+	if locks.n.Load() == 0 {
+		return
+	}
+	editLocks(i, func(f *fileLocks) (bool, error) {
+		n := len(f.ranges) + len(f.whole)
+		f.ranges = slices.DeleteFunc(f.ranges, func(m Lock) bool { return m.Owner == owner })
+		if d, ok := owner.(*Description); ok {
+			delete(f.whole, d)
+		}
+		return len(f.ranges)+len(f.whole) < n, nil
+	})
+}

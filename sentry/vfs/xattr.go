@@ -1,0 +1,115 @@
+package vfs
+
+import (
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of extended attributes (include/uapi/linux/limits.h).
+const (
+	maxXattrName  = 255
+	maxXattrValue = 65536
+)
+
+// xattrs returns the attributes of p if name may be used there
+// (fs/xattr.c, xattr_permission).
+func xattrs(ctx Context, p Path, name string, want Access) (Xattrs, error) {
+	if name == "" || len(name) > maxXattrName {
+		return nil, unix.ERANGE
+	}
+	x, ok := p.Inode().(Xattrs)
+	if !ok {
+		return nil, unix.EOPNOTSUPP
+	}
+	a, err := p.Inode().Attr(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := ctx.Creds()
+	refusal := unix.EPERM
+	if want == MayRead {
+		refusal = unix.ENODATA
+	}
+	switch space, rest, _ := strings.Cut(name, "."); {
+	case rest == "":
+		return nil, unix.EOPNOTSUPP
+	case space == "trusted":
+		if !c.Has(unix.CAP_SYS_ADMIN) {
+			return nil, refusal
+		}
+		return x, nil
+	case space == "security":
+		needed := unix.CAP_SYS_ADMIN
+		if name == "security.capability" {
+			needed = unix.CAP_SETFCAP
+		}
+		if want == MayWrite && !c.Has(needed) {
+			return nil, unix.EPERM
+		}
+		return x, nil
+	case space == "user":
+		if t := a.Type(); t != unix.S_IFREG && t != unix.S_IFDIR {
+			return nil, refusal
+		}
+		if want == MayWrite && a.Type() == unix.S_IFDIR && a.Mode&unix.S_ISVTX != 0 && !owns(c, &a) {
+			return nil, unix.EPERM
+		}
+		return x, p.Dentry.allowed(ctx, &a, want)
+	}
+	return nil, unix.EOPNOTSUPP
+}
+
+// Getxattr is getxattr(2).
+func Getxattr(ctx Context, p Path, name string) ([]byte, error) {
+	x, err := xattrs(ctx, p, name, MayRead)
+	if err != nil {
+		return nil, err
+	}
+	return x.GetXattr(ctx, name)
+}
+
+// Setxattr is setxattr(2); flags are XATTR_CREATE or XATTR_REPLACE.
+func Setxattr(ctx Context, p Path, name string, value []byte, flags int) error {
+	if flags&^(unix.XATTR_CREATE|unix.XATTR_REPLACE) != 0 {
+		return unix.EINVAL
+	}
+	if len(value) > maxXattrValue {
+		return unix.E2BIG
+	}
+	return changeXattr(ctx, p, name, func(x Xattrs) error { return x.SetXattr(ctx, name, value, flags) })
+}
+
+// Removexattr is removexattr(2).
+func Removexattr(ctx Context, p Path, name string) error {
+	return changeXattr(ctx, p, name, func(x Xattrs) error { return x.RemoveXattr(ctx, name) })
+}
+
+func changeXattr(ctx Context, p Path, name string, change func(Xattrs) error) error {
+	if p.Mount.ReadOnly() {
+		return unix.EROFS
+	}
+	x, err := xattrs(ctx, p, name, MayWrite)
+	if err != nil {
+		return err
+	}
+	if err := change(x); err != nil {
+		return err
+	}
+	tellAt(p, unix.IN_ATTRIB)
+	return nil
+}
+
+// Listxattr is listxattr(2).
+func Listxattr(ctx Context, p Path) ([]string, error) {
+	x, ok := p.Inode().(Xattrs)
+	if !ok {
+		return nil, nil
+	}
+	names, err := x.ListXattr(ctx)
+	if !ctx.Creds().Has(unix.CAP_SYS_ADMIN) {
+		names = slices.DeleteFunc(names, func(n string) bool { return strings.HasPrefix(n, "trusted.") })
+	}
+	return names, err
+}
