@@ -1,0 +1,369 @@
+package memory
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/platform"
+)
+
+const (
+	maxPages   = 256 << 30 // bytes of address space for pages
+	maxWindows = 64 << 30  // and for windows onto files of the host's
+
+	// Freed pages that are kept for quick re-use, in pages: clearing one costs
+	// 0.1 µs, giving it back and touching it again 5 µs and, on kvm, a shootdown.
+	keepPages = 16 << 20 / PageSize
+
+	// Pages that nobody took for so long go back to the host. The timer runs
+	// only after something was freed, so an idle sandbox has no wake-ups of it.
+	keepTime = 500 * time.Millisecond
+)
+
+// errLimit says that the allocation would pass the arena's limit. Whoever holds
+// no lock answers it with Arena.relieve and another try.
+var errLimit = errors.New("memory: the limit is reached")
+
+// Arena owns the pages that applications use and the windows through which they
+// see files of the host's.
+type Arena struct {
+	p       platform.Platform
+	private bool
+	fd      int // the memfd, or -1
+
+	used  atomic.Int64 // pages
+	limit atomic.Int64 // pages, 0: none
+
+	// refs is indexed by unit. A page's count has the references in its low and
+	// the pins (I/O under way) in its high half: a page is free when both are 0,
+	// and may be written in place when there is one reference, pinned or not.
+	refs [maxPages / unitSize]atomic.Pointer[[unitPages]atomic.Uint32]
+
+	mu      sync.Mutex
+	pages   *region
+	windows *region
+	dirty   int  // free pages that are not zero
+	reused  bool // since the timer was set
+	timer   *time.Timer
+	closed  bool
+	onLimit func() bool
+}
+
+const onePin = 1 << 16
+
+// extent is a run of pages of the arena.
+type extent struct{ pfn, n uint32 }
+
+// NewArena makes an arena for the applications of p. limit is in bytes; 0 is none.
+func NewArena(p platform.Platform, limit uint64) (*Arena, error) {
+	a := &Arena{p: p, private: p.Private(), fd: -1}
+	a.SetLimit(limit)
+	var err error
+	if !a.private {
+		if a.fd, err = unix.MemfdCreate("bulkhead-arena", unix.MFD_CLOEXEC); err != nil {
+			return nil, fmt.Errorf("memory: make a memfd: %w", err)
+		}
+	}
+	if a.pages, err = newRegion(maxPages, a.addPages); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	if a.windows, err = newRegion(maxWindows, a.addWindows); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	if err := a.pages.more(); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	a.pages.take(a.pages.clean, 1) // page 0 means none
+	return a, nil
+}
+
+func (a *Arena) addPages(part []byte, off int64) (err error) {
+	const prot = unix.PROT_READ | unix.PROT_WRITE
+	if a.private {
+		err = place(part, prot, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, -1, 0)
+		if err == nil {
+			unix.Madvise(part, unix.MADV_HUGEPAGE) // ENOSYS on a host without; slower, no worse
+		}
+	} else if err = unix.Ftruncate(a.fd, off+int64(len(part))); err == nil {
+		err = place(part, prot, unix.MAP_SHARED|unix.MAP_NORESERVE, a.fd, off)
+	}
+	if err != nil {
+		return fmt.Errorf("memory: add %d bytes to the arena: %w", len(part), err)
+	}
+	for u := range len(part) / unitSize {
+		a.refs[int(off/unitSize)+u].Store(new([unitPages]atomic.Uint32))
+	}
+	return a.p.AddMemory(part)
+}
+
+func (a *Arena) addWindows(part []byte, _ int64) error { return a.p.AddMemory(part) }
+
+// SetLimit sets how many bytes may be in use; 0 is without limit.
+func (a *Arena) SetLimit(bytes uint64) { a.limit.Store(int64(bytes / PageSize)) }
+
+// SetOnLimit sets what is called when an allocation would pass the limit. It
+// runs without locks of this room and says whether memory may have become free.
+func (a *Arena) SetOnLimit(f func() bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.onLimit = f
+}
+
+// Usage is how many bytes are in use.
+func (a *Arena) Usage() uint64 { return uint64(a.used.Load()) * PageSize }
+
+// Close unmaps everything. Nothing runs and no object is used any more.
+func (a *Arena) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil
+	}
+	a.closed = true
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	var err error
+	for _, r := range []*region{a.pages, a.windows} {
+		if r != nil {
+			err = errors.Join(err, r.close())
+		}
+	}
+	if a.fd >= 0 {
+		err = errors.Join(err, unix.Close(a.fd))
+	}
+	return err
+}
+
+// relieve answers errLimit: it says whether another try makes sense. Any other
+// error it leaves to the caller.
+func (a *Arena) relieve(err error, try int) bool {
+	if err != errLimit || try >= 64 {
+		return false
+	}
+	a.mu.Lock()
+	f := a.onLimit
+	a.mu.Unlock()
+	return f != nil && f()
+}
+
+// errnoOf makes of errLimit what an application hears.
+func errnoOf(err error) error {
+	if err == errLimit || err == platform.ErrMemory {
+		return unix.ENOMEM
+	}
+	return err
+}
+
+// tight says that memory is short: nothing should be mapped ahead or kept.
+func (a *Arena) tight() bool {
+	l := a.limit.Load()
+	return l > 0 && a.used.Load() > l-l/4
+}
+
+// alloc hands out at most n pages in a row, at least one, each with one
+// reference. They are zero if zero is set.
+func (a *Arena) alloc(n uint32, zero bool) (extent, error) {
+	n = min(n, hugePages)
+	if l := a.limit.Load(); l > 0 {
+		left := l - a.used.Load()
+		if left <= 0 {
+			return extent{}, errLimit
+		}
+		n = uint32(min(int64(n), left))
+	}
+	a.mu.Lock()
+	pfn, ok := a.takeDirtyLocked(n)
+	if !ok {
+		zero = false
+		var err error
+		if pfn, err = a.pages.takeClean(n); err != nil {
+			a.mu.Unlock()
+			return extent{}, err
+		}
+	}
+	a.mu.Unlock()
+	a.used.Add(int64(n))
+	if zero {
+		clear(a.pages.bytes(pfn, n))
+	}
+	for i := range n {
+		a.count(pfn + i).Store(1)
+	}
+	return extent{pfn, n}, nil
+}
+
+func (a *Arena) takeDirtyLocked(n uint32) (uint32, bool) {
+	if a.dirty < int(n) {
+		return 0, false
+	}
+	pfn, ok := a.pages.take(a.pages.dirty, n)
+	if ok {
+		a.dirty -= int(n)
+		a.reused = true
+	}
+	return pfn, ok
+}
+
+func (a *Arena) count(pfn uint32) *atomic.Uint32 {
+	return &a.refs[pfn/unitPages].Load()[pfn%unitPages]
+}
+
+func (a *Arena) bytes(pfn, n uint32) []byte { return a.pages.bytes(pfn, n) }
+
+func (a *Arena) segment(pfn, n uint32) platform.Segment {
+	return platform.Segment{FD: a.fd, Offset: int64(pfn) * PageSize, Host: a.bytes(pfn, n)}
+}
+
+// exclusive says that a page has one reference, which is the caller's.
+func (a *Arena) exclusive(pfn uint32) bool { return a.count(pfn).Load()&(onePin-1) == 1 }
+
+func (a *Arena) ref(pfn uint32) { a.count(pfn).Add(1) }
+
+func (a *Arena) pin(pfn, n uint32) {
+	for i := range n {
+		a.count(pfn + i).Add(onePin)
+	}
+}
+
+func (a *Arena) unref(pfn, n uint32) { a.drop(pfn, n, 1) }
+
+func (a *Arena) unpin(pfn, n uint32) { a.drop(pfn, n, onePin) }
+
+// drop takes what from the counts of pages and frees those that come to 0.
+func (a *Arena) drop(pfn, n, what uint32) {
+	first, run := pfn, uint32(0)
+	for i := range n {
+		if a.count(pfn+i).Add(-what) == 0 {
+			if run == 0 {
+				first = pfn + i
+			}
+			run++
+		} else if run > 0 {
+			a.free(first, run)
+			run = 0
+		}
+	}
+	if run > 0 {
+		a.free(first, run)
+	}
+}
+
+func (a *Arena) free(pfn, n uint32) {
+	a.used.Add(-int64(n))
+	a.mu.Lock()
+	if a.closed {
+		a.mu.Unlock()
+		return
+	}
+	a.pages.put(a.pages.dirty, pfn, n)
+	a.dirty += int(n)
+	if a.timer == nil {
+		a.reused = false
+		a.timer = time.AfterFunc(keepTime, a.idle)
+	}
+	over := a.dirty > keepPages
+	a.mu.Unlock()
+	if over {
+		a.trim(keepPages / 2)
+	}
+}
+
+// idle runs a while after something was freed.
+func (a *Arena) idle() {
+	a.mu.Lock()
+	busy := a.reused
+	a.reused, a.timer = false, nil
+	if busy && !a.closed {
+		a.timer = time.AfterFunc(keepTime, a.idle)
+	}
+	a.mu.Unlock()
+	if !busy {
+		a.trim(0)
+	}
+}
+
+// trim gives free pages back to the host until no more than keep are left,
+// large blocks first.
+func (a *Arena) trim(keep int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for k := hugeOrder; k >= 0 && a.dirty > keep; k-- {
+		a.trimOrderLocked(k, keep)
+	}
+}
+
+func (a *Arena) trimOrderLocked(k, keep int) {
+	for u, b := range a.pages.dirty {
+		for b.count[k] > 0 && a.dirty > keep && !a.closed {
+			at := b.lowest(k) << k
+			n := uint32(0)
+			for n+at < unitPages && b.has(k, (at+n)>>k) && a.dirty > keep {
+				b.flip(k, (at+n)>>k)
+				b.count[k]--
+				b.free -= 1 << k
+				n += 1 << k
+				a.dirty -= 1 << k
+			}
+			pfn := uint32(u)*unitPages + at
+			a.discard(pfn, n)
+			a.pages.put(a.pages.clean, pfn, n)
+		}
+	}
+}
+
+// discard makes pages holes, which read as zeros when they are touched again.
+func (a *Arena) discard(pfn, n uint32) {
+	b := a.bytes(pfn, n)
+	var err error
+	if a.private {
+		err = unix.Madvise(b, unix.MADV_DONTNEED)
+	} else {
+		err = unix.Fallocate(a.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
+			int64(pfn)*PageSize, int64(len(b)))
+	}
+	if err != nil {
+		clear(b) // they are promised to be zero
+	}
+}
+
+// window maps n pages of fd, a power of two and at most 512.
+func (a *Arena) window(fd int, off int64, n uint32, writable bool) ([]byte, uint32, error) {
+	a.mu.Lock()
+	pfn, err := a.windows.takeClean(n)
+	a.mu.Unlock()
+	if err != nil {
+		return nil, 0, err
+	}
+	prot := unix.PROT_READ
+	if writable {
+		prot |= unix.PROT_WRITE
+	}
+	b := a.windows.bytes(pfn, n)
+	if err := place(b, prot, unix.MAP_SHARED|unix.MAP_NORESERVE, fd, off); err != nil {
+		a.mu.Lock()
+		a.windows.put(a.windows.clean, pfn, n)
+		a.mu.Unlock()
+		return nil, 0, err
+	}
+	return b, pfn, nil
+}
+
+// unwindow takes windows away again.
+func (a *Arena) unwindow(pfn, n uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return
+	}
+	err := place(a.windows.bytes(pfn, n), unix.PROT_NONE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, -1, 0)
+	if err == nil { // else the address space is lost, and nothing more
+		a.windows.put(a.windows.clean, pfn, n)
+	}
+}

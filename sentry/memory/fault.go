@@ -1,0 +1,399 @@
+package memory
+
+import (
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/platform"
+)
+
+// How much is mapped around a fault, in pages. A fault costs 50-200 µs on kvm
+// and 10 on ptrace, a page 0.1 (clearing) or 0.3 (copying), so neighbours are
+// made with it: 16 at first, doubling while the faults follow each other, up to
+// huge pages. What is there already is mapped more generously.
+const (
+	firstWindow = 16
+	lastWindow  = 2 * hugePages
+	copyWindow  = 16
+	fileWindow  = 4 << 20 / PageSize // pages of an object that are there
+)
+
+// Fault makes at accessible as wanted, if the areas allow it: nil means try
+// again. unix.EFAULT: nothing is mapped (SEGV_MAPERR); unix.EACCES: not like
+// this (SEGV_ACCERR); unix.ENXIO: the file ends before (BUS_ADRERR); unix.ENOMEM.
+func (s *Space) Fault(at Addr, access platform.Access) error {
+	for try := 0; ; try++ {
+		s.mu.Lock()
+		err := s.faultLocked(at, access)
+		s.unlock()
+		if !s.a.relieve(err, try) {
+			return errnoOf(err)
+		}
+	}
+}
+
+func (s *Space) faultLocked(at Addr, access platform.Access) error {
+	if s.dead || at >= s.limit {
+		return unix.EFAULT
+	}
+	ar := s.find(at)
+	if ar == nil {
+		if ar = s.growStack(at); ar == nil {
+			return unix.EFAULT
+		}
+	}
+	if !ar.allows(access) {
+		return unix.EACCES
+	}
+	return s.resolve(ar, vpn(at), access&platform.Write != 0)
+}
+
+// growStack extends a stack down to at, by whole windows where it may
+// (mm/vma.c, expand_downwards).
+func (s *Space) growStack(at Addr) *area {
+	i := s.index(at)
+	if i == len(s.areas) || !s.areas[i].is(growsDown) {
+		return nil
+	}
+	ar := s.areas[i]
+	floor := platform.MinAddr
+	if i > 0 {
+		floor = s.areas[i-1].end
+		if s.areas[i-1].prot != 0 && !s.areas[i-1].is(growsDown) {
+			floor += stackGuard
+		}
+	}
+	if uint64(ar.end) > s.limitStack {
+		floor = max(floor, ar.end-Addr(s.limitStack&^(PageSize-1)))
+	}
+	start := at &^ (PageSize - 1)
+	if start < floor || s.virtual+uint64(ar.start-start) > s.limitAS {
+		return nil
+	}
+	low := max(floor, start&^(firstWindow*PageSize-1))
+	if s.virtual+uint64(ar.start-low) > s.limitAS {
+		low = start
+	}
+	n := uint64(ar.start - low)
+	if ar.obj != nil {
+		if ar.off < n {
+			return nil
+		}
+		ar.off -= n
+	}
+	ar.start = low
+	s.grow(ar, int64(n))
+	return ar
+}
+
+// grow counts n more (or fewer) bytes of ar.
+func (s *Space) grow(ar *area, n int64) {
+	s.virtual += uint64(n)
+	s.peakVirtual = max(s.peakVirtual, s.virtual)
+	if ar.counted() {
+		s.data += uint64(n)
+	}
+	if ar.is(locked) {
+		s.locked += uint64(n)
+	}
+}
+
+// resolve maps page v of ar, and what is worth it around.
+func (s *Space) resolve(ar *area, v uint64, write bool) error {
+	switch {
+	case s.table.get(v) != 0:
+		if write && !s.table.exclusive(v) {
+			return s.copyOwn(ar, v)
+		}
+		return s.mapOwn(ar, v)
+	case ar.obj == nil:
+		return s.makePages(ar, v)
+	case ar.private() && write:
+		return s.copyObject(ar, v)
+	}
+	return s.mapObject(ar, v, write)
+}
+
+// show makes the platform map b's pages at v. A platform that has no room any
+// more (a stub process has 65,530 mappings) starts again from nothing.
+func (s *Space) show(ar *area, v uint64, seg platform.Segment, access platform.Access) error {
+	ar.mapped = true
+	err := s.as.Map(addr(v), seg, access)
+	if err != platform.ErrMemory {
+		return err
+	}
+	if err := s.as.Unmap(platform.MinAddr, uint64(s.limit-platform.MinAddr)); err != nil {
+		return err
+	}
+	return s.as.Map(addr(v), seg, access)
+}
+
+// showOwn maps pages of the space's own; stores need them exclusive.
+func (s *Space) showOwn(ar *area, v uint64, e extent, own bool) error {
+	access := ar.prot
+	if !own {
+		access &^= platform.Write
+	}
+	return s.show(ar, v, s.a.segment(e.pfn, e.n), access)
+}
+
+// mapOwn maps pages that are there: the row around v, then others close by.
+func (s *Space) mapOwn(ar *area, v uint64) error {
+	lo := max(vpn(ar.start), v&^(hugePages-1))
+	hi := min(vpn(ar.end), (v|(hugePages-1))+1)
+	if !s.a.private || s.table.has(lo, hi) > uint64(s.runsAhead) {
+		lo = s.rowStart(v, lo)
+	}
+	return s.mapOwnRuns(ar, lo, hi, s.runsAhead)
+}
+
+// rowStart goes back from v to the start of its row in the arena.
+func (s *Space) rowStart(v, lo uint64) uint64 {
+	pfn := s.table.get(v)
+	own := s.table.exclusive(v)
+	for v > lo && s.table.get(v-1) == pfn-1 && s.table.exclusive(v-1) == own {
+		v, pfn = v-1, pfn-1
+	}
+	return v
+}
+
+// mapOwnRuns maps the rows in [v, hi), at most so many.
+func (s *Space) mapOwnRuns(ar *area, v, hi uint64, runs int) error {
+	for v < hi && runs > 0 {
+		if hole := s.table.holes(v, hi); hole > 0 {
+			v += hole
+			continue
+		}
+		own := s.table.exclusive(v)
+		e := s.table.run(v, hi, own)
+		if !own {
+			e.n = s.commonRun(v, e)
+		}
+		if err := s.showOwn(ar, v, e, own); err != nil {
+			return err
+		}
+		v, runs = v+uint64(e.n), runs-1
+	}
+	return nil
+}
+
+// commonRun shortens a row to the pages that are not exclusive.
+func (s *Space) commonRun(v uint64, e extent) uint32 {
+	n := uint32(1)
+	for n < e.n && !s.table.exclusive(v+uint64(n)) {
+		n++
+	}
+	return n
+}
+
+// around is the window for a fault at v: aligned, inside the area, growing while
+// one window follows another. most is in pages.
+func (s *Space) around(ar *area, v uint64, most uint32) (lo, hi uint64) {
+	switch {
+	case s.a.tight():
+		ar.window = 1
+	case ar.window == 0:
+		ar.window = firstWindow
+	case v >= ar.lastLo && v <= ar.lastHi || v+1 == ar.lastLo:
+		ar.window = min(ar.window*2, most)
+	default:
+		ar.window = max(ar.window/2, firstWindow)
+	}
+	w := uint64(ar.window)
+	lo, hi = max(vpn(ar.start), v&^(w-1)), min(vpn(ar.end), (v|(w-1))+1)
+	ar.lastLo, ar.lastHi = lo, hi
+	return lo, hi
+}
+
+// makePages fills the hole around v with zero pages.
+func (s *Space) makePages(ar *area, v uint64) error {
+	lo, hi := s.around(ar, v, lastWindow)
+	lo = s.holeStart(v, lo)
+	hi = v + s.table.holes(v, hi)
+	err := s.fill(ar, lo, hi)
+	if err != nil && s.table.get(v) == 0 {
+		err = s.fill(ar, v, v+1)
+	}
+	return err
+}
+
+// holeStart goes back from v, which has no page, while there are none.
+func (s *Space) holeStart(v, lo uint64) uint64 {
+	if s.table.has(lo, v) == 0 {
+		return lo
+	}
+	for v > lo && s.table.get(v-1) == 0 {
+		v--
+	}
+	return v
+}
+
+// fill makes zero pages in [lo, hi), which has none, and maps them.
+func (s *Space) fill(ar *area, lo, hi uint64) error {
+	for lo < hi {
+		e, err := s.a.alloc(uint32(min(hi-lo, hugePages-lo%hugePages)), true)
+		if err != nil {
+			return err
+		}
+		s.table.set(lo, e)
+		if err := s.showOwn(ar, lo, e, true); err != nil {
+			return err
+		}
+		lo += uint64(e.n)
+	}
+	return nil
+}
+
+// copyOwn makes v's page, and its neighbours that are shared since a fork,
+// the space's own.
+func (s *Space) copyOwn(ar *area, v uint64) error {
+	lo, hi := max(vpn(ar.start), v&^(copyWindow-1)), min(vpn(ar.end), (v|(copyWindow-1))+1)
+	if s.a.tight() {
+		lo, hi = v, v+1
+	}
+	first, end := v, v+1
+	for first > lo && s.foreign(first-1) {
+		first--
+	}
+	for end < hi && s.foreign(end) {
+		end++
+	}
+	err := s.copyRun(first, end)
+	if err != nil && s.foreign(v) {
+		first, end = v, v+1
+		err = s.copyRun(first, end)
+	}
+	if err != nil {
+		return err
+	}
+	err = s.mapOwnRuns(ar, first, end, copyWindow)
+	if err != nil {
+		s.as.Unmap(addr(first), (end-first)*PageSize) // before the old pages can be used again
+	}
+	s.table.dropStale()
+	return err
+}
+
+// foreign says that v has a page that others have too.
+func (s *Space) foreign(v uint64) bool { return s.table.get(v) != 0 && !s.table.exclusive(v) }
+
+// copyRun replaces the pages in [v, hi), which are all there, by copies. The old
+// ones stay until dropStale, for they are mapped.
+func (s *Space) copyRun(v, hi uint64) error {
+	for v < hi {
+		e, err := s.a.alloc(uint32(hi-v), false)
+		if err != nil {
+			return err
+		}
+		for i := range e.n {
+			copy(s.a.bytes(e.pfn+i, 1), s.a.bytes(s.table.get(v+uint64(i)), 1))
+		}
+		s.table.replace(v, e)
+		v += uint64(e.n)
+	}
+	return nil
+}
+
+// copyObject gives the space private copies of the object's pages around v.
+func (s *Space) copyObject(ar *area, v uint64) error {
+	lo, hi := s.around(ar, v, lastWindow/8)
+	lo = s.holeStart(v, lo)
+	hi = v + s.table.holes(v, hi)
+	if err := s.copyIn(ar, v, hi); err != nil {
+		return err
+	}
+	if lo < v {
+		s.copyIn(ar, lo, v)
+	}
+	return nil
+}
+
+// copyIn copies pages of the object to [v, hi), which has none, and maps them.
+// An error means that not even the first was made.
+func (s *Space) copyIn(ar *area, v, hi uint64) error {
+	for first := v; v < hi; {
+		n, err := s.copyPiece(ar, v, hi)
+		if err != nil {
+			if v > first {
+				return nil
+			}
+			return err
+		}
+		v += n
+	}
+	return nil
+}
+
+func (s *Space) copyPiece(ar *area, v, hi uint64) (uint64, error) {
+	r, err := pagesOf(ar.obj, ar.offset(addr(v)), (hi-v)*PageSize, PageSize, false)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Release()
+	e, err := s.a.alloc(uint32(len(r.Host)/PageSize), false)
+	if err != nil {
+		return 0, err
+	}
+	dst := s.a.bytes(e.pfn, e.n)
+	if move(dst, r.Host) < len(dst) {
+		s.a.unref(e.pfn, e.n)
+		return 0, unix.ENXIO
+	}
+	s.table.set(v, e)
+	return uint64(e.n), s.showOwn(ar, v, e, true)
+}
+
+func pagesOf(m Mappable, off, n, fill uint64, write bool) (Run, error) {
+	if a, ok := m.(ahead); ok {
+		return a.pagesAhead(off, n, fill, write)
+	}
+	return m.Pages(off, fill, write)
+}
+
+// mapObject maps the object's own pages: from v on, then what lies before.
+func (s *Space) mapObject(ar *area, v uint64, write bool) error {
+	_, made := s.around(ar, v, lastWindow)
+	if !ar.is(internal) && ar.window <= firstWindow {
+		made = v + 1 // a hole in a file stays one until it is used
+	}
+	lo, hi := max(vpn(ar.start), v&^(fileWindow-1)), min(vpn(ar.end), (v|(fileWindow-1))+1)
+	if ar.private() {
+		lo, hi = s.holeStart(v, lo), v+s.table.holes(v, hi)
+	}
+	n, err := s.mapObjectRun(ar, v, hi, max(made, v+1)-v, write)
+	if err != nil {
+		return err
+	}
+	s.mapPresent(ar, v+n, hi, write)
+	s.mapPresent(ar, lo, v, write)
+	return nil
+}
+
+// mapPresent maps pages in [v, hi) that the object has, and makes none. It is
+// for the future's sake, so nobody hears of errors.
+func (s *Space) mapPresent(ar *area, v, hi uint64, write bool) {
+	o, ok := ar.obj.(ahead)
+	for runs := s.runsAhead / 2; ok && v < hi && runs > 0; runs-- {
+		if !o.present(ar.offset(addr(v))) {
+			return
+		}
+		n, err := s.mapObjectRun(ar, v, hi, 1, write)
+		if err != nil {
+			return
+		}
+		v += n
+	}
+}
+
+// mapObjectRun maps one run of the object's pages and says how many.
+func (s *Space) mapObjectRun(ar *area, v, hi, fill uint64, write bool) (uint64, error) {
+	r, err := pagesOf(ar.obj, ar.offset(addr(v)), (hi-v)*PageSize, fill*PageSize, write)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Release()
+	access := ar.prot
+	if ar.private() || r.readOnly() {
+		access &^= platform.Write
+	}
+	return uint64(len(r.Host)) / PageSize, s.show(ar, v, r.Segment, access)
+}
