@@ -79,18 +79,29 @@ func (w *worker) link(o *object, q *wire.Request, r *wire.Reply) error {
 	if err := unix.Linkat(unix.AT_FDCWD, c.path(), to.fd, q.ToName, unix.AT_SYMLINK_FOLLOW); err != nil {
 		return err
 	}
-	r.Attr, err = stat(c.fd, "")
+	if r.Attr, err = stat(c.fd, ""); err != nil {
+		return err
+	}
+	return after(to, &r.ToDir)
+}
+
+// after tells what a directory has become by a change in it.
+func after(dir *object, a *wire.Attr) (err error) {
+	*a, err = stat(dir.fd, "")
 	return err
 }
 
-func (w *worker) unlink(o *object, q *wire.Request, _ *wire.Reply) error {
+func (w *worker) unlink(o *object, q *wire.Request, r *wire.Reply) error {
 	if q.Flags&^unix.AT_REMOVEDIR != 0 || q.Name == "" {
 		return unix.EINVAL
 	}
-	return unix.Unlinkat(o.fd, q.Name, int(q.Flags))
+	if err := unix.Unlinkat(o.fd, q.Name, int(q.Flags)); err != nil {
+		return err
+	}
+	return after(o, &r.Dir)
 }
 
-func (w *worker) rename(o *object, q *wire.Request, _ *wire.Reply) error {
+func (w *worker) rename(o *object, q *wire.Request, r *wire.Reply) error {
 	if q.Name == "" {
 		return unix.EINVAL
 	}
@@ -99,7 +110,13 @@ func (w *worker) rename(o *object, q *wire.Request, _ *wire.Reply) error {
 		return err
 	}
 	defer w.handles.drop(to)
-	return unix.Renameat2(o.fd, q.Name, to.fd, q.ToName, uint(q.Flags))
+	if err := unix.Renameat2(o.fd, q.Name, to.fd, q.ToName, uint(q.Flags)); err != nil {
+		return err
+	}
+	if err := after(o, &r.Dir); err != nil {
+		return err
+	}
+	return after(to, &r.ToDir)
 }
 
 // setAttr changes the owner before the mode, for a change of owner takes
@@ -182,7 +199,7 @@ func (w *worker) getXattr(o *object, q *wire.Request, r *wire.Reply) error {
 	if err != nil {
 		return err
 	}
-	r.Data = w.list[:n]
+	r.Data = w.buf[:n]
 	return nil
 }
 
@@ -205,7 +222,7 @@ func (w *worker) listXattr(o *object, q *wire.Request, r *wire.Reply) error {
 	if err != nil {
 		return err
 	}
-	r.Data = w.list[:n]
+	r.Data = w.buf[:n]
 	return nil
 }
 

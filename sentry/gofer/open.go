@@ -85,7 +85,11 @@ func (w *worker) tmpfile(o *object, q *wire.Request, r *wire.Reply) error {
 
 // handOver gives the new file fd an id and sends fd along.
 func (w *worker) handOver(o *object, fd int, r *wire.Reply) error {
-	path, err := reopen(&object{fd: fd}, unix.O_PATH)
+	err := after(o, &r.Dir)
+	var path int
+	if err == nil {
+		path, err = reopen(&object{fd: fd}, unix.O_PATH)
+	}
 	if err == nil {
 		err = w.adopt(o, path, r)
 	}

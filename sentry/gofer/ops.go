@@ -26,6 +26,7 @@ var operations = map[wire.Op]operation{
 	wire.Unlink:      {true, (*worker).unlink},
 	wire.Rename:      {true, (*worker).rename},
 	wire.ReadDir:     {false, (*worker).readDir},
+	wire.Names:       {false, (*worker).names},
 	wire.Readlink:    {false, (*worker).readlink},
 	wire.GetXattr:    {false, (*worker).getXattr},
 	wire.SetXattr:    {true, (*worker).setXattr},
@@ -118,10 +119,15 @@ func child(o *object, q *wire.Request) (c *object, done func(), err error) {
 	return &object{fd: fd, mode: a.Mode, tree: o.tree}, func() { unix.Close(fd) }, nil
 }
 
-// show opens the child name, which was just made, gives it an id and tells its attributes.
+// show opens the child name, which was just made in o, gives it an id and tells
+// the attributes of both.
 func (w *worker) show(o *object, name string, r *wire.Reply) error {
 	fd, err := beneath(o.fd, name, unix.O_PATH, 0)
 	if err != nil {
+		return err
+	}
+	if err := after(o, &r.Dir); err != nil {
+		unix.Close(fd)
 		return err
 	}
 	return w.adopt(o, fd, r)

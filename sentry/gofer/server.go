@@ -172,7 +172,7 @@ type worker struct {
 	*server
 	in, out  []byte
 	uid, gid uint32 // whom new files belong to at present
-	list     []byte // for getdents64, listxattr and getxattr
+	buf      []byte // for getdents64, listxattr and getxattr
 }
 
 func (w *worker) loop(sock int) error {

@@ -21,8 +21,11 @@ const (
 	fData                  // bytes, length in 32 bits
 	fReleased              // list of u32
 	fAttr
+	fDir   // attributes of the directory that changed
+	fToDir // of the second one
 	fNodes
 	fEntries
+	fShort
 	fStop // errno, u16
 	fEnd  // bool
 	fRoots
@@ -46,17 +49,18 @@ var layouts = [opEnd]layout{
 	// Open serves regular files alone: ENXIO for others, for what they lead to is not the gofer's.
 	Open: {"open", []field{fID, fName, fFlags}, []field{fAttr}, true},
 	// Create makes a regular file that must not exist and opens it read-write.
-	Create:  {"create", []field{fID, fName, fMode, fOwner}, []field{fID, fAttr}, true},
+	Create:  {"create", []field{fID, fName, fMode, fOwner}, []field{fID, fAttr, fDir}, true},
 	Tmpfile: {"tmpfile", []field{fID, fMode, fOwner}, []field{fID, fAttr}, true},
-	Mkdir:   {"mkdir", []field{fID, fName, fMode, fOwner}, []field{fID, fAttr}, false},
-	Mknod:   {"mknod", []field{fID, fName, fMode, fOwner, fRdev}, []field{fID, fAttr}, false},
-	Symlink: {"symlink", []field{fID, fName, fTarget, fOwner}, []field{fID, fAttr}, false},
+	Mkdir:   {"mkdir", []field{fID, fName, fMode, fOwner}, []field{fID, fAttr, fDir}, false},
+	Mknod:   {"mknod", []field{fID, fName, fMode, fOwner, fRdev}, []field{fID, fAttr, fDir}, false},
+	Symlink: {"symlink", []field{fID, fName, fTarget, fOwner}, []field{fID, fAttr, fDir}, false},
 	// Link gives the object ID, or its child Name, the name ToName in To.
-	Link: {"link", []field{fID, fName, fTo, fToName}, []field{fAttr}, false},
+	Link: {"link", []field{fID, fName, fTo, fToName}, []field{fAttr, fToDir}, false},
 	// Unlink's Flags are 0 or AT_REMOVEDIR.
-	Unlink:      {"unlink", []field{fID, fName, fFlags}, nil, false},
-	Rename:      {"rename", []field{fID, fName, fTo, fToName, fFlags}, nil, false},
+	Unlink:      {"unlink", []field{fID, fName, fFlags}, []field{fDir}, false},
+	Rename:      {"rename", []field{fID, fName, fTo, fToName, fFlags}, []field{fDir, fToDir}, false},
 	ReadDir:     {"readdir", []field{fID, fOffset}, []field{fEntries, fEnd}, false},
+	Names:       {"names", []field{fID, fOffset}, []field{fShort, fEnd}, false},
 	Readlink:    {"readlink", []field{fID, fName}, []field{fTarget}, false},
 	GetXattr:    {"getxattr", []field{fID, fName, fXattr}, []field{fData}, false},
 	SetXattr:    {"setxattr", []field{fID, fName, fXattr, fFlags, fData}, nil, false},

@@ -13,10 +13,13 @@ type Reply struct {
 
 	ID      uint32
 	Attr    Attr
+	Dir     Attr
+	ToDir   Attr
 	Nodes   []Node
 	Stop    unix.Errno
 	Entries []Entry
-	End     bool // Entries reach the end of the directory
+	Short   []Short
+	End     bool // Entries or Short reach the end of the directory
 	Roots   []Root
 	Target  string
 	Data    []byte
@@ -44,6 +47,10 @@ func (r *Reply) appendField(b []byte, f field) []byte {
 		return le.AppendUint32(b, r.ID)
 	case fAttr:
 		return appendAttr(b, &r.Attr)
+	case fDir:
+		return appendAttr(b, &r.Dir)
+	case fToDir:
+		return appendAttr(b, &r.ToDir)
 	case fStop:
 		return le.AppendUint16(b, uint16(r.Stop))
 	case fTarget:
@@ -67,6 +74,14 @@ func (r *Reply) appendField(b []byte, f field) []byte {
 		b = le.AppendUint16(b, uint16(len(r.Entries)))
 		for i := range r.Entries {
 			b = r.Entries[i].append(b)
+		}
+		return b
+	case fShort:
+		b = le.AppendUint16(b, uint16(len(r.Short)))
+		for i := range r.Short {
+			e := &r.Short[i]
+			b = le.AppendUint64(le.AppendUint64(appendString(b, e.Name), e.Cookie), e.Ino)
+			b = append(b, e.Type)
 		}
 		return b
 	case fRoots:
@@ -95,6 +110,9 @@ func (e *Entry) append(b []byte) []byte {
 
 // Size is how many bytes e takes in a reply.
 func (e *Entry) Size() int { return 2 + len(e.Name) + 8 + attrSize }
+
+// Size is how many bytes e takes in a reply.
+func (e *Short) Size() int { return 2 + len(e.Name) + 8 + 8 + 1 }
 
 // replyTag is whom a reply is for.
 func replyTag(b []byte) (uint32, bool) {
@@ -125,6 +143,10 @@ func (r *Reply) decodeField(d *decoder, f field) {
 		r.ID = d.u32()
 	case fAttr:
 		r.Attr = d.attr()
+	case fDir:
+		r.Dir = d.attr()
+	case fToDir:
+		r.ToDir = d.attr()
 	case fStop:
 		if r.Stop = unix.Errno(d.u16()); r.Stop > 4095 {
 			d.fail("errno %d", r.Stop)
@@ -147,6 +169,12 @@ func (r *Reply) decodeField(d *decoder, f field) {
 		}
 		for range n {
 			r.Entries = append(r.Entries, Entry{d.component("entry"), d.u64(), d.attr()})
+		}
+	case fShort:
+		n := d.count("names", MaxEntries, 2+1+8+8+1)
+		r.Short = make([]Short, 0, n)
+		for range n {
+			r.Short = append(r.Short, Short{d.component("name"), d.u64(), d.u64(), d.u8()})
 		}
 	case fRoots:
 		n := d.count("attachments", MaxRoots, 4+attrSize)

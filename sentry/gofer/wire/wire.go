@@ -17,7 +17,8 @@
 // Waking another CPU costs far more than any of these operations on user-only
 // KVM hosts (45 µs against 1 to 5), so that the requests are made to need
 // few: Walk takes a whole path and brings the names of where it ended, ReadDir
-// brings attributes, Create opens.
+// brings attributes, Create opens, and what changes a directory brings the
+// directory's new attributes.
 package wire
 
 import "golang.org/x/sys/unix"
@@ -30,7 +31,7 @@ const (
 	MaxName     = unix.NAME_MAX
 	MaxTarget   = unix.PathMax - 1
 	MaxXattr    = 64 << 10 // bytes; XATTR_SIZE_MAX
-	MaxEntries  = MaxReply / 64
+	MaxEntries  = MaxReply / 32
 	MaxRoots    = 1024
 	MaxReleased = 255 // ids riding on a request
 )
@@ -56,6 +57,7 @@ const (
 	Unlink
 	Rename
 	ReadDir
+	Names
 	Readlink
 	GetXattr
 	SetXattr
@@ -125,6 +127,14 @@ type Entry struct {
 	Name   string
 	Cookie uint64 // where to go on behind it
 	Attr   Attr
+}
+
+// Short is one name of a directory without the attributes, which cost a call each.
+type Short struct {
+	Name   string
+	Cookie uint64
+	Ino    uint64
+	Type   uint8 // DT_…
 }
 
 // Root is one attachment.

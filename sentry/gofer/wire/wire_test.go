@@ -23,7 +23,7 @@ func fullReply() Reply {
 	a := Attr{Ino: 1, Dev: 2, Rdev: 3, Size: 4, Blocks: 5, Mode: 6, Nlink: 7, UID: 8, GID: 9, BlockSize: 10,
 		Atime: Time{11, 12}, Mtime: Time{-13, 14}, Ctime: Time{15, 16}, Btime: Time{17, 18}}
 	return Reply{
-		Tag: 7, ID: 5, Attr: a, Nodes: []Node{{1, a, ""}, {NoID, a, "target"}}, Stop: unix.ENOENT,
+		Tag: 7, ID: 5, Attr: a, Dir: a, ToDir: a, Short: []Short{{"s", 1, 2, 3}}, Nodes: []Node{{1, a, ""}, {NoID, a, "target"}}, Stop: unix.ENOENT,
 		Entries: []Entry{{"x", 77, a}}, End: true, Roots: []Root{{ReadOnly, a}}, Target: "t", Data: []byte("d"),
 		Statfs: unix.Statfs_t{Type: 1, Bsize: 2, Blocks: 3, Bfree: 4, Bavail: 5, Files: 6, Ffree: 7, Namelen: 8, Frsize: 9, Flags: 10}, FD: -1,
 	}
