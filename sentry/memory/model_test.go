@@ -119,7 +119,7 @@ func (m *model) mapSome(ms *modelSpace) {
 		if p.priv {
 			p.file = m.files[2]
 		}
-		p.at = uint64(m.pick(int(p.file.size)))
+		p.at = uint64(m.pick(int(p.file.size) + 1))
 		r.Object, r.Offset = p.file.o, p.at*PageSize
 	case r.Shared:
 		p.file = &modelObject{vals: map[uint64]uint64{}, size: n}
@@ -183,16 +183,16 @@ func (m *model) remap(ms *modelSpace) {
 	if overlaps {
 		return
 	}
-	if fixed {
-		for i := range size {
-			delete(ms.pages, to+i)
-		}
-	}
 	if _, ok := ms.pages[lo]; !ok {
 		if err != unix.EFAULT {
 			m.fail("remap of nothing: %v", err)
 		}
 		return
+	}
+	if fixed {
+		for i := range size {
+			delete(ms.pages, to+i)
+		}
 	}
 	for i := size; i < n; i++ {
 		delete(ms.pages, lo+i)
@@ -207,7 +207,10 @@ func (m *model) remap(ms *modelSpace) {
 	last := modelPage{}
 	for i := range size {
 		p, ok := ms.pages[lo+i]
-		if i >= n || !ok {
+		if i < n && !ok {
+			continue // shrinking in place looks at no holes
+		}
+		if i >= n {
 			p = last
 			p.at++
 			p.own, p.val = p.file == nil, 0
