@@ -1,0 +1,110 @@
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"bulkhead/runtime/agent"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func to[T any](v T) *T { return &v }
+
+func TestLimits(t *testing.T) {
+	const mib = 1 << 20
+	for _, row := range []struct {
+		name   string
+		r      *specs.LinuxResources
+		inside agent.Limits
+		memory int64
+		swap   int64
+		pids   *int64
+	}{
+		{"none", nil, agent.Limits{}, 0, 0, nil},
+		{"memory", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: to[int64](128 * mib)}}, agent.Limits{Memory: 128 * mib}, (128 + 64 + 16) * mib, 0, nil},
+		{"memory and as much swap", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: to[int64](128 * mib), Swap: to[int64](256 * mib)}}, agent.Limits{Memory: 128 * mib}, 208 * mib, 336 * mib, nil},
+		{"unlimited", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: to[int64](-1), Swap: to[int64](-1)}, Pids: &specs.LinuxPids{Limit: to[int64](-1)}}, agent.Limits{}, -1, -1, to[int64](-1)},
+		{"pids", &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: to[int64](10)}}, agent.Limits{Pids: 10}, 0, 0, to[int64](276)},
+		{"pids 0 is no limit", &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: to[int64](0)}}, agent.Limits{}, 0, 0, nil},
+		{"cpu", &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: to[int64](150000)}}, agent.Limits{CPUs: 1.5}, 0, 0, nil},
+		{"cpu with period", &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: to[int64](5000), Period: to[uint64](10000)}}, agent.Limits{CPUs: 0.5}, 0, 0, nil},
+	} {
+		h := host(row.r)
+		if got := Inside(row.r); got != row.inside {
+			t.Errorf("%s: inside %+v, want %+v", row.name, got, row.inside)
+		}
+		if h.Memory != row.memory || h.MemorySwap != row.swap || fmt.Sprint(value(h.PidsLimit)) != fmt.Sprint(value(row.pids)) {
+			t.Errorf("%s: host memory %d, swap %d, pids %d, want %d, %d, %d", row.name,
+				h.Memory, h.MemorySwap, value(h.PidsLimit), row.memory, row.swap, value(row.pids))
+		}
+	}
+}
+
+func TestSystemdPath(t *testing.T) {
+	if _, err := New("c", "/docker/c", true, nil); err == nil || !strings.Contains(err.Error(), "slice:prefix:name") {
+		t.Errorf("New: %v", err)
+	}
+}
+
+// A real group: made, limited, frozen, found again and removed.
+func TestLife(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make control groups")
+	}
+	id := "test-" + strconv.Itoa(os.Getpid())
+	r := &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: to[int64](64 << 20)},
+		Pids:   &specs.LinuxPids{Limit: to[int64](20)},
+	}
+	g, err := New(id, "", false, r)
+	if err != nil {
+		t.Skipf("needs control groups: %v", err)
+	}
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	if err := g.Start(r, cmd.Process.Pid); err != nil {
+		g.Destroy()
+		cmd.Process.Kill()
+		t.Fatal(err)
+	}
+
+	g, err = Open(g.Place())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pids, err := g.Pids(); err != nil || len(pids) != 1 || pids[0] != cmd.Process.Pid {
+		t.Errorf("Pids: %v, %v", pids, err)
+	}
+	if s, err := g.Stats(); err != nil || s.PidsStats.Limit != 20*pidsFactor+pidsSlack || s.MemoryStats.Usage.Limit != (64+64+8)<<20 {
+		t.Errorf("Stats: %+v, %v", s, err)
+	}
+	if g.Frozen() {
+		t.Error("frozen from the start")
+	}
+	if err := g.Freeze(true); err != nil || !g.Frozen() {
+		t.Errorf("Freeze: %v", err)
+	}
+	place := g.Place()
+	if err := g.Destroy(); err != nil { // frozen as it is
+		t.Error(err)
+	}
+	cmd.Process.Kill()
+	<-exited
+	for controller, dir := range place.Paths {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("left behind: %s (%s)", dir, controller)
+		}
+	}
+	if err := g.Destroy(); err != nil {
+		t.Errorf("second Destroy: %v", err)
+	}
+}
