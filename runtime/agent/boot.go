@@ -24,7 +24,7 @@ const (
 
 // GoferFDs are those of the gofer process: 0 to 2 are /dev/null, ConfigFD the
 // gofer's configuration as JSON (GoferConfig), LogFD as above.
-const GoferSocketFD = 4
+const GoferSocketFD = 4 // the gofer's end of GoferFD
 
 // BootConfig is what a sandbox process needs to know. The process is started
 // first and gets the configuration when its cgroup is in place and the hooks
@@ -71,17 +71,16 @@ type Console struct {
 
 // Overlay says where writes to the root go.
 type Overlay struct {
-	// Kind is none (through the gofer to the rootfs), memory, or dir (a file in
-	// a directory of the host's, already open as Files.Overlay).
+	// Kind is none (through the gofer to the rootfs), memory, or dir (an empty
+	// directory of the host's, which is the gofer's last attach point,
+	// len(GoferMounts)+1).
 	Kind string `json:"kind"`
 }
 
 // Files are the numbers of optional descriptors; 0 is absent.
 type Files struct {
 	KVM      int   `json:"kvm,omitempty"`      // /dev/kvm
-	Overlay  int   `json:"overlay,omitempty"`  // an unlinked, empty file for the upper layer's contents
 	Preserve []int `json:"preserve,omitempty"` // become 3, 4, … of init (--preserve-fds)
-	Proc     int   `json:"proc,omitempty"`     // the host's /proc, for what the Sentry still needs of it
 }
 
 // ReadBootConfig reads the configuration from ConfigFD. It is io.EOF when the
@@ -160,19 +159,21 @@ func ReadReady(r io.Reader) (*Ready, error) {
 	return ready, nil
 }
 
-// GoferConfig configures the gofer process. Mounts[i] is attach point i+1.
+// GoferConfig configures the gofer process, as sentry/gofer.Config has it. The
+// attach points are Root (0), then Mounts, then Overlay.
 type GoferConfig struct {
-	Root   string       `json:"root"` // absolute
-	Mounts []GoferMount `json:"mounts,omitempty"`
-
-	ReadOnly bool   `json:"readonly,omitempty"` // refuse writes to the root: it is read-only or beneath an overlay
-	LogLevel string `json:"logLevel,omitempty"`
+	Root    GoferMount   `json:"root"`
+	Mounts  []GoferMount `json:"mounts,omitempty"`
+	Overlay *GoferMount  `json:"overlay,omitempty"`
+	Debug   bool         `json:"debug,omitempty"`
 }
 
 // GoferMount is a host file or directory shown inside the container.
 type GoferMount struct {
-	Source      string `json:"source"`      // absolute, symlinks resolved
-	Destination string `json:"destination"` // for messages
+	Source      string `json:"source"`                // absolute, symlinks resolved
+	Destination string `json:"destination,omitempty"` // for messages
 	ReadOnly    bool   `json:"readonly,omitempty"`
+	Exclusive   bool   `json:"exclusive,omitempty"` // nobody else changes it
 	Recursive   bool   `json:"recursive,omitempty"` // rbind: mounts beneath the source are visible
+	Sockets     bool   `json:"sockets,omitempty"`   // the container may connect to the host's sockets in it
 }
