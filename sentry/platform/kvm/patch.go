@@ -1,0 +1,7 @@
+package kvm
+
+import "bulkhead/sentry/platform"
+
+type sites struct{}
+
+func (t *thread) outOfTrampoline(c *platform.Context) {}

@@ -1,0 +1,166 @@
+package kvm
+
+import (
+	"errors"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/kvm"
+	"bulkhead/sentry/platform"
+)
+
+// A runner is an OS thread that runs other goroutines' vCPUs, one at a time,
+// while these answer system calls without an exit. That takes two CPUs a thread
+// of the application, and so there are half as many runners as CPUs. Whoever
+// gets none runs its vCPU itself.
+type runner struct {
+	work chan *vcpu
+	done chan struct{}
+}
+
+const (
+	// stubRounds bounds the stub's wait for an answer: ≈ 60 µs, about what it
+	// costs to come out and go back in on the hosts where that is dear.
+	stubRounds = 1000
+
+	// enough calls in a row, each sooner than patience after the last answer,
+	// are worth a runner; afterwards the goroutine watches the slot for so long.
+	enough   = 3
+	patience = 150 * time.Microsecond
+
+	// yieldAfter is how long a watcher keeps other goroutines of its P waiting.
+	yieldAfter = 10 * time.Microsecond
+)
+
+func (p *Platform) startRunners() {
+	n := runtime.NumCPU() / 2
+	p.runners = make(chan *runner, n)
+	for range n {
+		r := &runner{work: make(chan *vcpu), done: make(chan struct{})}
+		p.crews = append(p.crews, r)
+		go r.run(p.runners)
+		p.runners <- r
+	}
+}
+
+func (p *Platform) stopRunners() {
+	for _, r := range p.crews {
+		close(r.work)
+		<-r.done
+	}
+	p.crews = nil
+}
+
+// hire gets a runner that has nothing to do, or nil.
+func (p *Platform) hire() *runner {
+	select {
+	case r := <-p.runners:
+		return r
+	default:
+		return nil
+	}
+}
+
+func (r *runner) run(free chan<- *runner) {
+	runtime.LockOSThread()
+	defer close(r.done)
+	for v := range r.work {
+		v.exit, v.err = v.VCPU.Run()
+		free <- r
+		v.out.Store(true)
+		if v.park.CompareAndSwap(true, false) {
+			v.wake <- struct{}{}
+		}
+	}
+}
+
+// hot says that a runner would pay.
+func (t *thread) hot() bool { return t.quick >= enough && !t.stepping }
+
+// judge looks at an event that came by an exit.
+func (t *thread) judge(ev platform.Event, start time.Time) {
+	switch {
+	case ev.Reason != platform.Syscall:
+		t.quick = min(t.quick, 1)
+	case time.Since(start) > t.p.exitCost+patience:
+		t.quick = 0
+	default:
+		t.quick++
+	}
+}
+
+// watch waits for the vCPU that a runner has: for a call in the slot, or for its exit.
+func (t *thread) watch(c *platform.Context) (platform.Event, error) {
+	v := t.v
+	var start, yielded time.Time
+	for i := 1; ; i++ {
+		if v.slot.state.Load() == posted {
+			return t.call(c), nil
+		}
+		if v.out.Load() {
+			exit, err := t.release()
+			return t.decode(exit, err, c)
+		}
+		pause()
+		if i%64 != 0 {
+			continue
+		}
+		now := time.Now()
+		switch {
+		case start.IsZero():
+			start, yielded = now, now
+		case now.Sub(start) > patience:
+			t.quick = 0
+			t.wait()
+		case now.Sub(yielded) > yieldAfter:
+			runtime.Gosched()
+			yielded = now
+		}
+	}
+}
+
+// wait parks until the runner is done. The stub is told that nobody watches; if
+// it has missed that, it rings when its rounds are over.
+func (t *thread) wait() {
+	v := t.v
+	v.slot.spin.Store(0)
+	v.park.Store(true)
+	if (v.out.Load() || v.slot.state.Load() == posted) && v.park.CompareAndSwap(true, false) {
+		return
+	}
+	<-v.wake
+}
+
+// release takes the vCPU back from its runner, which is done with it.
+func (t *thread) release() (kvm.Exit, error) {
+	t.crew = nil
+	t.v.out.Store(false)
+	return t.v.exit, t.v.err
+}
+
+// bringOut makes the vCPU's state ours: a runner may have it, in the stub, where
+// it waits for an answer.
+func (t *thread) bringOut() error {
+	v := t.v
+	if t.crew == nil {
+		return nil
+	}
+	v.slot.state.CompareAndSwap(posted, leave)
+	for start := time.Now(); !v.out.Load(); {
+		if time.Since(start) > patience {
+			v.Kick()
+			t.wait()
+			break
+		}
+		pause()
+	}
+	_, err := t.release()
+	v.slot.state.CompareAndSwap(leave, posted)
+	return err
+}
+
+func isFault(err error) bool { return errors.Is(err, unix.EFAULT) }
+
+func pause()

@@ -1,0 +1,293 @@
+package kvm
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/kvm"
+	"bulkhead/sentry/platform"
+)
+
+// thread implements platform.Thread.
+type thread struct {
+	p *Platform
+	v *vcpu
+
+	rax      uint64 // what the application would find in RAX now
+	reload   bool   // the vCPU's general registers are not the application's
+	stepping bool
+
+	// crew is the runner that has the vCPU, if it is not out.
+	crew   *runner
+	parked bool      // the last watch gave up
+	quick  int       // calls in a row that came soon after the last
+	since  time.Time // when the last Run returned
+
+	// Interrupt sets intr, then looks at busy; Run sets busy, then looks at intr.
+	intr atomic.Bool
+	busy atomic.Bool
+}
+
+// Run implements platform.Thread.Run.
+func (t *thread) Run(c *platform.Context, space platform.AddressSpace) (platform.Event, error) {
+	as, ok := space.(*addressSpace)
+	if !ok {
+		return platform.Event{}, fmt.Errorf("platform/kvm: address space of another platform: %T", space)
+	}
+	t.busy.Store(true)
+	defer t.busy.Store(false)
+	if t.intr.Load() && t.intr.Swap(false) {
+		return platform.Event{Reason: platform.Interrupted}, nil
+	}
+	if ev, err := t.enter(c, as); ev.Reason != 0 || err != nil {
+		return ev, err
+	}
+	for {
+		ev, err := t.next(c)
+		if ev.Reason != 0 || err != nil {
+			t.rax = c.Rax
+			return ev, err
+		}
+	}
+}
+
+// enter brings c to the vCPU: the answer of a call if that is all, or a load of
+// registers, for which the vCPU must be out.
+func (t *thread) enter(c *platform.Context, as *addressSpace) (platform.Event, error) {
+	v := t.v
+	full := c.Dirty != 0 || t.reload || v.as != as || v.at == nowhere || c.SingleStep || t.stepping ||
+		v.at != inCall && c.Rax != t.rax
+	if !full {
+		if v.at == inCall {
+			v.slot.rax = c.Rax
+			v.slot.state.Store(answered)
+		}
+		return platform.Event{}, nil
+	}
+	if err := t.bringOut(); err != nil {
+		return platform.Event{}, err
+	}
+	if !canonical(c.Rip) || c.Dirty&platform.DirtyBase != 0 && (!canonical(c.Fs_base) || !canonical(c.Gs_base)) {
+		return badAddress(), nil
+	}
+	root := uint64(0)
+	if v.as != as {
+		var err error
+		if root, err = as.attach(v); err != nil {
+			return platform.Event{}, err
+		}
+	}
+	if err := v.load(c, root, c.SingleStep); err != nil {
+		return platform.Event{}, err
+	}
+	if root != 0 {
+		if v.as != nil {
+			v.as.detach(v)
+		}
+		v.as = as
+	}
+	v.slot.state.Store(running)
+	v.at, c.Dirty, t.reload, t.stepping = inApp, 0, false, c.SingleStep
+	return platform.Event{}, nil
+}
+
+// next runs the vCPU until there is something to look at. Without an event the
+// caller tries again.
+func (t *thread) next(c *platform.Context) (platform.Event, error) {
+	if t.crew == nil && t.hot() {
+		t.crew = t.p.hire()
+		if t.crew != nil {
+			t.v.slot.spin.Store(stubRounds)
+			t.crew.work <- t.v
+		}
+	}
+	if t.crew != nil {
+		return t.watch(c)
+	}
+	t.v.slot.spin.Store(0)
+	start := time.Now()
+	exit, err := t.v.VCPU.Run()
+	ev, err := t.decode(exit, err, c)
+	t.judge(ev, start)
+	return ev, err
+}
+
+// decode says what an exit means.
+func (t *thread) decode(exit kvm.Exit, err error, c *platform.Context) (platform.Event, error) {
+	v := t.v
+	if err != nil {
+		return t.broken(c, err)
+	}
+	switch exit {
+	case kvm.ExitIO:
+		port := int(v.Port())
+		if port >= gatePorts && port < gatePorts+vectors {
+			return t.gate(port-gatePorts, c)
+		}
+		if port == doorbell && v.slot.state.Load() == posted {
+			return t.call(c), nil
+		}
+		return t.strayed(c)
+	case kvm.ExitInterrupted:
+		if !t.intr.Load() {
+			return platform.Event{}, nil
+		}
+		return t.interrupted(c)
+	case kvm.ExitInternalError:
+		// An instruction that KVM cannot emulate, and that Linux could not run either.
+		if _, err := v.fetch(c); err != nil {
+			return platform.Event{}, err
+		}
+		if c.Rip >= half {
+			return platform.Event{}, v.InternalError()
+		}
+		v.at = inApp
+		return platform.Event{Reason: platform.Signal, Signal: unix.SIGILL, Code: illOpn, Addr: platform.Addr(c.Rip), Trap: 6}, nil
+	case kvm.ExitMemoryFault:
+		return t.broken(c, unix.EFAULT)
+	}
+	return platform.Event{}, fmt.Errorf("platform/kvm: vcpu %d left by %v", v.ID(), exit)
+}
+
+// call is the event of a posted call.
+func (t *thread) call(c *platform.Context) platform.Event {
+	t.v.slot.call(c)
+	t.v.at = inCall
+	if t.stepping {
+		c.Eflags &^= flagTF
+		c.R11 = c.Eflags
+	}
+	return platform.Event{Reason: platform.Syscall}
+}
+
+// gate is the event of an exception.
+func (t *thread) gate(vector int, c *platform.Context) (platform.Event, error) {
+	v := t.v
+	ev, err := v.trap(vector, c)
+	if err != nil {
+		return ev, err
+	}
+	v.at = inGate
+	if inStub(c.Rip) {
+		if vector == 1 { // a single step that went through SYSCALL
+			v.frame.flags &^= flagTF
+			return platform.Event{}, nil
+		}
+		// The application made its own slot nonsense.
+		c.Rip = v.slot.rip
+		t.reload = true
+	}
+	if t.stepping {
+		c.Eflags &^= flagTF
+	}
+	return ev, nil
+}
+
+// strayed is an OUT that the stub did not make, or made for leave.
+func (t *thread) strayed(c *platform.Context) (platform.Event, error) {
+	v := t.v
+	if _, err := v.fetch(c); err != nil {
+		return platform.Event{}, err
+	}
+	if inStub(c.Rip) {
+		v.slot.state.CompareAndSwap(leave, posted)
+		if v.slot.state.Load() == posted {
+			return t.call(c), nil
+		}
+		return platform.Event{}, nil // answered meanwhile: it goes on
+	}
+	v.at = inApp
+	return platform.Event{Reason: platform.Signal, Signal: unix.SIGSEGV, Code: siKernel, Trap: 13}, nil
+}
+
+func inStub(rip uint64) bool { return rip >= stubAt && rip < stubEnd }
+
+// interrupted finds out where a kick met the vCPU, and brings it to where the
+// registers are the application's.
+func (t *thread) interrupted(c *platform.Context) (platform.Event, error) {
+	v := t.v
+	cs, err := v.fetch(c)
+	if err != nil {
+		return platform.Event{}, err
+	}
+	rip, state := c.Rip, v.slot.state.Load()
+	switch {
+	case !inStub(rip) && cs&3 == 0:
+		return platform.Event{}, nil // in a handler, just before its OUT
+	case !inStub(rip):
+		v.at = inApp
+		t.outOfTrampoline(c)
+	case rip < postedAt || rip >= patchedAt:
+		return platform.Event{}, nil // on its way to post a call
+	case state == posted || state == leave:
+		v.slot.state.Store(posted)
+		return t.call(c), nil
+	default: // answered: what the stub would do is done by the next load
+		rax := v.slot.rax
+		v.slot.call(c)
+		c.Rax, c.Orig_rax = rax, ^uint64(0)
+		v.at, t.reload = inCall, true
+	}
+	if t.stepping {
+		c.Eflags &^= flagTF
+	}
+	t.intr.Store(false)
+	return platform.Event{Reason: platform.Interrupted}, nil
+}
+
+// broken is a KVM_RUN that failed. EFAULT is a page that the host cannot give,
+// behind the end of a file that was cut: Linux sends SIGBUS. The address is not
+// told; the instruction's is better than none.
+func (t *thread) broken(c *platform.Context, err error) (platform.Event, error) {
+	if !isFault(err) {
+		return platform.Event{}, err
+	}
+	if _, err := t.v.fetch(c); err != nil {
+		return platform.Event{}, err
+	}
+	if c.Rip >= half {
+		return platform.Event{}, err
+	}
+	t.v.at = inApp
+	return platform.Event{Reason: platform.Signal, Signal: unix.SIGBUS, Code: busAdrErr, Addr: platform.Addr(c.Rip), Trap: 14}, nil
+}
+
+// Save implements platform.Thread.Save.
+func (t *thread) Save(c *platform.Context) (err error) {
+	if t.v.at == nowhere {
+		return nil // c is all there is
+	}
+	if err := t.bringOut(); err != nil {
+		return err
+	}
+	if c.FPU, err = t.v.saveFPU(c.FPU); err != nil {
+		return err
+	}
+	s, err := t.v.Sregs()
+	c.Fs_base, c.Gs_base = s.FS.Base, s.GS.Base
+	return err
+}
+
+// Interrupt implements platform.Thread.Interrupt.
+func (t *thread) Interrupt() {
+	t.intr.Store(true)
+	if t.busy.Load() {
+		t.v.Kick()
+	}
+}
+
+// Close implements platform.Thread.Close.
+func (t *thread) Close() {
+	v := t.v
+	if err := t.bringOut(); err != nil {
+		return // the vCPU is lost, and the platform's Close will have it
+	}
+	if v.as != nil {
+		v.as.detach(v)
+		v.as = nil
+	}
+	t.p.put(v)
+}
