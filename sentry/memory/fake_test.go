@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +15,7 @@ import (
 // fakePlatform maps by Go maps, and counts what is asked of it.
 type fakePlatform struct {
 	private bool
-	maps    int // calls of Map
+	maps    atomic.Int64 // calls of Map
 }
 
 func (*fakePlatform) Name() string                          { return "fake" }
@@ -44,7 +45,7 @@ func (f *fakeSpace) Map(at Addr, seg platform.Segment, access platform.Access) e
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.p.maps++
+	f.p.maps.Add(1)
 	for i := 0; i < len(seg.Host); i += PageSize {
 		f.pages[vpn(at)+uint64(i)/PageSize] = fakePage{seg.Host[i:][:PageSize], access}
 	}

@@ -10,7 +10,7 @@ import (
 // The one file of memory that imports unsafe. It is sound because
 //   - place only maps over address space that reserve gave this package and that
 //     stays reserved until the arena is closed, so nothing of Go's is hit;
-//   - word is given four aligned bytes of the arena or of a window, which the
+//   - word and word64 are given four and eight aligned bytes of the arena or of a window, which the
 //     caller keeps mapped (a page pinned, or Space.mu held) while it is used;
 //   - nothing here is Go's memory, so the collector neither moves nor frees it.
 
@@ -29,4 +29,8 @@ func misaligned(b []byte, n uint64) uint64 {
 
 func word(b []byte) *atomic.Uint32 {
 	return (*atomic.Uint32)(unsafe.Pointer((*[4]byte)(b)))
+}
+
+func word64(b []byte) *atomic.Uint64 {
+	return (*atomic.Uint64)(unsafe.Pointer((*[8]byte)(b)))
 }

@@ -73,6 +73,9 @@ func newSpace(a *Arena, p platform.Platform, as platform.AddressSpace) *Space {
 		s.runsAhead = 64 // a mapping is a store or so each there, a fault 50 µs and more
 	}
 	s.users.Store(1)
+	if p, ok := as.(platform.Patchable); ok {
+		p.SetPatcher(s)
+	}
 	return s
 }
 

@@ -618,3 +618,59 @@ func TestBuffers(t *testing.T) {
 		t.Error(n)
 	}
 }
+
+func TestPatch(t *testing.T) {
+	a, _ := newTestArena(t, true, 0)
+	s := newTestSpace(t, a)
+	defer s.Release()
+	o := NewObject(a)
+	defer o.Unref()
+	o.WriteAt(Buffers{[]byte("0123456789abcdef")}, 0)
+	const rx = platform.Read | platform.Exec
+	text := mapAt(t, s, MapRequest{Length: PageSize, Prot: rx, Object: o})
+	data := mapAt(t, s, MapRequest{Length: PageSize, Prot: rw, Object: o})
+	c, err := s.Fork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Release()
+	for _, row := range []struct {
+		at       Addr
+		old, new string
+		atomic   bool
+		want     error
+	}{
+		{text, "012", "xyz", true, nil},
+		{text, "012", "xyz", true, unix.EAGAIN},
+		{text + 3, "34567", "ZZZZZ", true, nil},
+		{text + 6, "ZZ89", "1234", true, unix.EINVAL},
+		{text + 6, "ZZ89", "1234", false, nil},
+		{data, "012", "xyz", true, unix.EACCES},
+		{0x10_0000, "012", "xyz", true, unix.EACCES},
+	} {
+		if err := s.PatchText(row.at, []byte(row.old), []byte(row.new), row.atomic); err != row.want {
+			t.Errorf("%q over %q: %v, want %v", row.new, row.old, err, row.want)
+		}
+	}
+	for _, row := range []struct {
+		s    *Space
+		want string
+	}{{s, "xyzZZZ1234abcdef"}, {c, "0123456789abcdef"}} {
+		b := make([]byte, 16)
+		if row.s.Read(text, b); string(b) != row.want {
+			t.Errorf("%q, want %q", b, row.want)
+		}
+		app(row.s, text, platform.Exec, func(p []byte) {
+			if string(p[:16]) != row.want {
+				t.Errorf("runs %q, want %q", p[:16], row.want)
+			}
+		})
+	}
+	page, err := s.TrampolinePage(text)
+	if err != nil || page > text || text-page > nearby {
+		t.Errorf("trampoline for %#x at %#x, %v", text, page, err)
+	}
+	if err := s.PatchText(page+8, make([]byte, 8), []byte("jump jum"), false); err != nil {
+		t.Error(err)
+	}
+}
