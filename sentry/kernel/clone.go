@@ -119,6 +119,7 @@ func (n *Task) inherit(t *Task) {
 	n.Affinity.Store(t.Affinity.Load())
 	n.StartTime = t.k.Clock.Boottime()
 	n.callNumber.Store(-1)
+	n.startInfo.Store(t.startInfo.Load())
 }
 
 // share gives n the parent's memory, files and directories or copies of them.

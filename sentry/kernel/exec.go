@@ -18,6 +18,13 @@ type Image struct {
 	Creds *vfs.Creds // after set-user-ID and file capabilities
 	// Secure says that the program gained privilege (AT_SECURE).
 	Secure bool
+	Start  *Start
+}
+
+// Start is where a program's arguments lie, for /proc; it is immutable.
+type Start struct {
+	ArgStart, ArgEnd, EnvStart, EnvEnd memory.Addr
+	Auxv                               []byte
 }
 
 // SingleOut ends all other threads of the process; the caller takes the
@@ -100,7 +107,6 @@ func (t *Task) Exec(img Image) {
 	} else {
 		g.Dumpable.Store(1)
 	}
-	t.KeepCaps.Store(false)
 	if t.fds != nil {
 		t.UnshareFDs()
 		t.fds.CloseOnExec()
@@ -114,6 +120,7 @@ func (t *Task) Exec(img Image) {
 // SetEntry puts the registers where a program starts: all zero but RIP and RSP
 // (arch/x86/include/asm/elf.h, ELF_PLAT_INIT).
 func (t *Task) SetEntry(img Image) {
+	t.startInfo.Store(img.Start)
 	t.ctx.Registers = platform.Registers{Rip: img.Entry, Rsp: img.Stack, Eflags: 0x202, Cs: 0x33, Ss: 0x2b, Orig_rax: ^uint64(0)}
 	t.ctx.FPU = nil
 	t.ctx.Dirty = platform.DirtyAll

@@ -78,10 +78,10 @@ type Task struct {
 	Personality atomic.Uint32
 	Slack       atomic.Uint64 // timer slack, nanoseconds
 	Affinity    atomic.Uint64 // CPUs it asked for, by bit; 0 for all
-	KeepCaps    atomic.Bool
 	TSCFault    atomic.Bool
 	RSeq        RSeq
 	StartTime   time.Duration // since boot
+	startInfo   atomic.Pointer[Start]
 	blockedIn   atomic.Pointer[string]
 	callNumber  atomic.Int64 // the system call being answered, -1 if none
 
@@ -230,6 +230,9 @@ func (t *Task) SyscallNumber() int64 { return t.callNumber.Load() }
 
 // SetSyscall records it; -1 for none.
 func (t *Task) SetSyscall(n int64) { t.callNumber.Store(n) }
+
+// Start is where the program's arguments lie; nil before the first exec.
+func (t *Task) Start() *Start { return t.startInfo.Load() }
 
 // Work bits.
 const (
@@ -389,4 +392,23 @@ func (t *Task) State() byte {
 		return 'S'
 	}
 	return 'R'
+}
+
+// SaveContext brings the FPU state and the segment bases in Context up to date.
+func (t *Task) SaveContext() error { return t.thread.Save(&t.ctx) }
+
+// DirtyBases says that the caller changed a segment base in Context.
+func (t *Task) DirtyBases() { t.ctx.Dirty |= platform.DirtyBase }
+
+// Barrier makes the other threads of the process (or of all processes) pass
+// through the Sentry, which orders their memory accesses.
+func (t *Task) Barrier(all bool) {
+	k := t.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, x := range k.tasks {
+		if x != t && (all || x.group == t.group) && x.inApp.Load() != 0 && x.state == taskRunning {
+			x.thread.Interrupt()
+		}
+	}
 }

@@ -227,3 +227,10 @@ func (ts *Timers) stop() {
 		}
 	}()
 }
+
+// Overruns is how many expirations the last signal stood for beyond one.
+func (t *Timer) Overruns() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Overrun
+}

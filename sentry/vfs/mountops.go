@@ -308,3 +308,23 @@ func (ns *Namespace) Mounts(root Path) []MountInfo {
 	}
 	return out
 }
+
+// Sync writes every mounted file system to where it lasts. The first error is
+// returned; the others are tried all the same.
+func (ns *Namespace) Sync(ctx Context) error {
+	seen := map[*Super]bool{}
+	var first error
+	ns.mu.Lock()
+	mounts := slices.Clone(ns.list)
+	ns.mu.Unlock()
+	for _, m := range mounts {
+		if seen[m.super] {
+			continue
+		}
+		seen[m.super] = true
+		if err := m.super.fs.Sync(ctx); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}

@@ -1,0 +1,10 @@
+package syscalls
+
+// families are the rows of all files. (A function, so that handlers may look at
+// the Table.)
+func families() [][]row {
+	return [][]row{
+		processCalls(), credCalls(), signalCalls(), futexCalls(), timeCalls(), memoryCalls(), miscCalls(),
+		openCalls(), rwCalls(), statCalls(), treeCalls(), fcntlCalls(), pollCalls(), pidfdCalls(),
+	}
+}
