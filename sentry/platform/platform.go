@@ -21,7 +21,7 @@ const (
 	PageSize = 4096
 	// TaskSize is the first address that no application can map
 	// (arch/x86/include/asm/page_64_types.h, TASK_SIZE_MAX, less what a platform keeps).
-	TaskSize Addr = 0x7fff_ffff_f000
+	TaskSize Addr = 0x7fff_ffff_0000
 	// MinAddr is the lowest address that can be mapped (vm.mmap_min_addr).
 	MinAddr Addr = 0x1_0000
 )

@@ -93,7 +93,7 @@ func testFaults(t *testing.T, newPlatform Make) {
 		{"movs to", guestMovs, absent, func(g *guest) { g.Rsi = uint64(dataAt) }, platform.Write, 0},
 		{"push", guestPush, absent, func(g *guest) { g.Rsp = uint64(nowhere) + 8 }, platform.Write, 0},
 		{"pop", guestPop, absent, func(g *guest) { g.Rsp = uint64(nowhere) }, platform.Read, 0},
-		{"call", guestCallq, absent, func(g *guest) { g.Rsp = uint64(nowhere) + 8; g.Rax = uint64(textAt) }, platform.Write, 0},
+		{"call", guestCallq, absent, func(g *guest) { g.Rsp = uint64(nowhere) + 8; g.Rax = uint64(textAt) + 2 }, platform.Write, 0},
 		{"jump to nothing", guestJump, absent, nil, platform.Exec, 0},
 		{"jump to data", guestJump, rw, nil, platform.Exec, 0},
 		{"jump to 0", guestJump, absent, func(g *guest) { g.Rdi = 0x10 }, platform.Exec, 0x10},

@@ -134,6 +134,7 @@ a4                             ; movsb %ds:(%rsi),%es:(%rdi)
 	// writes the return address
 	guestCallq = `
 ff d0                          ; call *%rax
+0f 05                          ; syscall
 `
 
 	// goes to RDI

@@ -109,7 +109,7 @@ func testCopyOnWrite(t *testing.T, newPlatform Make) {
 			t.Fatal(err)
 		}
 	}
-	g.Rip, g.Rdi, g.Dirty = uint64(textAt), uint64(dataAt), platform.DirtyGPR
+	g.Rip, g.Rax, g.Rdi, g.Dirty = uint64(textAt), 1, uint64(dataAt), platform.DirtyGPR
 	if e := g.expect(t, platform.Fault); e.Access != platform.Write || e.Addr != dataAt {
 		t.Fatalf("got %s", g.describe(e))
 	}
