@@ -95,6 +95,11 @@ type SignalRequest struct {
 type WaitRequest struct {
 	Container string `json:"container,omitempty"`
 	PID       int    `json:"pid,omitempty"` // 0 is init
+
+	// Kill ends the process if the caller hangs up before it has exited: the
+	// caller stands for it on the host, and was killed in its stead. Serve does
+	// that; a Handler has nothing to do with it.
+	Kill bool `json:"kill,omitempty"`
 }
 
 // ExitStatus says how a process ended: by exit(Code), or by Signal if that is not 0.

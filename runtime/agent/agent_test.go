@@ -220,6 +220,16 @@ func TestHangUp(t *testing.T) {
 		t.Errorf("Start after Close: %v, want ErrGone", err)
 	}
 
+	// One that stood for a process takes it along.
+	c = serve(t, f)
+	go func() { _, err := c.Wait(context.Background(), &WaitRequest{Kill: true}); errs <- err }()
+	<-f.waiting
+	c.Close()
+	<-errs
+	if s := <-f.procs[0]; s.Exit() != 137 {
+		t.Errorf("exit %d, want 137", s.Exit())
+	}
+
 	ours, theirs := pair(t)
 	c = NewClient(ours)
 	defer c.Close()

@@ -16,7 +16,7 @@ import (
 const (
 	ConfigFD  = 3 // BootConfig as JSON, to be read to its end; see ReadBootConfig
 	ControlFD = 4 // a listening Unix socket, for Serve
-	GoferFD   = 5 // a Unix stream socket to the gofer
+	GoferFD   = 5 // a Unix packet socket (SOCK_SEQPACKET) to the gofer
 	SyncFD    = 6 // a pipe to write Ready to
 	LogFD     = 7 // append; closed means that nobody listens, which is no error
 	FirstFD   = 8 // the first number that an optional descriptor can have

@@ -39,7 +39,11 @@ var methods = map[string]func(ctx context.Context, h Handler, body []byte, files
 		return nil, h.Signal(ctx, &r)
 	}),
 	"wait": plain(func(ctx context.Context, h Handler, r WaitRequest) (any, error) {
-		return answer(h.Wait(ctx, &r))
+		s, err := h.Wait(ctx, &r)
+		if err != nil && r.Kill && ctx.Err() != nil {
+			h.Signal(context.WithoutCancel(ctx), &SignalRequest{Container: r.Container, PID: r.PID, Signal: int(unix.SIGKILL)})
+		}
+		return answer(s, err)
 	}),
 	"resize": plain(func(ctx context.Context, h Handler, r ResizeRequest) (any, error) {
 		return nil, h.Resize(ctx, &r)

@@ -58,10 +58,11 @@ type State struct {
 	Isolation   string                `json:"isolation"` // sentry, vm
 	Platform    string                `json:"platform,omitempty"`
 	Terminal    bool                  `json:"terminal,omitempty"`
-	Cgroup      *cgroup.Place         `json:"cgroup,omitempty"`    // nil: none was made
-	Log         string                `json:"log,omitempty"`       // where the sandbox logs
-	Resources   *specs.LinuxResources `json:"resources,omitempty"` // as asked for
-	Process     *specs.Process        `json:"process,omitempty"`   // init's, for exec to take after
+	Cgroup      *cgroup.Place         `json:"cgroup,omitempty"`     // nil: none was made
+	Log         string                `json:"log,omitempty"`        // where the sandbox logs
+	OverlayDir  string                `json:"overlayDir,omitempty"` // made by us for --overlay=dir=…
+	Resources   *specs.LinuxResources `json:"resources,omitempty"`  // as asked for
+	Process     *specs.Process        `json:"process,omitempty"`    // init's, for exec to take after
 	Hooks       *specs.Hooks          `json:"hooks,omitempty"`
 	Annotations map[string]string     `json:"annotations,omitempty"`
 }

@@ -1,0 +1,268 @@
+// Package container takes containers through their lives: create, start, exec,
+// signal, pause, update, delete, as runtime-spec runtime.md, "Lifecycle" orders
+// them. It joins what the other rooms of the runtime do (bundle, state, cgroup,
+// hook, console, sandbox) and asks the sandbox through runtime/agent. It does not
+// know the command line.
+//
+// Whatever fails is undone: no process, control group or directory stays.
+// Commands on one container take turns by the lock of its directory; those that
+// only ask or signal take no lock.
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"bulkhead/runtime/agent"
+	"bulkhead/runtime/cgroup"
+	"bulkhead/runtime/sandbox"
+	"bulkhead/runtime/state"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Sentinels in runc's words, which containerd's shim looks for.
+var (
+	ErrNotRunning = errors.New("container not running")
+	ErrPaused     = errors.New("container is paused")
+)
+
+// Runtime is what all commands have in common.
+type Runtime struct {
+	Root          string // of the state
+	SystemdCgroup bool
+	Platform      string // auto, kvm, ptrace
+	Isolation     string // "": the annotation's, or sentry
+	Overlay       string // none, memory, dir=…; "" is none
+	Log           *slog.Logger
+	LogFile       string // where sandboxes log; "" is their directory, "-" is standard error
+	LogFormat     string // text, json
+	Debug         bool
+	Began         time.Time
+}
+
+// Milestone logs how long after our start a step was done.
+func (r *Runtime) Milestone(step string) {
+	if r.Debug {
+		r.Log.Debug("milestone", "step", step, "at", time.Since(r.Began).Round(10*time.Microsecond).String())
+	}
+}
+
+// Container is one that exists.
+type Container struct {
+	State *state.State
+	rt    *Runtime
+	dir   *state.Dir
+
+	// Process is set for the creator alone, whose child the sandbox is.
+	Process *sandbox.Sandbox
+	Ready   *agent.Ready
+}
+
+// Open finds a container.
+func (r *Runtime) Open(id string) (*Container, error) {
+	dir, err := state.Open(r.Root, id)
+	if err != nil {
+		return nil, err
+	}
+	s, err := dir.Load()
+	if err != nil {
+		return nil, err
+	}
+	return &Container{State: s, rt: r, dir: dir}, nil
+}
+
+// lock takes the container's lock and reads its state again.
+func (c *Container) lock() error {
+	if err := c.dir.Lock(); err != nil {
+		return err
+	}
+	s, err := c.dir.Load()
+	if err != nil {
+		c.dir.Unlock()
+		return err
+	}
+	c.State = s
+	return nil
+}
+
+// Paused is runc's addition to the specification's states.
+const Paused specs.ContainerState = "paused"
+
+// Status says what is true now.
+func (c *Container) Status() specs.ContainerState {
+	s := c.State
+	switch {
+	case s.Sandbox.Alive():
+		if s.Status == specs.StateRunning && c.frozen() {
+			return Paused
+		}
+		return s.Status
+	case s.Status == specs.StateCreating && s.Sandbox.PID == 0 && c.locked():
+		return specs.StateCreating
+	}
+	return specs.StateStopped
+}
+
+func (c *Container) locked() bool {
+	other := &state.Dir{Path: c.dir.Path}
+	defer other.Unlock()
+	return errors.Is(other.TryLock(), unix.EWOULDBLOCK)
+}
+
+func (c *Container) frozen() bool {
+	g, err := c.group()
+	return err == nil && g != nil && g.Frozen()
+}
+
+// group is nil where the container has none.
+func (c *Container) group() (*cgroup.Group, error) {
+	if c.State.Cgroup == nil {
+		return nil, nil
+	}
+	return cgroup.Open(c.State.Cgroup)
+}
+
+// OCI is the container's state as the specification has it.
+func (c *Container) OCI() *specs.State {
+	s := &specs.State{
+		Version:     c.State.OCIVersion,
+		ID:          c.State.ID,
+		Status:      c.Status(),
+		Bundle:      c.State.Bundle,
+		Annotations: c.State.Annotations,
+	}
+	if s.Status != specs.StateStopped {
+		s.Pid = c.State.Sandbox.PID
+	}
+	return s
+}
+
+// dial connects to the sandbox.
+func (c *Container) dial(ctx context.Context) (*agent.Client, error) {
+	client, err := agent.Dial(ctx, c.dir.Socket())
+	if errors.Is(err, agent.ErrGone) || err == nil && !c.State.Sandbox.Alive() {
+		if err == nil {
+			client.Close()
+		}
+		return nil, ErrNotRunning
+	}
+	return client, err
+}
+
+// alive demands that the container runs, or is created if that is allowed.
+func (c *Container) alive(states ...specs.ContainerState) error {
+	now := c.Status()
+	for _, s := range states {
+		if s == now {
+			return nil
+		}
+	}
+	switch now {
+	case specs.StateStopped:
+		return ErrNotRunning
+	case Paused:
+		return ErrPaused
+	}
+	return fmt.Errorf("container is %s", now)
+}
+
+// Start lets the container's program run.
+func (c *Container) Start(ctx context.Context) error {
+	if err := c.lock(); err != nil {
+		return err
+	}
+	defer c.dir.Unlock()
+	return c.startLocked(ctx)
+}
+
+func (c *Container) startLocked(ctx context.Context) error {
+	if now := c.Status(); now != specs.StateCreated {
+		if now == specs.StateStopped {
+			return errors.New("cannot start a container that has stopped")
+		}
+		return fmt.Errorf("cannot start a container that is %s", now)
+	}
+	client, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := c.hooksInside(ctx, client); err != nil {
+		c.kill()
+		return err
+	}
+	if err := client.Start(ctx, ""); err != nil {
+		if errors.Is(err, agent.ErrGone) {
+			return c.explain(err)
+		}
+		return err
+	}
+	c.rt.Milestone("started")
+	c.State.Status = specs.StateRunning
+	if err := c.dir.Save(c.State); err != nil {
+		c.kill()
+		return err
+	}
+	if err := c.hooks(ctx, "poststart"); err != nil {
+		c.kill()
+		return err
+	}
+	return nil
+}
+
+// explain adds the last line of the sandbox's log, if it has one.
+func (c *Container) explain(err error) error {
+	if line := lastLine(c.State.Log); line != "" {
+		return fmt.Errorf("%w; its last words: %s", err, line)
+	}
+	return err
+}
+
+// lastLine is from the end of a log, cut to a length that one can read.
+func lastLine(path string) string {
+	const tail, limit = 8 << 10, 400 // bytes
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if size, err := f.Seek(0, io.SeekEnd); err == nil {
+		f.Seek(max(0, size-tail), io.SeekStart)
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, tail))
+	end := len(b)
+	for end > 0 && b[end-1] == '\n' {
+		end--
+	}
+	start := end
+	for start > 0 && b[start-1] != '\n' {
+		start--
+	}
+	return string(b[start:min(end, start+limit)])
+}
+
+// kill ends the container's processes on the host.
+func (c *Container) kill() {
+	if g, err := c.group(); err == nil && g != nil && g.Frozen() {
+		g.Freeze(false)
+	}
+	if c.Process != nil {
+		c.Process.Kill()
+		return
+	}
+	c.State.Sandbox.Signal(unix.SIGKILL)
+	c.State.Gofer.Signal(unix.SIGKILL)
+	c.State.Sandbox.WaitGone(killPatience)
+	c.State.Gofer.WaitGone(killPatience)
+}
+
+// killPatience is how long a killed process may take to go: it may have
+// gigabytes of memory to give back, or sit in an uninterruptible call.
+const killPatience = 10 * time.Second

@@ -1,0 +1,477 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"bulkhead/runtime/agent"
+	"bulkhead/runtime/bundle"
+	"bulkhead/runtime/cgroup"
+	"bulkhead/runtime/console"
+	"bulkhead/runtime/sandbox"
+	"bulkhead/runtime/state"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Annotations that a bundle can carry.
+const (
+	isolationAnnotation = "dev.bulkhead.isolation"    // sentry, vm
+	platformAnnotation  = "dev.bulkhead.platform"     // auto, kvm, ptrace
+	overlayAnnotation   = "dev.bulkhead.overlay"      // none, memory
+	socketsAnnotation   = "dev.bulkhead.host-sockets" // true: bind mounts let the host's sockets through
+)
+
+// Create says how to make a container.
+type Create struct {
+	ID            string
+	Bundle        *bundle.Bundle
+	PidFile       string
+	ConsoleSocket string       // where the master of the container's terminal goes
+	Pty           *console.Pty // or a pair whose master stays with the caller
+	PreserveFDs   int          // descriptors 3 and up to hand on
+	NoCgroup      bool
+	DieWithCaller bool
+	RootShared    bool // the root's files may change under the container (do)
+}
+
+// creation is a Create under way.
+type creation struct {
+	*Create
+	rt   *Runtime
+	c    *Container
+	spec *specs.Spec
+
+	config  sandbox.Config
+	overlay string        // kind
+	group   *cgroup.Group // or nil
+	hooked  bool          // hooks were begun, so poststop is due
+	undo    []func()      // in reverse, if anything fails
+	own     []*os.File    // to close in any case
+}
+
+// Create makes a container, up to just before its program's first instruction.
+// The lock is held until Release.
+func (r *Runtime) Create(ctx context.Context, o *Create) (_ *Container, err error) {
+	n := &creation{Create: o, rt: r, spec: o.Bundle.Spec}
+	defer func() {
+		for _, f := range n.own {
+			f.Close()
+		}
+		if err != nil {
+			n.rollBack()
+		}
+	}()
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"", n.choose},
+		{"", n.makeState},
+		{"set up the terminal", n.openTerminal},
+		{"open descriptors", n.openFiles},
+		{"", n.startProcesses},
+		{"", n.enterCgroup},
+		{"", n.runHooks},
+		{"", n.boot},
+		{"", n.finish},
+	} {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := step.do(ctx); err != nil {
+			if step.name != "" {
+				err = fmt.Errorf("%s: %w", step.name, err)
+			}
+			return nil, err
+		}
+	}
+	return n.c, nil
+}
+
+// Release gives up the lock that Create holds.
+func (c *Container) Release() { c.dir.Unlock() }
+
+// rollBack undoes what was done, newest first. Poststop hooks run before the
+// state goes, as runtime.md, "Lifecycle", has it after a failed hook.
+func (n *creation) rollBack() {
+	for i := len(n.undo) - 1; i >= 0; i-- {
+		n.undo[i]()
+	}
+}
+
+// walls are the kinds of isolation, each with the reason why it cannot be had, if any.
+var walls = []struct{ name, refused string }{
+	{"sentry", ""},
+	{"vm", "this build has no microVMs yet; use --isolation=sentry"},
+}
+
+func pickWall(name string) error {
+	var names []string
+	for _, w := range walls {
+		if w.name == name {
+			if w.refused != "" {
+				return fmt.Errorf("isolation %s: %s", name, w.refused)
+			}
+			return nil
+		}
+		names = append(names, w.name)
+	}
+	return fmt.Errorf("isolation %q is unknown (%s)", name, strings.Join(names, ", "))
+}
+
+// choose settles wall, platform and overlay before anything is made.
+func (n *creation) choose(context.Context) error {
+	s := &state.State{
+		ID: n.ID, OCIVersion: n.spec.Version, Bundle: n.Bundle.Dir, Rootfs: n.spec.Root.Path,
+		Created: time.Now().UTC(), Owner: os.Getuid(), Status: specs.StateCreating,
+		Isolation: first(n.rt.Isolation, n.spec.Annotations[isolationAnnotation], "sentry"),
+		Platform:  first(n.rt.Platform, n.spec.Annotations[platformAnnotation], "auto"),
+		Terminal:  n.spec.Process.Terminal, Process: n.spec.Process, Hooks: n.spec.Hooks,
+		Annotations: n.spec.Annotations, Resources: n.spec.Linux.Resources,
+	}
+	n.c = &Container{State: s, rt: n.rt}
+	if err := state.CheckID(n.ID); err != nil {
+		return err
+	}
+	if err := pickWall(s.Isolation); err != nil {
+		return err
+	}
+	switch s.Platform {
+	case "auto", "kvm", "ptrace":
+	default:
+		return fmt.Errorf("platform %q is unknown (auto, kvm, ptrace)", s.Platform)
+	}
+	for i, ns := range n.spec.Linux.Namespaces {
+		if ns.Path == "" {
+			continue
+		}
+		if !sandbox.Joinable(ns.Type) {
+			return fmt.Errorf("linux.namespaces[%d].path: a sandbox cannot join a %s namespace of the host's", i, ns.Type)
+		}
+		n.config.Join = append(n.config.Join, ns)
+	}
+	if n.spec.Process.Terminal != (n.ConsoleSocket != "" || n.Pty != nil) {
+		if n.spec.Process.Terminal {
+			return errors.New("process.terminal: a detached container needs --console-socket for its terminal")
+		}
+		return errors.New("--console-socket is given, but process.terminal is false")
+	}
+	return nil
+}
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func (n *creation) makeState(context.Context) error {
+	dir, err := state.Create(n.rt.Root, n.ID)
+	if err != nil {
+		return err
+	}
+	n.c.dir = dir
+	n.undo = append(n.undo, func() { dir.Remove() })
+	n.c.State.Log = n.rt.LogFile
+	switch n.rt.LogFile {
+	case "":
+		n.c.State.Log = dir.Log()
+	case "-":
+		n.c.State.Log = ""
+	}
+	return dir.Save(n.c.State)
+}
+
+func (n *creation) openTerminal(context.Context) error {
+	n.config.Stdio = [3]*os.File{os.Stdin, os.Stdout, os.Stderr}
+	if !n.spec.Process.Terminal {
+		return nil
+	}
+	n.config.Terminal = true
+	pty := n.Pty
+	if pty == nil {
+		var rows, columns uint16
+		if size := n.spec.Process.ConsoleSize; size != nil {
+			rows, columns = uint16(size.Height), uint16(size.Width)
+		}
+		var err error
+		if pty, err = console.New(rows, columns); err != nil {
+			return err
+		}
+		n.own = append(n.own, pty.Master)
+		if err := pty.Send(n.ConsoleSocket); err != nil {
+			return err
+		}
+	}
+	n.own = append(n.own, pty.Slave)
+	n.config.Stdio = [3]*os.File{pty.Slave, pty.Slave, pty.Slave}
+	return nil
+}
+
+func (n *creation) openFiles(context.Context) (err error) {
+	if n.config.Control, err = agent.Listen(n.c.dir.Socket()); err != nil {
+		return err
+	}
+	n.own = append(n.own, n.config.Control)
+	if n.c.State.Log == "" {
+		n.config.Log = os.Stderr
+	} else {
+		n.config.Log, err = os.OpenFile(n.c.State.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+		if err != nil {
+			return err
+		}
+		n.own = append(n.own, n.config.Log)
+	}
+	if n.c.State.Platform != "ptrace" {
+		n.config.KVM, err = os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+		if err != nil && n.c.State.Platform == "kvm" {
+			return fmt.Errorf("platform kvm: %w", err)
+		}
+		if err == nil {
+			n.own = append(n.own, n.config.KVM)
+		} else {
+			n.config.KVM = nil
+		}
+	}
+	for fd := 3; fd < 3+n.PreserveFDs; fd++ {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+			return fmt.Errorf("--preserve-fds %d: descriptor %d: %w", n.PreserveFDs, fd, err)
+		}
+		n.config.Preserve = append(n.config.Preserve, os.NewFile(uintptr(fd), "preserved"))
+	}
+	return n.shareFiles()
+}
+
+// shareFiles says what the gofer holds.
+func (n *creation) shareFiles() error {
+	overlay, dir, _ := strings.Cut(first(n.rt.Overlay, n.spec.Annotations[overlayAnnotation], "none"), "=")
+	switch {
+	case overlay == "none" && dir == "", overlay == "memory" && dir == "":
+	case overlay == "dir" && filepath.IsAbs(dir):
+		// One directory a container, so that two do not share an upper layer.
+		dir = filepath.Join(dir, "bulkhead-"+n.ID)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return fmt.Errorf("--overlay: %w", err)
+		}
+		n.undo = append(n.undo, func() { os.RemoveAll(dir) })
+		n.config.Gofer.Overlay = &agent.GoferMount{Source: dir, Exclusive: true}
+		n.c.State.OverlayDir = dir
+	default:
+		return fmt.Errorf("--overlay=%s is none of none, memory, dir=/absolute/path", first(n.rt.Overlay, n.spec.Annotations[overlayAnnotation]))
+	}
+	n.overlay = overlay
+	n.config.Gofer.Debug = n.rt.Debug
+	n.config.Gofer.Root = agent.GoferMount{
+		Source: n.spec.Root.Path, Destination: "/", Recursive: true,
+		ReadOnly:  n.spec.Root.Readonly || overlay != "none",
+		Exclusive: !n.RootShared,
+	}
+	sockets := n.spec.Annotations[socketsAnnotation] == "true"
+	for i := range n.spec.Mounts {
+		m := &n.spec.Mounts[i]
+		if !bundle.IsBind(m) {
+			continue
+		}
+		g := agent.GoferMount{Source: m.Source, Destination: m.Destination, Sockets: sockets}
+		for _, o := range m.Options {
+			switch o {
+			case "ro":
+				g.ReadOnly = true
+			case "rw":
+				g.ReadOnly = false
+			case "rbind":
+				g.Recursive = true
+			}
+		}
+		n.config.Gofer.Mounts = append(n.config.Gofer.Mounts, g)
+	}
+	return nil
+}
+
+func (n *creation) startProcesses(context.Context) (err error) {
+	n.config.DieWithCaller = n.DieWithCaller
+	n.config.HostNetwork = n.network() == "host"
+	if n.c.Process, err = sandbox.Start(&n.config); err != nil {
+		return err
+	}
+	n.undo = append(n.undo, func() { n.c.Process.Kill() })
+	n.rt.Milestone("processes started")
+	s := n.c.State
+	if s.Sandbox, err = state.Find(n.c.Process.Process.Pid); err != nil {
+		return err
+	}
+	if s.Gofer, err = state.Find(n.c.Process.Gofer.Pid); err != nil {
+		return err
+	}
+	// Early, so that delete --force finds them should we be killed.
+	if err := n.c.dir.Save(s); err != nil {
+		return err
+	}
+	n.adjust(s.Sandbox.PID)
+	return nil
+}
+
+// network is host where the specification asks for no network namespace.
+func (n *creation) network() string {
+	for _, ns := range n.spec.Linux.Namespaces {
+		if ns.Type == specs.NetworkNamespace {
+			return "sandbox"
+		}
+	}
+	return "host"
+}
+
+// adjust gives the sandbox what it has no right to take itself: descriptors for
+// all files of all processes inside, signals, and the container's place in the
+// OOM killer's order. Rootless, one or the other may be refused, which only
+// means a lower ceiling.
+func (n *creation) adjust(pid int) {
+	const files = 1 << 20 // fs.nr_open as it usually is
+	unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files}, nil)
+	for _, r := range []int{unix.RLIMIT_NPROC, unix.RLIMIT_MEMLOCK, unix.RLIMIT_AS, unix.RLIMIT_SIGPENDING, unix.RLIMIT_CPU, unix.RLIMIT_FSIZE} {
+		unix.Prlimit(pid, r, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}, nil)
+	}
+	unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) // a core would hold the application's memory
+	if adj := n.spec.Process.OOMScoreAdj; adj != nil {
+		for _, p := range []int{pid, n.c.State.Gofer.PID} {
+			if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p), []byte(strconv.Itoa(*adj)), 0); err != nil {
+				n.rt.Log.Debug("oom_score_adj not set", "container", n.ID, "err", err)
+			}
+		}
+	}
+}
+
+func (n *creation) enterCgroup(context.Context) error {
+	if n.NoCgroup {
+		return nil
+	}
+	s := n.c.State
+	g, err := cgroup.New(n.ID, n.spec.Linux.CgroupsPath, n.rt.SystemdCgroup, s.Resources)
+	if err != nil {
+		if rootless() && s.Resources == nil {
+			return nil
+		}
+		return err
+	}
+	n.undo = append(n.undo, func() { n.c.Process.Kill(); g.Destroy() })
+	if err := g.Start(s.Resources, s.Sandbox.PID, s.Gofer.PID); err != nil {
+		if rootless() && cgroup.Inside(s.Resources) == (agent.Limits{}) {
+			g.Destroy()
+			return nil
+		}
+		return err
+	}
+	n.group, s.Cgroup = g, g.Place()
+	n.rt.Milestone("control group")
+	return nil
+}
+
+func rootless() bool { return os.Geteuid() != 0 }
+
+func (n *creation) runHooks(ctx context.Context) error {
+	if n.spec.Hooks == nil {
+		return nil
+	}
+	n.undo = append(n.undo, func() {
+		// The sandbox is gone by its own undo only after this; it is idle yet.
+		n.c.Process.Kill()
+		if err := n.c.hooks(context.Background(), "poststop"); err != nil {
+			n.rt.Log.Warn("after a failed create", "container", n.ID, "err", err)
+		}
+	})
+	for _, kind := range []string{"prestart", "createRuntime"} {
+		if err := n.c.hooks(ctx, kind); err != nil {
+			return err
+		}
+	}
+	if len(n.spec.Hooks.CreateContainer) == 0 {
+		return nil
+	}
+	// "In the container namespace", before the root is changed: the sandbox's
+	// network, ipc and uts namespaces; the host's mounts.
+	return sandbox.InNamespacesOf(n.c.State.Sandbox.PID, func() error { return n.c.hooks(ctx, "createContainer") })
+}
+
+func (n *creation) boot(ctx context.Context) error {
+	// A signal to us in the middle ends the sandbox, and with it the waiting.
+	defer context.AfterFunc(ctx, func() { n.c.Process.Process.Kill() })()
+	s := n.c.State
+	c := &agent.BootConfig{
+		ID: n.ID, Bundle: n.Bundle.Dir, Spec: n.spec, Platform: s.Platform,
+		Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
+		Network: n.network(), Terminal: n.spec.Process.Terminal,
+		LogLevel: "info", LogFormat: n.rt.LogFormat, Began: n.rt.Began,
+	}
+	if n.rt.Debug {
+		c.LogLevel = "debug"
+	}
+	for i := range n.spec.Mounts {
+		if bundle.IsBind(&n.spec.Mounts[i]) {
+			c.GoferMounts = append(c.GoferMounts, i)
+		}
+	}
+	if c.Terminal {
+		if rows, columns, err := console.Size(n.config.Stdio[0]); err == nil {
+			c.Console = &agent.Console{Rows: rows, Columns: columns}
+		}
+	}
+	ready, err := n.c.Process.Boot(c)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, sandbox.ErrSilent):
+		return n.c.explain(err)
+	case err != nil:
+		return err
+	case ready.Error != "" && ready.Usage:
+		return errors.New(ready.Error)
+	case ready.Error != "":
+		return fmt.Errorf("start the sandbox: %s", ready.Error)
+	}
+	if n.rt.Debug {
+		for _, m := range ready.Milestones {
+			n.rt.Log.Debug("milestone", "step", "sandbox: "+m.Step, "at", m.At.Round(10*time.Microsecond).String())
+		}
+	}
+	n.rt.Milestone("ready")
+	n.c.Ready = ready
+	s.Platform = first(ready.Platform, s.Platform)
+	return nil
+}
+
+func (n *creation) finish(context.Context) error {
+	s := n.c.State
+	s.Status = specs.StateCreated
+	if err := n.c.dir.Save(s); err != nil {
+		return err
+	}
+	return WritePid(n.PidFile, s.Sandbox.PID)
+}
+
+// WritePid writes a pid file, all of it or nothing, unless path is empty.
+func WritePid(path string, pid int) error {
+	if path == "" {
+		return nil
+	}
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	err := os.WriteFile(tmp, []byte(strconv.Itoa(pid)), 0o644)
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return fmt.Errorf("pid file: %w", err)
+	}
+	return nil
+}

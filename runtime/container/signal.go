@@ -1,0 +1,158 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"bulkhead/runtime/agent"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// answerPatience bounds a call that a sandbox answers at once if it is well.
+const answerPatience = 2 * time.Second
+
+// Signal sends a signal to the container's program, or to all of its processes.
+// SIGKILL always works, also where the Sentry itself hangs: the sandbox is
+// killed then.
+func (c *Container) Signal(ctx context.Context, n unix.Signal, all bool) error {
+	now := c.Status()
+	if now == specs.StateStopped {
+		if all {
+			return nil // "all processes" of none, as runc has it
+		}
+		return ErrNotRunning
+	}
+	if now == Paused && n == unix.SIGKILL {
+		g, err := c.group()
+		if err != nil {
+			return err
+		}
+		// The kill waits for the thaw, which goes last so that nothing runs in between.
+		err = c.State.Sandbox.Signal(unix.SIGKILL)
+		g.Freeze(false)
+		return err
+	}
+	if now == Paused {
+		// Delivered when the container goes on; the frozen Sentry cannot answer.
+		// An engine does not ask for this: it resumes first.
+		return ErrPaused
+	}
+	client, err := c.dial(ctx)
+	if err == nil {
+		defer client.Close()
+		limited, cancel := context.WithTimeout(ctx, answerPatience)
+		defer cancel()
+		err = client.Signal(limited, &agent.SignalRequest{Signal: int(n), All: all})
+	}
+	switch {
+	case err == nil:
+		return nil
+	case n == unix.SIGKILL:
+		c.rt.Log.Warn("the sandbox does not answer and is killed", "container", c.State.ID, "err", err)
+		if err := c.State.Sandbox.Signal(unix.SIGKILL); err != nil && err != unix.ESRCH {
+			return err
+		}
+		return nil
+	case errors.Is(err, agent.ErrGone), errors.Is(err, unix.ESRCH):
+		return ErrNotRunning
+	}
+	return err
+}
+
+// Pause stops the container and Resume lets it go on: first the Sentry is told,
+// then its processes are frozen.
+func (c *Container) Pause(ctx context.Context) error {
+	if err := c.lock(); err != nil {
+		return err
+	}
+	defer c.dir.Unlock()
+	if err := c.alive(specs.StateRunning, specs.StateCreated); err != nil {
+		return err
+	}
+	g, err := c.group()
+	if err != nil {
+		return err
+	}
+	if g == nil {
+		return errors.New("cannot pause: the container has no control group")
+	}
+	if err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Pause(ctx, "") }); err != nil {
+		return err
+	}
+	return g.Freeze(true)
+}
+
+// Resume undoes Pause.
+func (c *Container) Resume(ctx context.Context) error {
+	if err := c.lock(); err != nil {
+		return err
+	}
+	defer c.dir.Unlock()
+	if now := c.Status(); now != Paused {
+		if now == specs.StateStopped {
+			return ErrNotRunning
+		}
+		return errors.New("container is not paused")
+	}
+	g, err := c.group()
+	if err != nil {
+		return err
+	}
+	if err := g.Freeze(false); err != nil {
+		return err
+	}
+	return c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Resume(ctx, "") })
+}
+
+// ask makes one call that is answered at once.
+func (c *Container) ask(ctx context.Context, f func(context.Context, *agent.Client) error) error {
+	ctx, cancel := context.WithTimeout(ctx, answerPatience)
+	defer cancel()
+	client, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	err = f(ctx, client)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errors.New("the sandbox does not answer")
+	}
+	return err
+}
+
+// Debug asks the sandbox about itself.
+func (c *Container) Debug(ctx context.Context, what string) (text string, err error) {
+	if err := c.alive(specs.StateCreated, specs.StateRunning); err != nil {
+		return "", err
+	}
+	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) (err error) {
+		text, err = a.Debug(ctx, what)
+		return err
+	})
+	return text, err
+}
+
+// Processes are those inside, as they see themselves.
+func (c *Container) Processes(ctx context.Context) (list []agent.Process, err error) {
+	if err := c.alive(specs.StateCreated, specs.StateRunning); err != nil {
+		return nil, err
+	}
+	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) (err error) {
+		list, err = a.Processes(ctx, "")
+		return err
+	})
+	return list, err
+}
+
+// HostPIDs are the container's processes on the host, the sandbox first.
+func (c *Container) HostPIDs() ([]int, error) {
+	if c.Status() == specs.StateStopped {
+		return nil, ErrNotRunning
+	}
+	// The gofer and ptrace's stubs are no business of an engine that asks which
+	// processes to show: of all these the sandbox stands for the container.
+	return []int{c.State.Sandbox.PID}, nil
+}

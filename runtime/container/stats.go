@@ -1,0 +1,87 @@
+package container
+
+import (
+	"context"
+
+	"bulkhead/runtime/agent"
+	"bulkhead/runtime/cgroup"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Stats are both views of what a container uses; either may be nil.
+type Stats struct {
+	Host   *cgroups.Stats // the sandbox's processes, the Sentry included
+	Inside *agent.Stats
+}
+
+// Stats asks the host and, unless it is frozen, the sandbox.
+func (c *Container) Stats(ctx context.Context) (*Stats, error) {
+	if err := c.alive(specs.StateCreated, specs.StateRunning, Paused); err != nil {
+		return nil, err
+	}
+	s := &Stats{}
+	g, err := c.group()
+	if err != nil {
+		return nil, err
+	}
+	if g != nil {
+		if s.Host, err = g.Stats(); err != nil {
+			return nil, err
+		}
+	}
+	if g == nil || !g.Frozen() {
+		err := c.ask(ctx, func(ctx context.Context, a *agent.Client) (err error) {
+			s.Inside, err = a.Stats(ctx, "")
+			return err
+		})
+		if err != nil && s.Host == nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Update changes limits. change edits what is in force now.
+func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResources) error) error {
+	if err := c.lock(); err != nil {
+		return err
+	}
+	defer c.dir.Unlock()
+	if err := c.alive(specs.StateCreated, specs.StateRunning, Paused); err != nil {
+		return err
+	}
+	r := c.State.Resources
+	if r == nil {
+		r = &specs.LinuxResources{}
+	}
+	if err := change(r); err != nil {
+		return err
+	}
+	g, err := c.group()
+	if err != nil {
+		return err
+	}
+	// The Sentry first: where it refuses, nothing has changed. A frozen one is
+	// thawed for it.
+	if g != nil && g.Frozen() {
+		if err := g.Freeze(false); err != nil {
+			return err
+		}
+		defer g.Freeze(true)
+	}
+	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) error {
+		return a.Update(ctx, &agent.UpdateRequest{Limits: cgroup.Inside(r)})
+	})
+	if err != nil {
+		return err
+	}
+	if g != nil {
+		if err := g.Set(r); err != nil {
+			return err
+		}
+	}
+	c.State.Resources = r
+	return c.dir.Save(c.State)
+}

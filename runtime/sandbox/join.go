@@ -1,0 +1,65 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// joinable are the namespaces of the host's that a sandbox process can enter.
+// Its pid, mount and cgroup namespaces are its own: what the container sees of
+// those comes from the Sentry.
+var joinable = map[specs.LinuxNamespaceType]uintptr{
+	specs.NetworkNamespace: unix.CLONE_NEWNET,
+	specs.IPCNamespace:     unix.CLONE_NEWIPC,
+	specs.UTSNamespace:     unix.CLONE_NEWUTS,
+}
+
+// Joinable says whether a sandbox can enter an existing namespace of this kind.
+func Joinable(t specs.LinuxNamespaceType) bool { return joinable[t] != 0 }
+
+// within runs f on a thread that has entered the namespaces, which its children
+// inherit. The thread ends with f.
+func within(namespaces []specs.LinuxNamespace, f func() error) error {
+	if len(namespaces) == 0 {
+		return f()
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread is spoiled
+		for _, ns := range namespaces {
+			if err := enter(ns); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+func enter(ns specs.LinuxNamespace) error {
+	file, err := os.Open(ns.Path)
+	if err != nil {
+		return fmt.Errorf("%s namespace: %w", ns.Type, err)
+	}
+	defer file.Close()
+	if err := unix.Setns(int(file.Fd()), int(joinable[ns.Type])); err != nil {
+		return fmt.Errorf("join %s namespace %s: %w", ns.Type, ns.Path, err)
+	}
+	return nil
+}
+
+// InNamespacesOf runs f in the network, ipc and uts namespaces of a process.
+func InNamespacesOf(pid int, f func() error) error {
+	var all []specs.LinuxNamespace
+	for kind, file := range map[specs.LinuxNamespaceType]string{
+		specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts",
+	} {
+		all = append(all, specs.LinuxNamespace{Type: kind, Path: fmt.Sprintf("/proc/%d/ns/%s", pid, file)})
+	}
+	return within(all, f)
+}
