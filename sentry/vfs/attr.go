@@ -163,7 +163,7 @@ func Truncate(ctx Context, p Path, size int64) error {
 		return err
 	}
 	defer dropWrite(i)
-	if err := truncate(ctx, i, &a, size); err != nil {
+	if err := truncate(ctx, i, &a, size, false); err != nil {
 		return err
 	}
 	tellAt(p, unix.IN_MODIFY)
@@ -171,10 +171,14 @@ func Truncate(ctx Context, p Path, size int64) error {
 }
 
 // truncate sets the size and, as any change of contents does, drops set-id bits.
-func truncate(ctx Context, i Inode, a *Attr, size int64) error {
+// By descriptor it stamps the file even if the size stays (fs/open.c, do_truncate).
+func truncate(ctx Context, i Inode, a *Attr, size int64, stamp bool) error {
 	set := SetAttr{Mask: SetSize, Size: size}
+	if stamp {
+		set.Mask, set.Mtime = set.Mask|SetMtime, ctx.Now()
+	}
 	if drop := privileges(ctx.Creds(), a); drop != 0 {
-		set.Mask, set.Mode = SetSize|SetMode, a.Mode&0o7777&^drop
+		set.Mask, set.Mode = set.Mask|SetMode, a.Mode&0o7777&^drop
 	}
 	return i.SetAttr(ctx, set)
 }

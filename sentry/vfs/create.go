@@ -121,12 +121,15 @@ func MakeSymlink(ctx Context, target string, s Start, name string) error {
 	return err
 }
 
-// Link is linkat(2) with old looked up. fs.protected_hardlinks is 0.
+// Link is linkat(2) with old looked up. fs.protected_hardlinks is 1.
 func Link(ctx Context, old Path, s Start, name string) error {
 	_, err := makeAt(ctx, s, name, false, func(dir Path, last string) (Inode, error) {
 		d := dir.Dentry
 		if old.Mount != dir.Mount {
 			return nil, unix.EXDEV
+		}
+		if err := maySource(ctx, old.Dentry); err != nil {
+			return nil, err
 		}
 		if err := mayCreate(ctx, d); err != nil {
 			return nil, err
@@ -143,4 +146,23 @@ func Link(ctx Context, old Path, s Start, name string) error {
 		tell(old.Inode(), unix.IN_ATTRIB, 0, "")
 	}
 	return err
+}
+
+// maySource is may_linkat (fs/namei.c): what is not one's own can only be linked
+// if it could be copied, and is not set-id.
+func maySource(ctx Context, d *Dentry) error {
+	c := ctx.Creds()
+	if c.Has(unix.CAP_FOWNER) {
+		return nil
+	}
+	a, err := d.inode.Attr(ctx)
+	if err != nil || a.UID == c.FSUID {
+		return err
+	}
+	const setgid = unix.S_ISGID | unix.S_IXGRP
+	if a.Type() != unix.S_IFREG || a.Mode&unix.S_ISUID != 0 || a.Mode&setgid == setgid ||
+		d.allowed(ctx, &a, MayRead|MayWrite) != nil {
+		return unix.EPERM
+	}
+	return nil
 }

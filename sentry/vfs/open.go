@@ -35,7 +35,7 @@ func (h *OpenHow) tidy() (ResolveFlags, error) {
 		h.Flags &= pathFlags
 	}
 	switch {
-	case h.Flags&tmpFile != 0 && (h.Flags&unix.O_DIRECTORY == 0 || h.Flags&unix.O_CREAT != 0 || access(h.Flags)&MayWrite == 0):
+	case h.Flags&tmpFile != 0 && (h.Flags&unix.O_DIRECTORY == 0 || h.Flags&unix.O_CREAT != 0 || h.Flags&unix.O_ACCMODE == unix.O_RDONLY):
 		return 0, unix.EINVAL
 	case h.Flags&unix.O_CREAT != 0 && h.Flags&unix.O_DIRECTORY != 0:
 		return 0, unix.EINVAL // since Linux 6.4
@@ -205,7 +205,7 @@ func openTemp(ctx Context, p Path, how OpenHow) (*Description, error) {
 	}
 	d := newDentry(p.Dentry.super, p.Dentry, "#"+strconv.FormatUint(a.Ino, 10), i)
 	d.dead.Store(true)
-	return openPath(ctx, Path{p.Mount, d}, how.Flags&^unix.O_TMPFILE, true)
+	return openPath(ctx, Path{p.Mount, d}, how.Flags, true)
 }
 
 // openPath is do_open (fs/namei.c): permission, truncation, the File.
@@ -250,12 +250,12 @@ func openPath(ctx Context, p Path, flags int, created bool) (*Description, error
 
 func openFile(ctx Context, p Path, a *Attr, flags int, created bool) (*Description, error) {
 	if flags&unix.O_TRUNC != 0 && !created && a.Type() == unix.S_IFREG {
-		if err := truncate(ctx, p.Inode(), a, 0); err != nil {
+		if err := truncate(ctx, p.Inode(), a, 0, true); err != nil {
 			return nil, err
 		}
 		tellAt(p, unix.IN_MODIFY)
 	}
-	pass := flags &^ (unix.O_CREAT | unix.O_EXCL)
+	pass := flags &^ (unix.O_CREAT | unix.O_EXCL | tmpFile)
 	if p.Mount.flags.Load()&unix.MS_NOATIME != 0 {
 		pass |= unix.O_NOATIME
 	}

@@ -28,9 +28,6 @@ func Rename(ctx Context, s1 Start, old string, s2 Start, new string, flags uint)
 	case from.dir.Mount.ReadOnly():
 		return unix.EROFS
 	}
-	if flags&unix.RENAME_WHITEOUT != 0 && !ctx.Creds().Has(unix.CAP_MKNOD) {
-		return unix.EPERM
-	}
 	r := renaming{ctx: ctx, from: from, to: to, flags: flags}
 	defer r.lock()()
 	if err := r.lookup(); err != nil {
@@ -79,16 +76,13 @@ func (r *renaming) lock() (unlock func()) {
 // lookup finds source and target (fs/namei.c, do_renameat2).
 func (r *renaming) lookup() (err error) {
 	fd, td := r.from.dir.Dentry, r.to.dir.Dentry
-	if r.source, err = fd.victimLocked(r.ctx, r.from.last); err != nil && err != unix.ENOENT {
+	if r.source, err = fd.victimLocked(r.ctx, r.from.last); err != nil {
 		return err
 	}
-	missing := err
 	if r.target, err = td.victimLocked(r.ctx, r.to.last); err != nil && err != unix.ENOENT {
 		return err
 	}
 	switch {
-	case missing != nil:
-		return missing
 	case r.target != nil && r.flags&unix.RENAME_NOREPLACE != 0:
 		return unix.EEXIST
 	case r.target == nil && r.exchange():

@@ -245,7 +245,7 @@ func (d *Description) Truncate(ctx Context, size int64) error {
 	if err != nil {
 		return err
 	}
-	if err := truncate(ctx, i, &a, size); err != nil {
+	if err := truncate(ctx, i, &a, size, true); err != nil {
 		return err
 	}
 	tellAt(d.path, unix.IN_MODIFY)
@@ -256,6 +256,9 @@ func (d *Description) Truncate(ctx Context, size int64) error {
 func (d *Description) Allocate(ctx Context, mode uint32, off, n int64) error {
 	const known = unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_COLLAPSE_RANGE |
 		unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_INSERT_RANGE | unix.FALLOC_FL_UNSHARE_RANGE
+	if d.Flags()&unix.O_PATH != 0 {
+		return unix.EBADF
+	}
 	if off < 0 || n <= 0 {
 		return unix.EINVAL
 	}
@@ -278,10 +281,10 @@ func (d *Description) Allocate(ctx Context, mode uint32, off, n int64) error {
 	case !ok:
 		return unix.EOPNOTSUPP
 	}
-	if err := d.dropPrivileges(ctx); err != nil {
+	if err := a.Allocate(ctx, mode, off, n); err != nil {
 		return err
 	}
-	if err := a.Allocate(ctx, mode, off, n); err != nil {
+	if err := d.dropPrivileges(ctx); err != nil {
 		return err
 	}
 	tellAt(d.path, unix.IN_MODIFY)

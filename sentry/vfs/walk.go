@@ -51,13 +51,14 @@ type Start struct{ Root, At Path }
 
 // walker is the state of one path walk.
 type walker struct {
-	ctx   Context
-	creds *Creds
-	root  Path
-	at    Path // reached so far
-	flags ResolveFlags
-	links int
-	slash bool // the last component had a slash behind it
+	ctx    Context
+	creds  *Creds
+	root   Path
+	at     Path // reached so far
+	flags  ResolveFlags
+	links  int
+	slash  bool // the last component had a slash behind it
+	rooted bool // root has been used; see toRoot
 
 	// What is left of names that symlinks interrupted: a stack of depth entries,
 	// the first ones in room, so that a walk need not allocate.
@@ -101,20 +102,26 @@ func (w *walker) start(ctx Context, s Start, name string, f ResolveFlags) error 
 		return nil
 	}
 	if name[0] == '/' {
-		return w.toRoot()
+		if f&ResolveBeneath != 0 {
+			return unix.EXDEV
+		}
+		w.at, w.rooted = w.root, true
 	}
+	w.rooted = w.rooted || f&(ResolveBeneath|ResolveInRoot) != 0
 	return nil
 }
 
-// toRoot goes to the root for an absolute name.
+// toRoot goes to the root for an absolute symlink. Linux sets the root only when
+// it is needed, and takes one not yet set for another mount (fs/namei.c,
+// nd_jump_root).
 func (w *walker) toRoot() error {
 	if w.flags&ResolveBeneath != 0 {
 		return unix.EXDEV
 	}
-	if w.flags&ResolveNoXdev != 0 && w.root.Mount != w.at.Mount {
+	if w.flags&ResolveNoXdev != 0 && (!w.rooted || w.root.Mount != w.at.Mount) {
 		return unix.EXDEV
 	}
-	w.at = w.root
+	w.at, w.rooted = w.root, true
 	return nil
 }
 
@@ -207,6 +214,7 @@ func (w *walker) cross(p Path) (Path, error) {
 }
 
 func (w *walker) dotdot() (Path, error) {
+	w.rooted = true
 	if w.at == w.root {
 		if w.flags&ResolveBeneath != 0 {
 			return Path{}, unix.EXDEV

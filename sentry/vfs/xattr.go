@@ -15,12 +15,12 @@ const (
 
 // xattrs returns the attributes of p if name may be used there
 // (fs/xattr.c, xattr_permission).
-func xattrs(ctx Context, p Path, name string, want Access) (Xattrs, error) {
+func xattrs(ctx Context, p Path, name string, want Access) (_ Xattrs, err error) {
 	if name == "" || len(name) > maxXattrName {
 		return nil, unix.ERANGE
 	}
 	x, ok := p.Inode().(Xattrs)
-	if !ok {
+	if !ok || name == "system.posix_acl_access" || name == "system.posix_acl_default" {
 		return nil, unix.EOPNOTSUPP
 	}
 	a, err := p.Inode().Attr(ctx)
@@ -32,9 +32,15 @@ func xattrs(ctx Context, p Path, name string, want Access) (Xattrs, error) {
 	if want == MayRead {
 		refusal = unix.ENODATA
 	}
-	switch space, rest, _ := strings.Cut(name, "."); {
-	case rest == "":
-		return nil, unix.EOPNOTSUPP
+	space, rest, dot := strings.Cut(name, ".")
+	if dot && rest == "" {
+		defer func() { // only now xattr_resolve_name finds the name too short
+			if err == nil {
+				err = unix.EINVAL
+			}
+		}()
+	}
+	switch {
 	case space == "trusted":
 		if !c.Has(unix.CAP_SYS_ADMIN) {
 			return nil, refusal
@@ -57,6 +63,9 @@ func xattrs(ctx Context, p Path, name string, want Access) (Xattrs, error) {
 			return nil, unix.EPERM
 		}
 		return x, p.Dentry.allowed(ctx, &a, want)
+	}
+	if err := p.Dentry.allowed(ctx, &a, want); err != nil {
+		return nil, err
 	}
 	return nil, unix.EOPNOTSUPP
 }

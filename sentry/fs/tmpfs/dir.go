@@ -81,7 +81,7 @@ func (fs *FileSystem) make(ctx vfs.Context, n vfs.New) (node, error) {
 	b.init(ctx, fs, n)
 	switch b.attr.Type() {
 	case unix.S_IFDIR:
-		b.attr.Nlink = 2
+		b.attr.Nlink, b.attr.Size = 2, 2*direntSize
 	case unix.S_IFLNK:
 		b.attr.Size = int64(len(n.Target))
 	}
@@ -234,8 +234,11 @@ func (d *dir) Rename(ctx vfs.Context, name string, newDir vfs.Directory, newName
 	}
 	var whiteout node
 	if flags&unix.RENAME_WHITEOUT != 0 {
-		c := ctx.Creds()
-		w, err := d.fs.make(ctx, vfs.New{Mode: unix.S_IFCHR, UID: c.FSUID, GID: c.FSGID})
+		n := vfs.New{Mode: unix.S_IFCHR, UID: ctx.Creds().FSUID, GID: ctx.Creds().FSGID}
+		if d.attr.Mode&unix.S_ISGID != 0 {
+			n.GID = d.attr.GID
+		}
+		w, err := d.fs.make(ctx, n)
 		if err != nil {
 			return err
 		}

@@ -61,7 +61,8 @@ func (r *regular) truncateLocked(ctx vfs.Context, size uint64) error {
 	if r.object == nil {
 		return unix.EIO
 	}
-	switch old := r.object.Size(); {
+	old, had := r.object.Size(), r.object.Usage()
+	switch {
 	case size < old && r.seals&unix.F_SEAL_SHRINK != 0, size > old && r.seals&unix.F_SEAL_GROW != 0:
 		return unix.EPERM
 	}
@@ -69,7 +70,9 @@ func (r *regular) truncateLocked(ctx vfs.Context, size uint64) error {
 		return err
 	}
 	r.countLocked()
-	r.modifiedLocked(ctx)
+	if size != old || had != 0 { // so has shmem_truncate_range
+		r.modifiedLocked(ctx)
+	}
 	return nil
 }
 

@@ -122,7 +122,7 @@ func New(a *memory.Arena, o Options) *FileSystem {
 	fs.inodes.Add(1)
 	fs.root.init(vfs.SentryContext(), fs, vfs.New{Mode: unix.S_IFDIR | o.Mode&0o7777, UID: o.UID, GID: o.GID})
 	fs.root.parent = fs.root
-	fs.root.attr.Nlink = 2
+	fs.root.attr.Nlink, fs.root.attr.Size = 2, 2*direntSize
 	return fs
 }
 
