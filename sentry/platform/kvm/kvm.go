@@ -12,10 +12,11 @@
 // closely, by a runner on another OS thread, so that the goroutine can answer
 // them without any (runner.go).
 //
-// Locks: addressSpace.mu, then Platform.mu or guestMemory.mu, then guestMemory.flushMu.
+// Locks: addressSpace.sitesMu, the patcher's, addressSpace.mu, then Platform.mu or guestMemory.mu, then guestMemory.flushMu.
 package kvm
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync"
@@ -40,6 +41,9 @@ type Platform struct {
 	// userStub: SYSCALL leaves the CPU in ring 3, and so the stub is the application's to run.
 	userStub bool
 
+	// cookie begins each page of trampolines, so that one is known when met.
+	cookie [16]byte
+
 	stubPage, gatePage, idtPage, tablePage uint64
 
 	runners chan *runner // those without work
@@ -59,6 +63,7 @@ func New(fd int) (*Platform, error) {
 		return nil, err
 	}
 	p := &Platform{sys: sys}
+	rand.Read(p.cookie[:])
 	if err := p.start(); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}

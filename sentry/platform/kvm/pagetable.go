@@ -44,7 +44,8 @@ type addressSpace struct {
 	pages    []uint64 // all tables
 	released bool
 
-	patcher platform.Patcher
+	patcher platform.Patcher // set before any thread runs
+	sitesMu sync.Mutex       // before mu, and before the patcher's locks
 	sites   sites
 }
 

@@ -11,14 +11,15 @@ import (
 // write to it where the stub runs in ring 3: read each field once, and trust
 // none more than a register.
 type slot struct {
-	state                           atomic.Uint32 // the stub's store of posted pairs with serve's load, answer's store with the stub's
-	_                               uint32
+	state   atomic.Uint32 // the stub's store of posted pairs with watch's load, enter's store with the stub's load
+	trapped atomic.Uint32 // the call came by SYSCALL, not from a patched site
+
 	rax, rdi, rsi, rdx, r10, r8, r9 uint64
 
 	rip, flags, rsp, rbx, rbp, r12, r13, r14 uint64
 
-	r15 uint64
-	_   [7]uint64
+	r15, ret uint64 // ret: where the stub goes back to, rip or a trampoline
+	_        [6]uint64
 
 	spin atomic.Uint32 // rounds that the stub waits before it rings
 	_    [2048 - 196]byte
@@ -52,8 +53,10 @@ const (
 	offR13
 	offR14
 	offR15
-	offSpin  = 1 + 192
-	offStack = 1 + 2048
+	offRet
+	offTrapped = 1 + 4
+	offSpin    = 1 + 192
+	offStack   = 1 + 2048
 )
 
 // call copies the posted registers into c.
@@ -71,7 +74,9 @@ func (s *slot) call(c *platform.Context) {
 // wipe takes a thread's registers away before the next uses the slot.
 func (s *slot) wipe() {
 	s.state.Store(running)
+	s.trapped.Store(0)
 	s.spin.Store(0)
+	s.ret = 0
 	var c platform.Context
 	s.set(&c)
 }

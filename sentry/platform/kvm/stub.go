@@ -21,6 +21,8 @@ import (
 // is lost before that: until `posted` a thread that is brought out can simply go on.
 var stub = mustAssemble([]insn{
 	{text: "entry: mov [rsp], rsp", op: []byte{0x48, 0x89, 0x25}, slot: offRSP},
+	{text: "mov dword [trapped], 1", op: []byte{0xc7, 0x05}, slot: offTrapped, tail: []byte{1, 0, 0, 0}},
+	{text: "returns: mov [ret], rcx", op: []byte{0x48, 0x89, 0x0d}, slot: offRet},
 	{text: "common: mov [rip], rcx", op: []byte{0x48, 0x89, 0x0d}, slot: offRIP},
 	{text: "mov [flags], r11", op: []byte{0x4c, 0x89, 0x1d}, slot: offFlags},
 	{text: "mov [rbx], rbx", op: []byte{0x48, 0x89, 0x1d}, slot: offRBX},
@@ -58,11 +60,13 @@ var stub = mustAssemble([]insn{
 	{text: "popfq", op: []byte{0x9d}},
 	{text: "mov rcx, [rip]", op: []byte{0x48, 0x8b, 0x0d}, slot: offRIP},
 	{text: "mov rsp, [rsp]", op: []byte{0x48, 0x8b, 0x25}, slot: offRSP},
-	{text: "jmp rcx", op: []byte{0xff, 0xe1}},
+	{text: "jmp [ret]", op: []byte{0xff, 0x25}, slot: offRet},
 	{text: "int3", op: []byte{0xcc}},
-	// A trampoline has put the return address into RCX. MOV and LEA change no
-	// flags, so R11 gets the application's.
-	{text: "patched: mov [rsp], rsp", op: []byte{0x48, 0x89, 0x25}, slot: offRSP},
+	// From a trampoline, which has put the return address into RCX; at patched2 it
+	// has also set where to go back to. MOV and LEA change no flags, so R11
+	// gets the application's.
+	{text: "patched: mov [ret], rcx", op: []byte{0x48, 0x89, 0x0d}, slot: offRet},
+	{text: "patched2: mov [rsp], rsp", op: []byte{0x48, 0x89, 0x25}, slot: offRSP},
 	{text: "lea rsp, [stack]", op: []byte{0x48, 0x8d, 0x25}, slot: offStack},
 	{text: "pushfq", op: []byte{0x9c}},
 	{text: "pop r11", op: []byte{0x41, 0x5b}},
@@ -71,10 +75,10 @@ var stub = mustAssemble([]insn{
 
 // Where things are in the stub.
 var (
-	patchedAt = stubAt + stub.label("patched")
-	postedAt  = stubAt + stub.label("posted")
-	finishAt  = stubAt + stub.label("finish")
-	stubEnd   = stubAt + uint64(len(stub.code))
+	patchedAt  = stubAt + stub.label("patched")
+	postedAt   = stubAt + stub.label("posted")
+	patched2At = stubAt + stub.label("patched2")
+	stubEnd    = stubAt + uint64(len(stub.code))
 )
 
 // insn is one instruction: its bytes, then what completes them.

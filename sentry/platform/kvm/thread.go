@@ -154,8 +154,13 @@ func (t *thread) decode(exit kvm.Exit, err error, c *platform.Context) (platform
 
 // call is the event of a posted call.
 func (t *thread) call(c *platform.Context) platform.Event {
-	t.v.slot.call(c)
+	s := t.v.slot
+	s.call(c)
 	t.v.at = inCall
+	if s.trapped.Load() != 0 {
+		s.trapped.Store(0)
+		t.consider(c)
+	}
 	if t.stepping {
 		c.Eflags &^= flagTF
 		c.R11 = c.Eflags
@@ -171,6 +176,9 @@ func (t *thread) gate(vector int, c *platform.Context) (platform.Event, error) {
 		return ev, err
 	}
 	v.at = inGate
+	if vector == 6 && t.resumePatched(c.Rip) {
+		return platform.Event{}, nil
+	}
 	if inStub(c.Rip) {
 		if vector == 1 { // a single step that went through SYSCALL
 			v.frame.flags &^= flagTF
@@ -219,7 +227,8 @@ func (t *thread) interrupted(c *platform.Context) (platform.Event, error) {
 		return platform.Event{}, nil // in a handler, just before its OUT
 	case !inStub(rip):
 		v.at = inApp
-		t.outOfTrampoline(c)
+		c.Rip = t.original(c.Rip)
+		t.reload = c.Rip != rip
 	case rip < postedAt || rip >= patchedAt:
 		return platform.Event{}, nil // on its way to post a call
 	case state == posted || state == leave:
