@@ -39,7 +39,8 @@ const (
 	dontFork
 	wipeOnFork
 	dontDump
-	internal // obj is a shared anonymous mapping's, made here
+	internal    // obj is a shared anonymous mapping's, made here
+	trampolines // of the platform's, see Space.TrampolineArea
 )
 
 func (ar *area) is(f areaFlags) bool { return ar.flags&f != 0 }

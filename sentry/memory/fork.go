@@ -36,6 +36,10 @@ func (s *Space) forkLocked(c *Space) error {
 			continue
 		case ar.is(wipeOnFork):
 			c.table.drop(vpn(ar.start), vpn(ar.end))
+		case ar.is(trampolines):
+			if err := s.copyTrampolines(c, ar); err != nil {
+				return err
+			}
 		}
 		n := new(area)
 		*n = *ar

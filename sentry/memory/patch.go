@@ -14,36 +14,33 @@ const nearby = Addr(0x7000_0000)
 
 // PatchText implements platform.Patcher. The application's own reads see what
 // is patched, as they would see a debugger's breakpoints.
-func (s *Space) PatchText(at platform.Addr, old, new []byte, atomic bool) error {
+func (s *Space) PatchText(at platform.Addr, old, new []byte) error {
 	if len(old) != len(new) || len(old) > 8 || uint64(at)%PageSize+uint64(len(old)) > PageSize {
 		return unix.EINVAL
 	}
 	s.mu.Lock()
 	defer s.unlock()
 	ar := s.find(at)
-	if ar == nil || !ar.private() || ar.prot&(platform.Exec|platform.Write) != platform.Exec {
+	if ar == nil || ar.obj == nil || !ar.private() || ar.prot&(platform.Exec|platform.Write) != platform.Exec {
 		return unix.EACCES
 	}
 	v, in := vpn(at), uint64(at)%PageSize
 	if s.table.exclusive(v) {
-		text := s.a.bytes(s.table.get(v), 1)[in:][:len(old)]
-		if !bytes.Equal(text, old) {
-			return unix.EAGAIN
-		}
-		if atomic {
-			return storeWord(s.a.bytes(s.table.get(v), 1), in, new)
-		}
-		copy(text, new)
-		return nil
+		return storeText(s.a.bytes(s.table.get(v), 1), in, old, new)
 	}
 	return s.patchCopy(ar, v, in, old, new)
 }
 
-// storeWord changes the aligned word around b's bytes from in on by one store.
-func storeWord(b []byte, in uint64, new []byte) error {
+// storeText changes the text of a page that may be running, by one store if an
+// aligned word holds it.
+func storeText(b []byte, in uint64, old, new []byte) error {
+	if !bytes.Equal(b[in:][:len(old)], old) {
+		return unix.EAGAIN
+	}
 	first := in &^ 7
 	if in+uint64(len(new)) > first+8 {
-		return unix.EINVAL
+		copy(b[in:], new)
+		return nil
 	}
 	var w [8]byte
 	copy(w[:], b[first:])
@@ -98,23 +95,43 @@ func (s *Space) copyPage(ar *area, v uint64, b []byte) error {
 	return nil
 }
 
-// TrampolinePage implements platform.Patcher. Below is preferred: above a
+// TrampolineArea implements platform.Patcher. Below is preferred: above a
 // program lies its heap.
-func (s *Space) TrampolinePage(near platform.Addr) (platform.Addr, error) {
+func (s *Space) TrampolineArea(near platform.Addr, size uint64) (platform.Addr, error) {
 	s.mu.Lock()
 	defer s.unlock()
 	near &^= PageSize - 1
-	at, err := s.gap(PageSize, PageSize, max(platform.MinAddr, near-min(near, nearby)), near)
+	size = pageUp(size)
+	at, err := s.gap(size, PageSize, max(platform.MinAddr, near-min(near, nearby)), near)
 	if err != nil {
-		at, err = s.gap(PageSize, PageSize, near, min(s.limit, near+nearby))
+		at, err = s.gap(size, PageSize, near, min(s.limit, near+nearby))
 	}
 	if err != nil {
 		return 0, err
 	}
-	ar := newArea(at, MapRequest{Length: PageSize, Prot: platform.Read | platform.Exec,
-		MaxProt: platform.Read | platform.Write | platform.Exec})
+	ar := newArea(at, MapRequest{Length: size, Prot: platform.Read | platform.Exec,
+		MaxProt: platform.Read | platform.Exec})
+	ar.flags |= trampolines
 	if err := s.mayGrow(ar, at); err != nil {
 		return 0, err
 	}
 	return at, s.replace(ar, true)
+}
+
+// copyTrampolines gives a child its own: the platform writes to them without
+// asking here, so they cannot be shared until somebody stores.
+func (s *Space) copyTrampolines(c *Space, ar *area) error {
+	for v := vpn(ar.start); v < vpn(ar.end); v++ {
+		pfn := s.table.get(v)
+		if pfn == 0 {
+			continue
+		}
+		e, err := s.a.alloc(1, false)
+		if err != nil {
+			return err
+		}
+		copy(s.a.bytes(e.pfn, 1), s.a.bytes(pfn, 1))
+		c.table.set(v, e)
+	}
+	return nil
 }

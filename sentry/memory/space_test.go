@@ -264,7 +264,7 @@ func TestForkInPlace(t *testing.T) {
 	a, _ := newTestArena(t, true, 0)
 	s := newTestSpace(t, a)
 	defer s.Release()
-	at := mapAt(t, s, MapRequest{Length: 64 * PageSize, Prot: rw, Populate: true})
+	at := mapAt(t, s, MapRequest{At: 0x1000_0000, Length: 64 * PageSize, Prot: rw, Populate: true})
 	page := s.table.get(vpn(at))
 	c, err := s.Fork()
 	if err != nil {
@@ -637,18 +637,16 @@ func TestPatch(t *testing.T) {
 	for _, row := range []struct {
 		at       Addr
 		old, new string
-		atomic   bool
 		want     error
 	}{
-		{text, "012", "xyz", true, nil},
-		{text, "012", "xyz", true, unix.EAGAIN},
-		{text + 3, "34567", "ZZZZZ", true, nil},
-		{text + 6, "ZZ89", "1234", true, unix.EINVAL},
-		{text + 6, "ZZ89", "1234", false, nil},
-		{data, "012", "xyz", true, unix.EACCES},
-		{0x10_0000, "012", "xyz", true, unix.EACCES},
+		{text, "012", "xyz", nil},
+		{text, "012", "xyz", unix.EAGAIN},
+		{text + 3, "34567", "ZZZZZ", nil},
+		{text + 6, "ZZ89", "1234", nil},
+		{data, "012", "xyz", unix.EACCES},
+		{0x10_0000, "012", "xyz", unix.EACCES},
 	} {
-		if err := s.PatchText(row.at, []byte(row.old), []byte(row.new), row.atomic); err != row.want {
+		if err := s.PatchText(row.at, []byte(row.old), []byte(row.new)); err != row.want {
 			t.Errorf("%q over %q: %v, want %v", row.new, row.old, err, row.want)
 		}
 	}
@@ -666,11 +664,26 @@ func TestPatch(t *testing.T) {
 			}
 		})
 	}
-	page, err := s.TrampolinePage(text)
-	if err != nil || page > text || text-page > nearby {
-		t.Errorf("trampoline for %#x at %#x, %v", text, page, err)
+	area, err := s.TrampolineArea(text, 3*PageSize)
+	if err != nil || area > text || text-area > nearby {
+		t.Fatalf("trampolines for %#x at %#x, %v", text, area, err)
 	}
-	if err := s.PatchText(page+8, make([]byte, 8), []byte("jump jum"), false); err != nil {
-		t.Error(err)
+	host := s.as.(*fakeSpace).page(area).host
+	copy(host, "jump")
+	c2, err := s.Fork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c2.Release()
+	copy(host, "leap")
+	for _, row := range []struct {
+		s    *Space
+		want string
+	}{{s, "leap"}, {c2, "jump"}} {
+		app(row.s, area, platform.Exec, func(p []byte) {
+			if string(p[:4]) != row.want {
+				t.Errorf("runs %q, want %q", p[:4], row.want)
+			}
+		})
 	}
 }
