@@ -3,6 +3,7 @@ package ptrace
 import (
 	"encoding/binary"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,7 @@ const (
 type xstate struct {
 	fresh    []byte // the state after exec; its length is what the kernel demands
 	features uint64 // XCR0, of what user space may set
+	buffers  *sync.Pool
 }
 
 // readXState learns the shape from a stopped stub.
@@ -35,7 +37,8 @@ func readXState(tid int) (xstate, error) {
 	if n < headerEnd {
 		return xstate{}, fmt.Errorf("ptrace: FPU state of %d bytes: the host lacks XSAVE", n)
 	}
-	s := xstate{make([]byte, n), binary.LittleEndian.Uint64(b[featuresAt:])}
+	s := xstate{fresh: make([]byte, n), features: binary.LittleEndian.Uint64(b[featuresAt:])}
+	s.buffers = &sync.Pool{New: func() any { b := make([]byte, n); return &b }}
 	binary.LittleEndian.PutUint16(s.fresh[fcwAt:], 0x37f)
 	binary.LittleEndian.PutUint32(s.fresh[mxcsrAt:], 0x1f80)
 	binary.LittleEndian.PutUint64(s.fresh[headerAt:], 3) // x87 and SSE as they stand here
@@ -58,7 +61,10 @@ func (s *xstate) save(tid int, c *platform.Context) error {
 func (s *xstate) load(tid int, fpu []byte) error {
 	b := s.fresh
 	if len(fpu) >= headerAt {
-		b = s.trimmed(fpu)
+		scratch := s.buffers.Get().(*[]byte)
+		defer s.buffers.Put(scratch)
+		b = *scratch
+		s.trim(b, fpu)
 	}
 	err := setXState(tid, b)
 	if err == unix.EINVAL {
@@ -70,10 +76,9 @@ func (s *xstate) load(tid int, fpu []byte) error {
 	return nil
 }
 
-// trimmed is fpu without bits that XRSTOR faults on (SDM, Operation of XRSTOR).
-func (s *xstate) trimmed(fpu []byte) []byte {
-	b := make([]byte, len(s.fresh))
-	copy(b, fpu)
+// trim makes b of fpu without bits that XRSTOR faults on (SDM, Operation of XRSTOR).
+func (s *xstate) trim(b, fpu []byte) {
+	clear(b[copy(b, fpu):])
 	le := binary.LittleEndian
 	le.PutUint32(b[mxcsrAt:], le.Uint32(b[mxcsrAt:])&0xffff)
 	have := uint64(3)
@@ -82,7 +87,6 @@ func (s *xstate) trimmed(fpu []byte) []byte {
 	}
 	clear(b[headerAt:headerEnd])
 	le.PutUint64(b[headerAt:], have)
-	return b
 }
 
 // moveFPU brings the state of the thread's last tracee to x.
@@ -90,9 +94,15 @@ func (t *Thread) moveFPU(x *tracee) error {
 	if t.x == nil || t.x.gone.Load() || t.x == x {
 		return t.p.xstate.load(x.tid, nil)
 	}
-	var c platform.Context
-	if err := t.p.xstate.save(t.x.tid, &c); err != nil {
-		return err
+	s := &t.p.xstate
+	scratch := s.buffers.Get().(*[]byte)
+	defer s.buffers.Put(scratch)
+	_, err := getXState(t.x.tid, *scratch)
+	if err == nil {
+		err = setXState(x.tid, *scratch)
 	}
-	return t.p.xstate.load(x.tid, c.FPU)
+	if err != nil {
+		return fmt.Errorf("ptrace: move FPU state of stub %d to %d: %w", t.x.tid, x.tid, err)
+	}
+	return nil
 }

@@ -202,6 +202,10 @@ func drop(x *tracee, from, to platform.Addr) error {
 	return describe(err, "unmap", from, to, x)
 }
 
+// atOnce is the size up to which pages get their entries with the mapping: it
+// mostly answers a fault, and the native fault that this saves costs 4 µs.
+const atOnce = 4 * platform.PageSize
+
 // settle maps the region or changes its access.
 func (r *region) settle(x *tracee) (err error) {
 	at, length, prot := uint64(r.start), uint64(r.end-r.start), uint64(r.access.Prot())
@@ -211,7 +215,11 @@ func (r *region) settle(x *tracee) (err error) {
 	case r.shown:
 		_, err = x.call(unix.SYS_MPROTECT, at, length, prot)
 	default:
-		_, err = x.call(unix.SYS_MMAP, at, length, prot, unix.MAP_SHARED|unix.MAP_FIXED, uint64(r.fd), uint64(r.offset))
+		flags := uint64(unix.MAP_SHARED | unix.MAP_FIXED)
+		if length <= atOnce {
+			flags |= unix.MAP_POPULATE
+		}
+		_, err = x.call(unix.SYS_MMAP, at, length, prot, flags, uint64(r.fd), uint64(r.offset))
 	}
 	if err == nil {
 		r.shown, r.has = true, r.access
