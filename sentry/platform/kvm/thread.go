@@ -16,8 +16,9 @@ type thread struct {
 	p *Platform
 	v *vcpu
 
-	rax      uint64 // what the application would find in RAX now
-	reload   bool   // the vCPU's general registers are not the application's
+	dirty    platform.Dirty // what the vCPU has not got yet
+	rax      uint64         // what the application would find in RAX now
+	reload   bool           // the vCPU's general registers are not the application's
 	stepping bool
 
 	// crew is the runner that has the vCPU, if it is not out.
@@ -37,6 +38,7 @@ func (t *thread) Run(c *platform.Context, space platform.AddressSpace) (platform
 	if !ok {
 		return platform.Event{}, fmt.Errorf("platform/kvm: address space of another platform: %T", space)
 	}
+	t.dirty, c.Dirty = t.dirty|c.Dirty, 0
 	t.busy.Store(true)
 	defer t.busy.Store(false)
 	if t.intr.Load() && t.intr.Swap(false) {
@@ -58,7 +60,7 @@ func (t *thread) Run(c *platform.Context, space platform.AddressSpace) (platform
 // registers, for which the vCPU must be out.
 func (t *thread) enter(c *platform.Context, as *addressSpace) (platform.Event, error) {
 	v := t.v
-	full := c.Dirty != 0 || t.reload || v.as != as || v.at == nowhere || c.SingleStep || t.stepping ||
+	full := t.dirty != 0 || t.reload || v.as != as || v.at == nowhere || c.SingleStep || t.stepping ||
 		v.at != inCall && c.Rax != t.rax
 	if !full {
 		if v.at == inCall {
@@ -70,7 +72,7 @@ func (t *thread) enter(c *platform.Context, as *addressSpace) (platform.Event, e
 	if err := t.bringOut(); err != nil {
 		return platform.Event{}, err
 	}
-	if !canonical(c.Rip) || c.Dirty&platform.DirtyBase != 0 && (!canonical(c.Fs_base) || !canonical(c.Gs_base)) {
+	if !canonical(c.Rip) {
 		return badAddress(), nil
 	}
 	root := uint64(0)
@@ -80,7 +82,7 @@ func (t *thread) enter(c *platform.Context, as *addressSpace) (platform.Event, e
 			return platform.Event{}, err
 		}
 	}
-	if err := v.load(c, root, c.SingleStep); err != nil {
+	if err := v.load(c, t.dirty, root); err != nil {
 		return platform.Event{}, err
 	}
 	if root != 0 {
@@ -90,7 +92,7 @@ func (t *thread) enter(c *platform.Context, as *addressSpace) (platform.Event, e
 		v.as = as
 	}
 	v.slot.state.Store(running)
-	v.at, c.Dirty, t.reload, t.stepping = inApp, 0, false, c.SingleStep
+	v.at, t.dirty, t.reload, t.stepping = inApp, 0, false, c.SingleStep
 	return platform.Event{}, nil
 }
 
@@ -188,6 +190,9 @@ func (t *thread) gate(vector int, c *platform.Context) (platform.Event, error) {
 		c.Rip = v.slot.rip
 		t.reload = true
 	}
+	if vector == 1 && c.Eflags&flagTF == 0 {
+		ev.Code = trapBrkpt // INT1; the application sets no breakpoints in debug registers
+	}
 	if t.stepping {
 		c.Eflags &^= flagTF
 	}
@@ -272,12 +277,20 @@ func (t *thread) Save(c *platform.Context) (err error) {
 	if err := t.bringOut(); err != nil {
 		return err
 	}
-	if c.FPU, err = t.v.saveFPU(c.FPU); err != nil {
-		return err
+	// What is not loaded yet is newer in c.
+	if t.dirty&platform.DirtyFPU == 0 {
+		if c.FPU, err = t.v.saveFPU(c.FPU); err != nil {
+			return err
+		}
 	}
-	s, err := t.v.Sregs()
-	c.Fs_base, c.Gs_base = s.FS.Base, s.GS.Base
-	return err
+	if t.dirty&platform.DirtyBase == 0 {
+		s, err := t.v.Sregs()
+		if err != nil {
+			return err
+		}
+		c.Fs_base, c.Gs_base = s.FS.Base, s.GS.Base
+	}
+	return nil
 }
 
 // Interrupt implements platform.Thread.Interrupt.

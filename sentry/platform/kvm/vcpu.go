@@ -145,6 +145,7 @@ func (v *vcpu) setup() error {
 	data.Selector = 0
 	s.DS, s.ES, s.FS, s.GS = data, data, data, data
 	s.TR = kvm.Segment{Base: tablesAt + tssOffset, Limit: tssLimit, Selector: taskSel, Type: 11, Present: 1}
+	s.LDT = kvm.Segment{Type: 2, Bad: 1}
 	v.plain = s
 	msrs := []kvm.MSR{
 		{Index: msrSTAR, Data: (userSS-8)<<48 | kernelCS<<32},
@@ -168,24 +169,30 @@ func (v *vcpu) setup() error {
 // canonical says that a is an address that the lower half can have.
 func canonical(a uint64) bool { return a>>47 == 0 }
 
-// load sets the state that c.Dirty names, and Rax, into a vCPU that is out.
-func (v *vcpu) load(c *platform.Context, root uint64, step bool) error {
-	if c.Dirty&platform.DirtyFPU != 0 {
+// base is a if WRFSBASE would take it, or 0.
+func base(a uint64) uint64 {
+	if int64(a<<16)>>16 != int64(a) {
+		return 0
+	}
+	return a
+}
+
+// load sets the state that dirty names, and Rax, into a vCPU that is out.
+func (v *vcpu) load(c *platform.Context, dirty platform.Dirty, root uint64) error {
+	if dirty&platform.DirtyFPU != 0 {
 		if err := v.loadFPU(c.FPU); err != nil {
 			return err
 		}
 	}
 	flags := c.Eflags&flagsUser | flagsFixed | flagIF
-	if step {
+	if c.SingleStep {
 		flags |= flagTF
-	} else {
-		flags &^= flagTF
 	}
 	r := kvm.Regs{RAX: c.Rax, RBX: c.Rbx, RCX: c.Rcx, RDX: c.Rdx, RSI: c.Rsi, RDI: c.Rdi, RSP: c.Rsp, RBP: c.Rbp,
 		R8: c.R8, R9: c.R9, R10: c.R10, R11: c.R11, R12: c.R12, R13: c.R13, R14: c.R14, R15: c.R15,
 		RIP: c.Rip, RFLAGS: flags}
 	regs, sregs, _ := v.Synced()
-	if root == 0 && c.Dirty&platform.DirtyBase == 0 && v.at == inGate {
+	if root == 0 && dirty&platform.DirtyBase == 0 && v.at == inGate {
 		// The handler's IRETQ sets what the frame says.
 		*v.frame = frame{rip: r.RIP, cs: userCS, flags: r.RFLAGS, rsp: r.RSP, ss: userSS}
 		r.RIP, r.RSP, r.RFLAGS = iretAt, stackTop-40, flagsFixed
@@ -195,12 +202,12 @@ func (v *vcpu) load(c *platform.Context, root uint64, step bool) error {
 	}
 	*regs = r
 	v.MarkSynced(kvm.SyncRegs)
-	if root == 0 && c.Dirty&platform.DirtyBase == 0 && (v.at == inApp || v.at == inCall && v.p.userStub) {
+	if root == 0 && dirty&platform.DirtyBase == 0 && (v.at == inApp || v.at == inCall && v.p.userStub) {
 		return nil
 	}
 	s := v.plain
-	if v.at == nowhere || c.Dirty&platform.DirtyBase != 0 {
-		s.FS.Base, s.GS.Base = c.Fs_base, c.Gs_base
+	if v.at == nowhere || dirty&platform.DirtyBase != 0 {
+		s.FS.Base, s.GS.Base = base(c.Fs_base), base(c.Gs_base)
 	} else {
 		now, err := v.Sregs()
 		if err != nil {
