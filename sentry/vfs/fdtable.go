@@ -101,8 +101,8 @@ func (t *FDTable) Get(fd int) (*Description, error) {
 	}
 }
 
-// Install gives d, whose reference it takes, the lowest free number from min on.
-// limit is RLIMIT_NOFILE. After an error the reference is still the caller's.
+// Install gives d the lowest free number from min on, which holds a reference of
+// its own. limit is RLIMIT_NOFILE.
 func (t *FDTable) Install(d *Description, min int, cloexec bool, limit int) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -116,6 +116,7 @@ func (t *FDTable) Install(d *Description, min int, cloexec bool, limit int) (int
 	if min <= t.low {
 		t.low = fd + 1
 	}
+	d.Ref()
 	t.putLocked(fd, d, cloexec)
 	return fd, nil
 }
@@ -165,8 +166,9 @@ func (t *FDTable) Dup3(old, new int, cloexec bool, limit int) error {
 	return nil
 }
 
-// Replace makes fd refer to d, whose reference it takes, closing what it was.
+// Replace makes fd refer to d, with a reference of its own, closing what it was.
 func (t *FDTable) Replace(fd int, d *Description, cloexec bool) {
+	d.Ref()
 	t.mu.Lock()
 	was := t.putLocked(fd, d, cloexec)
 	t.mu.Unlock()
