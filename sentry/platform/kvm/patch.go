@@ -158,16 +158,16 @@ func movable(b []byte) int {
 	if len(b) < 3 || b[0]&0xf8 != 0x48 { // REX.W
 		return 0
 	}
-	n := 0
+	n, ext := 0, b[2]>>3&7
 	switch register := b[2]>>6 == 3; {
 	case b[1] == 0x3d || b[1] == 0x05 || b[1] == 0x25: // cmp, add, and imm32, %rax
 		n = 6
 	case !register:
 	case b[1] == 0x89, b[1] == 0x8b, b[1] == 0x85, b[1] == 0x39, b[1] == 0x3b, b[1] == 0x63, b[1] == 0x31:
 		n = 3 // mov mov test cmp cmp movslq xor
-	case b[1] == 0x83, b[1] == 0xc1: // group 1 imm8, shifts imm8
+	case b[1] == 0x83, b[1] == 0xc1 && (ext == 4 || ext == 5 || ext == 7): // group 1, shl, shr, sar imm8
 		n = 4
-	case b[1] == 0x81, b[1] == 0xc7: // group 1 imm32, mov imm32
+	case b[1] == 0x81, b[1] == 0xc7 && ext == 0: // group 1, mov imm32
 		n = 7
 	}
 	if n > len(b) {
