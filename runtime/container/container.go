@@ -40,11 +40,15 @@ type Runtime struct {
 	Platform      string // auto, kvm, ptrace
 	Isolation     string // "": the annotation's, or sentry
 	Overlay       string // none, memory, dir=…; "" is none
-	Log           *slog.Logger
-	LogFile       string // where sandboxes log; "" is their directory, "-" is standard error
-	LogFormat     string // text, json
-	Debug         bool
-	Began         time.Time
+
+	// Weaker than the bundle's annotations.
+	DefaultPlatform, DefaultIsolation, DefaultOverlay string
+
+	Log       *slog.Logger
+	LogFile   string // where sandboxes log; "" is their directory, "-" is standard error
+	LogFormat string // text, json
+	Debug     bool
+	Began     time.Time
 }
 
 // Milestone logs how long after our start a step was done.

@@ -132,8 +132,8 @@ func (n *creation) choose(context.Context) error {
 	s := &state.State{
 		ID: n.ID, OCIVersion: n.spec.Version, Bundle: n.Bundle.Dir, Rootfs: n.spec.Root.Path,
 		Created: time.Now().UTC(), Owner: os.Getuid(), Status: specs.StateCreating,
-		Isolation: first(n.rt.Isolation, n.spec.Annotations[isolationAnnotation], "sentry"),
-		Platform:  first(n.rt.Platform, n.spec.Annotations[platformAnnotation], "auto"),
+		Isolation: first(n.rt.Isolation, n.spec.Annotations[isolationAnnotation], n.rt.DefaultIsolation, "sentry"),
+		Platform:  first(n.rt.Platform, n.spec.Annotations[platformAnnotation], n.rt.DefaultPlatform, "auto"),
 		Terminal:  n.spec.Process.Terminal, Process: n.spec.Process, Hooks: n.spec.Hooks,
 		Annotations: n.spec.Annotations, Resources: n.spec.Linux.Resources,
 	}
@@ -255,7 +255,8 @@ func (n *creation) openFiles(context.Context) (err error) {
 
 // shareFiles says what the gofer holds.
 func (n *creation) shareFiles() error {
-	overlay, dir, _ := strings.Cut(first(n.rt.Overlay, n.spec.Annotations[overlayAnnotation], "none"), "=")
+	chosen := first(n.rt.Overlay, n.spec.Annotations[overlayAnnotation], n.rt.DefaultOverlay, "none")
+	overlay, dir, _ := strings.Cut(chosen, "=")
 	switch {
 	case overlay == "none" && dir == "", overlay == "memory" && dir == "":
 	case overlay == "dir" && filepath.IsAbs(dir):
@@ -268,7 +269,7 @@ func (n *creation) shareFiles() error {
 		n.config.Gofer.Overlay = &agent.GoferMount{Source: dir, Exclusive: true}
 		n.c.State.OverlayDir = dir
 	default:
-		return fmt.Errorf("--overlay=%s is none of none, memory, dir=/absolute/path", first(n.rt.Overlay, n.spec.Annotations[overlayAnnotation]))
+		return fmt.Errorf("--overlay=%s is none of none, memory, dir=/absolute/path", chosen)
 	}
 	n.overlay = overlay
 	n.config.Gofer.Debug = n.rt.Debug

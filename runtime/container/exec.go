@@ -154,3 +154,8 @@ func Forward(signals <-chan os.Signal, f func(unix.Signal)) {
 		f(n)
 	}
 }
+
+// Resize tells the process's terminal its new size.
+func (e *Exec) Resize(ctx context.Context, rows, columns uint16) error {
+	return e.client.Resize(ctx, &agent.ResizeRequest{PID: e.PID, Rows: rows, Columns: columns})
+}
