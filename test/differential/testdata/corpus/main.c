@@ -1,0 +1,164 @@
+// corpus NAME runs one case; corpus -l lists them; corpus -a runs all, each in a child.
+#include "corpus.h"
+
+extern const struct test_case __start_cases[], __stop_cases[];
+pid_t child_pid;
+
+void say(const char *format, ...)
+{
+	char line[4096];
+	va_list arguments;
+	va_start(arguments, format);
+	int size = vsnprintf(line, sizeof line - 1, format, arguments);
+	va_end(arguments);
+	if (size > (int)sizeof line - 2)
+		size = sizeof line - 2;
+	line[size++] = '\n';
+	if (write(1, line, size) != size)
+		_exit(99);
+}
+
+const char *errname(int error)
+{
+#ifdef __GLIBC__
+	const char *name = strerrorname_np(error);
+	return name ? name : "?";
+#else
+	return strerror(error);
+#endif
+}
+
+void answer(const char *call, long value)
+{
+	if (value == -1 && errno)
+		say("%s = -1 %s", call, errname(errno));
+	else
+		say("%s = %ld", call, value);
+}
+
+void succeeds(const char *call, long value)
+{
+	if (value == -1)
+		say("%s: %s", call, errname(errno));
+	else
+		say("%s: ok", call);
+}
+
+void status(const char *what, int s)
+{
+	if (WIFEXITED(s))
+		say("%s exited %d", what, WEXITSTATUS(s));
+	else if (WIFSIGNALED(s))
+		say("%s died by signal %d", what, WTERMSIG(s));
+	else if (WIFSTOPPED(s))
+		say("%s stopped by %d", what, WSTOPSIG(s));
+	else if (WIFCONTINUED(s))
+		say("%s continued", what);
+}
+
+void put(const char *path, const char *text)
+{
+	int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0644);
+	if (fd < 0 || write(fd, text, strlen(text)) != (long)strlen(text))
+		say("put %s: %s", path, errname(errno));
+	close(fd);
+}
+
+void show(const char *path)
+{
+	char text[2048];
+	int fd = open(path, O_RDONLY);
+	if (fd < 0) {
+		say("show %s: %s", path, errname(errno));
+		return;
+	}
+	long size = read(fd, text, sizeof text);
+	close(fd);
+	dump(path, text, size);
+}
+
+void dump(const char *name, const void *bytes, long size)
+{
+	char line[4000];
+	int at = 0;
+	const unsigned char *from = bytes;
+	for (long i = 0; i < size && at < (int)sizeof line - 8; i++)
+		if (from[i] >= ' ' && from[i] < 127 && from[i] != '\\')
+			line[at++] = from[i];
+		else
+			at += sprintf(line + at, "\\%02x", from[i]);
+	line[at] = 0;
+	say("%s: %ld \"%s\"", name, size, line);
+}
+
+void nap(int milliseconds)
+{
+	struct timespec left = {milliseconds / 1000, milliseconds % 1000 * 1000000L};
+	while (nanosleep(&left, &left) && errno == EINTR)
+		;
+}
+
+const char *state_of(pid_t pid)
+{
+	static char letter[2];
+	char path[64], text[512] = "";
+	snprintf(path, sizeof path, "/proc/%d/stat", pid);
+	int fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return "";
+	long size = read(fd, text, sizeof text - 1);
+	close(fd);
+	if (size <= 0)
+		return "";
+	letter[0] = strrchr(text, ')')[2];
+	return letter;
+}
+
+void until_state(pid_t pid, char wanted)
+{
+	while (state_of(pid)[0] != wanted)
+		nap(1);
+}
+
+static int run(const struct test_case *c)
+{
+	char dir[] = "/tmp/corpus.XXXXXX", remove[64];
+	if (!mkdtemp(dir))
+		return 1;
+	pid_t pid = fork();
+	if (pid == 0) {
+		if (chdir(dir))
+			_exit(98);
+		umask(022);
+		c->run();
+		_exit(0);
+	}
+	int s = 0;
+	waitpid(pid, &s, 0);
+	if (s)
+		status(c->name, s);
+	snprintf(remove, sizeof remove, "rm -rf %s", dir);
+	return system(remove) || s != 0;
+}
+
+int main(int argc, char **argv)
+{
+	int failed = 0, found = 0;
+	signal(SIGPIPE, SIG_DFL);
+	for (const struct test_case *c = __start_cases; c < __stop_cases; c++) {
+		if (argc > 1 && !strcmp(argv[1], "-l"))
+			say("%s", c->name);
+		else if (argc > 1 && !strcmp(argv[1], "-a")) {
+			say("== %s", c->name);
+			failed |= run(c);
+		} else if (argc > 1 && !strcmp(argv[1], c->name)) {
+			failed |= run(c);
+			found = 1;
+		} else
+			continue;
+		found = 1;
+	}
+	if (!found)
+		say("corpus: no such case");
+	return failed || !found;
+}
