@@ -299,3 +299,15 @@ func (t *Task) Abandon() {
 	t.k.mu.Unlock()
 	t.exit()
 }
+
+// Adopt puts a loaded program into a spawned task that has not begun.
+func (t *Task) Adopt(img Image) {
+	old := t.mm
+	t.mm = img.MM
+	old.Release()
+	t.group.SetExe(img.Exe)
+	t.SetComm(img.Comm)
+	t.SetCreds(img.Creds)
+	t.SetEntry(img)
+	t.publish()
+}

@@ -47,11 +47,12 @@ type Config struct {
 // Kernel is one container's (or pod's) operating system.
 type Kernel struct {
 	Config
-	Clock  *Clock
-	BootID string
-	Futex  futexTable
-	Calls_ atomic.Uint64 // system calls served
-	Forks  atomic.Uint64
+	Clock    *Clock
+	BootID   string
+	Futex    futexTable
+	Calls_   atomic.Uint64 // system calls served
+	Forks    atomic.Uint64
+	OOMKills atomic.Uint64
 
 	names struct {
 		sync.Mutex
@@ -251,6 +252,7 @@ func (k *Kernel) killLargest() bool {
 		return false
 	}
 	victim.oomKilled = true
+	k.OOMKills.Add(1)
 	k.Log.Warn("out of memory: killed process", "task", victim.pid, "comm", victim.leader.Comm(), "resident", most,
 		"limit", k.Memory)
 	k.killGroupLocked(victim, unix.SIGKILL)

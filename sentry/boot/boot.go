@@ -1,0 +1,238 @@
+// Package boot is the sandbox process: it puts the rooms of the Sentry together
+// for one container, gives up every privilege it was started with, loads init,
+// and serves the runtime over the agent protocol until init ends. Its exit code
+// is init's.
+//
+// It is the one place in the Sentry that knows OCI and the agent protocol.
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"bulkhead/runtime/agent"
+	"bulkhead/sentry/fs/devpts"
+	"bulkhead/sentry/fs/gofer"
+	"bulkhead/sentry/gofer/wire"
+	"bulkhead/sentry/kernel"
+	"bulkhead/sentry/loader"
+	"bulkhead/sentry/memory"
+	"bulkhead/sentry/platform"
+	"bulkhead/sentry/syscalls"
+	"bulkhead/sentry/vfs"
+)
+
+// Exit codes of the sandbox process that are not init's.
+const (
+	exitBoot  = 125 // init never ran
+	exitPanic = 70  // a bug of ours ended the container (EX_SOFTWARE)
+)
+
+// sandbox is one container.
+type sandbox struct {
+	config   *agent.BootConfig
+	log      *slog.Logger
+	plat     platform.Platform
+	why      string // this platform was chosen
+	arena    *memory.Arena
+	files    []*gofer.FS
+	kernel   *kernel.Kernel
+	ns       *vfs.Namespace
+	root     vfs.Path
+	pts      *devpts.FileSystem
+	watch    *watcher
+	init     *process
+	started  bool
+	listener *net.UnixListener
+
+	mu    sync.Mutex
+	procs map[int32]*process // started from outside, not yet waited for
+
+	milestones []agent.Milestone
+}
+
+// Main is the sandbox process. The arguments are unused: everything comes by
+// descriptors (agent.BootConfig).
+func Main([]string) int {
+	debug.SetGCPercent(50)
+	sync := os.NewFile(agent.SyncFD, "sync")
+	config, err := agent.ReadBootConfig(os.NewFile(agent.ConfigFD, "config"))
+	if errors.Is(err, io.EOF) {
+		return exitBoot
+	}
+	s := &sandbox{config: config, procs: map[int32]*process{}}
+	if err == nil {
+		s.log = newLog(config)
+		s.milestone("sandbox process running")
+		err = s.boot()
+	}
+	if err != nil {
+		var usage *programError
+		ready := agent.Ready{Error: err.Error(), Usage: errors.As(err, &usage)}
+		ready.Write(sync)
+		return exitBoot
+	}
+	ready := agent.Ready{Ready: true, Platform: s.plat.Name(), Reason: s.why, Milestones: s.milestones}
+	if err := ready.Write(sync); err != nil {
+		return exitBoot // the runtime has gone
+	}
+	sync.Close()
+	return s.run()
+}
+
+func newLog(c *agent.BootConfig) *slog.Logger {
+	var level slog.Level
+	if level.UnmarshalText([]byte(c.LogLevel)) != nil {
+		level = slog.LevelInfo
+	}
+	o := &slog.HandlerOptions{Level: level}
+	f := os.NewFile(agent.LogFD, "log")
+	if f == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	var h slog.Handler = slog.NewTextHandler(f, o)
+	if c.LogFormat == "json" {
+		h = slog.NewJSONHandler(f, o)
+	}
+	return slog.New(h).With("sandbox", c.ID)
+}
+
+func (s *sandbox) milestone(step string) {
+	m := agent.Milestone{Step: step, At: time.Since(s.config.Began)}
+	s.milestones = append(s.milestones, m)
+	s.log.Debug("milestone", "step", step, "at", m.At)
+}
+
+// steps of the start, in order. What needs the host's files or privileges stands
+// before "leave the host"; what a container's data can influence behind it.
+func (s *sandbox) steps() []struct {
+	name string
+	do   func() error
+} {
+	return []struct {
+		name string
+		do   func() error
+	}{
+		{"choose a platform", s.choosePlatform},
+		{"set up memory", s.makeArena},
+		{"reach the gofer", s.reachGofer},
+		{"leave the host", s.leaveHost},
+		{"make the kernel", s.makeKernel},
+		{"mount file systems", s.mountAll},
+		{"load init", s.loadInit},
+		{"serve the runtime", s.serve},
+	}
+}
+
+func (s *sandbox) boot() error {
+	for _, step := range s.steps() {
+		if err := step.do(); err != nil {
+			var p *programError
+			if errors.As(err, &p) {
+				return err // in the words that engines parse
+			}
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+		s.milestone(step.name)
+	}
+	return nil
+}
+
+func (s *sandbox) makeArena() (err error) {
+	loader.Prepare()
+	s.arena, err = memory.NewArena(s.plat, uint64(max(s.config.Limits.Memory, 0)))
+	return err
+}
+
+func (s *sandbox) reachGofer() error {
+	conn, err := wire.NewConn(agent.GoferFD)
+	if err != nil {
+		return err
+	}
+	if s.files, err = gofer.Attach(conn, s.arena); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (s *sandbox) makeKernel() error {
+	spec := s.config.Spec
+	s.kernel = kernel.New(kernel.Config{
+		Platform: s.plat, Arena: s.arena, Calls: syscalls.NewServer(s.log), Log: s.log,
+		Hostname: spec.Hostname, Domain: spec.Domainname,
+		PIDs: int(max(s.config.Limits.Pids, 0)), Memory: memoryTotal(s.config.Limits.Memory),
+		CPUs: cpus(s.config.Limits.CPUs), Cgroup: "/",
+	})
+	s.kernel.OnPanic(func(*kernel.Panic) { os.Exit(exitPanic) })
+	return nil
+}
+
+// run serves until init has ended, and gives its exit code.
+func (s *sandbox) run() int {
+	defer s.plat.Close()
+	g := s.init.task.Group()
+	<-g.Ended()
+	s.kernel.Wait()
+	s.init.finish()
+	status := exitStatus(g.ExitStatus())
+	s.log.Info("init ended", "code", status.Code, "signal", status.Signal)
+	return status.Exit()
+}
+
+func exitStatus(w unix.WaitStatus) agent.ExitStatus {
+	if w.Signaled() {
+		return agent.ExitStatus{Signal: int(w.Signal()), Core: w.CoreDump()}
+	}
+	return agent.ExitStatus{Code: w.ExitStatus()}
+}
+
+// serve answers the runtime's calls in the background.
+func (s *sandbox) serve() error {
+	go agent.Serve(context.Background(), s.listener, s, s.log)
+	return nil
+}
+
+// process is one that the host started: init, or by exec.
+type process struct {
+	task   *kernel.Task
+	bridge *devpts.Bridge
+	waited chan struct{}
+}
+
+// finish brings out what the process has printed.
+func (p *process) finish() {
+	if p.bridge != nil {
+		p.bridge.Drain()
+		p.bridge.Close()
+	}
+}
+
+func (s *sandbox) loadInit() (err error) {
+	p := s.config.Spec.Process
+	var files []*os.File
+	for fd := range 3 {
+		files = append(files, os.NewFile(uintptr(fd), "stdio"))
+	}
+	for _, fd := range s.config.Files.Preserve {
+		files = append(files, os.NewFile(uintptr(fd), "preserved"))
+	}
+	if s.config.Terminal {
+		files = append(files[:1], files[3:]...)
+		if c := s.config.Console; c != nil && p.ConsoleSize == nil {
+			p.ConsoleSize = &specs.Box{Height: uint(c.Rows), Width: uint(c.Columns)}
+		}
+	}
+	s.init, err = s.prepare(p, s.config.Terminal, files)
+	return err
+}

@@ -1,0 +1,166 @@
+package boot
+
+import (
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/memory"
+	"bulkhead/sentry/vfs"
+)
+
+// hostFile is a descriptor of the host's that the container got: its standard
+// streams, or one that --preserve-fds handed in. The host's file flags are not
+// touched, since others share them; so a stream is asked before every transfer
+// and moves no more than is sure not to wait.
+type hostFile struct {
+	vfs.NoFile
+	fd      int
+	stat    unix.Stat_t
+	watch   *watcher
+	queue   vfs.Queue
+	watched bool
+}
+
+// pipeSure is what a pipe that is ready takes without waiting (PIPE_BUF).
+const pipeSure = 4096
+
+// newHostFile takes over fd.
+func newHostFile(fd int, w *watcher) (*hostFile, error) {
+	f := &hostFile{fd: fd, watch: w}
+	if err := unix.Fstat(fd, &f.stat); err != nil {
+		return nil, err
+	}
+	if !f.seekable() {
+		f.watched = w.add(f)
+	}
+	return f, nil
+}
+
+func (f *hostFile) seekable() bool {
+	t := f.stat.Mode & unix.S_IFMT
+	return t == unix.S_IFREG || t == unix.S_IFBLK
+}
+
+// name is what /proc/self/fd shows.
+func (f *hostFile) name() string {
+	switch f.stat.Mode & unix.S_IFMT {
+	case unix.S_IFIFO:
+		return "pipe:[" + itoa(f.stat.Ino) + "]"
+	case unix.S_IFSOCK:
+		return "socket:[" + itoa(f.stat.Ino) + "]"
+	case unix.S_IFCHR:
+		if f.stat.Rdev == unix.Mkdev(1, 3) {
+			return "/dev/null"
+		}
+	}
+	return "host:[" + itoa(f.stat.Ino) + "]"
+}
+
+// Attr is fstat(2) of the host's file.
+func (f *hostFile) Attr() vfs.Attr {
+	s := f.stat
+	if f.seekable() {
+		unix.Fstat(f.fd, &s)
+	}
+	return vfs.Attr{
+		Dev: s.Dev, Ino: s.Ino, Mode: s.Mode, Nlink: uint32(s.Nlink), UID: s.Uid, GID: s.Gid, Rdev: s.Rdev, Size: s.Size,
+		Blocks: s.Blocks, BlockSize: int32(s.Blksize), Atime: s.Atim, Mtime: s.Mtim, Ctime: s.Ctim,
+	}
+}
+
+func (f *hostFile) poll(mask vfs.Events) vfs.Events {
+	p := []unix.PollFd{{Fd: int32(f.fd), Events: int16(mask)}}
+	for {
+		if _, err := unix.Poll(p, 0); err != unix.EINTR {
+			return vfs.Events(uint16(p[0].Revents))
+		}
+	}
+}
+
+// Ready, Queue: what poll(2) says on the host.
+func (f *hostFile) Ready(mask vfs.Events) vfs.Events { return f.poll(mask) }
+
+func (f *hostFile) Queue() *vfs.Queue {
+	if !f.watched {
+		return nil
+	}
+	f.watch.start()
+	return &f.queue
+}
+
+// Read moves what is there. A regular file is read at the host's own position:
+// it is shared with whoever opened it.
+func (f *hostFile) Read(_ vfs.Context, dst memory.Buffers, off int64) (int, error) {
+	if !f.seekable() && f.watched && f.poll(vfs.EventIn)&(vfs.EventIn|vfs.EventHup|vfs.EventErr) == 0 {
+		return 0, unix.EAGAIN
+	}
+	n, err := unix.Readv(f.fd, dst)
+	return max(n, 0), again(err)
+}
+
+func (f *hostFile) Write(_ vfs.Context, src memory.Buffers, off int64) (int, error) {
+	if !f.seekable() && f.watched {
+		if f.poll(vfs.EventOut)&(vfs.EventOut|vfs.EventErr|vfs.EventHup) == 0 {
+			return 0, unix.EAGAIN
+		}
+		src = src.Take(pipeSure)
+	}
+	n, err := unix.Writev(f.fd, src)
+	return max(n, 0), again(err)
+}
+
+func again(err error) error {
+	if err == unix.EINTR {
+		return unix.EAGAIN
+	}
+	return err
+}
+
+// Seek moves the host's position.
+func (f *hostFile) Seek(_ vfs.Context, _, offset int64, whence int) (int64, error) {
+	return unix.Seek(f.fd, offset, whence)
+}
+
+// Ioctl knows what a pipe or socket of the host's has to read.
+func (f *hostFile) Ioctl(ctx vfs.Context, cmd uint32, arg uint64) (uintptr, error) {
+	if cmd != unix.TIOCINQ || ctx.Memory() == nil {
+		return 0, unix.ENOTTY
+	}
+	n, err := unix.IoctlGetInt(f.fd, unix.TIOCINQ)
+	if err != nil {
+		return 0, err
+	}
+	return 0, ctx.Memory().StoreUint32(memory.Addr(arg), uint32(n))
+}
+
+func (f *hostFile) Release() {
+	if f.watched {
+		f.watch.remove(f)
+	}
+	unix.Close(f.fd)
+}
+
+// stream is a hostFile without positions.
+type stream struct{ *hostFile }
+
+func (stream) Stream()                                            {}
+func (stream) Seek(vfs.Context, int64, int64, int) (int64, error) { return 0, unix.ESPIPE }
+
+// description makes it an open file.
+func (f *hostFile) description() *vfs.Description {
+	flags, err := unix.FcntlInt(uintptr(f.fd), unix.F_GETFL, 0)
+	if err != nil {
+		flags = unix.O_RDWR
+	}
+	flags &= unix.O_ACCMODE | unix.O_APPEND
+	if f.seekable() {
+		return vfs.NewAnonymousOn(attrOf{f}, f, f.name(), flags)
+	}
+	return vfs.NewAnonymousOn(attrOf{f}, stream{f}, f.name(), flags)
+}
+
+// attrOf is the inode behind a host file.
+type attrOf struct{ f *hostFile }
+
+func (a attrOf) Attr(vfs.Context) (vfs.Attr, error)                { return a.f.Attr(), nil }
+func (a attrOf) SetAttr(vfs.Context, vfs.SetAttr) error            { return unix.EPERM }
+func (a attrOf) Open(vfs.Context, vfs.Path, int) (vfs.File, error) { return nil, unix.ENXIO }

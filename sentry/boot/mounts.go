@@ -1,0 +1,225 @@
+package boot
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/fs/devpts"
+	"bulkhead/sentry/fs/tmpfs"
+	"bulkhead/sentry/vfs"
+)
+
+// mountAll builds the container's tree: the root, then what the specification
+// lists, in its order.
+func (s *sandbox) mountAll() (err error) {
+	if s.watch, err = newWatcher(); err != nil {
+		return err
+	}
+	root, flags, err := s.rootFS()
+	if err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	s.ns = vfs.NewNamespace(root, vfs.MountOptions{Flags: flags, Source: "overlay"})
+	s.root = s.ns.Root()
+	served := 1
+	for i, m := range s.config.Spec.Mounts {
+		var bound *vfs.FileSystem
+		if slices.Contains(s.config.GoferMounts, i) {
+			fs := vfs.FileSystem(s.files[served])
+			bound = &fs
+			served++
+		}
+		if err := s.mount(m, bound); err != nil {
+			return fmt.Errorf("mounts[%d] %s: %w", i, m.Destination, err)
+		}
+	}
+	if err := s.finishDev(); err != nil {
+		return fmt.Errorf("/dev: %w", err)
+	}
+	if s.config.Spec.Linux != nil {
+		if err := s.hidePaths(); err != nil {
+			return err
+		}
+	}
+	if s.config.Spec.Root.Readonly {
+		err = s.ns.Remount(vfs.SentryContext(), s.root, flags|unix.MS_RDONLY, "")
+	}
+	return err
+}
+
+// optionFlags are the words of fstab(5) that are flags of a mount.
+var optionFlags = map[string]struct {
+	clear bool
+	flag  vfs.MountFlags
+}{
+	"ro": {false, unix.MS_RDONLY}, "rw": {true, unix.MS_RDONLY},
+	"nosuid": {false, unix.MS_NOSUID}, "suid": {true, unix.MS_NOSUID},
+	"nodev": {false, unix.MS_NODEV}, "dev": {true, unix.MS_NODEV},
+	"noexec": {false, unix.MS_NOEXEC}, "exec": {true, unix.MS_NOEXEC},
+	"noatime": {false, unix.MS_NOATIME}, "atime": {true, unix.MS_NOATIME},
+	"nodiratime": {false, unix.MS_NODIRATIME}, "diratime": {true, unix.MS_NODIRATIME},
+	"relatime": {false, unix.MS_RELATIME}, "norelatime": {true, unix.MS_RELATIME},
+}
+
+// noData are words that neither the mount nor the file system looks at: how
+// mounts propagate has no meaning in a tree that nobody else sees.
+var noData = []string{"bind", "rbind", "private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable",
+	"runbindable", "defaults", "async", "sync", "strictatime", "nostrictatime", "lazytime", "rro", "rrw", "tmpcopyup"}
+
+// parseOptions divides a mount's options into flags and the file system's data.
+func parseOptions(options []string) (flags vfs.MountFlags, data string) {
+	var rest []string
+	for _, o := range options {
+		switch f, ok := optionFlags[o]; {
+		case ok && f.clear:
+			flags &^= f.flag
+		case ok:
+			flags |= f.flag
+		case !slices.Contains(noData, o):
+			rest = append(rest, o)
+		}
+	}
+	return flags, strings.Join(rest, ",")
+}
+
+// makers are the file systems that a mount can name.
+func (s *sandbox) makers() map[string]func(data string) (vfs.FileSystem, error) {
+	tmp := func(data string) (vfs.FileSystem, error) {
+		o, err := tmpfs.ParseOptions(data, s.kernel.Memory)
+		if err != nil {
+			return nil, err
+		}
+		return tmpfs.New(s.arena, o), nil
+	}
+	named := func(name string) func(string) (vfs.FileSystem, error) {
+		return func(string) (vfs.FileSystem, error) {
+			return tmpfs.New(s.arena, tmpfs.Options{Mode: 0o1777, Type: name}), nil
+		}
+	}
+	return map[string]func(string) (vfs.FileSystem, error){
+		"tmpfs": tmp, "shm": tmp, "ramfs": tmp,
+		"mqueue": named("mqueue"),
+		"devpts": func(data string) (vfs.FileSystem, error) {
+			o, err := devpts.ParseOptions(data)
+			if err != nil {
+				return nil, err
+			}
+			s.pts = devpts.New(o, vfs.SentryContext().Now())
+			return s.pts, nil
+		},
+	}
+}
+
+// mount does one entry of the specification's list.
+func (s *sandbox) mount(m specs.Mount, bound *vfs.FileSystem) error {
+	flags, data := parseOptions(m.Options)
+	source := m.Source
+	var fs vfs.FileSystem
+	file := false
+	switch {
+	case bound != nil:
+		fs = *bound
+		g := fs.(interface {
+			IsFile() bool
+			ReadOnly() bool
+		})
+		file = g.IsFile()
+		if g.ReadOnly() {
+			flags |= unix.MS_RDONLY
+		}
+	case m.Type == "cgroup" || m.Type == "cgroup2":
+		return s.mountCgroup(m, flags)
+	default:
+		mk := s.makers()[m.Type]
+		if mk == nil {
+			return fmt.Errorf("file system type %q is not known", m.Type)
+		}
+		var err error
+		if fs, err = mk(data); err != nil {
+			return err
+		}
+		if source == "" {
+			source = m.Type
+		}
+	}
+	at, err := s.mountPoint(m.Destination, file)
+	if err != nil {
+		return err
+	}
+	return s.ns.Mount(vfs.SentryContext(), at, fs, vfs.MountOptions{Flags: flags, Source: source, Data: data})
+}
+
+// mountPoint finds the place of a mount, and makes it where it is not there.
+func (s *sandbox) mountPoint(name string, file bool) (vfs.Path, error) {
+	ctx := vfs.SentryContext()
+	start := vfs.Start{Root: s.root, At: s.root}
+	name = path.Clean("/" + name)
+	p, err := vfs.Resolve(ctx, start, name, 0)
+	if err != unix.ENOENT {
+		return p, err
+	}
+	dir := name
+	if file {
+		dir = path.Dir(name)
+	}
+	if err := mkdirAll(start, dir, 0o755); err != nil {
+		return p, fmt.Errorf("make mount point %s: %w", dir, err)
+	}
+	if file {
+		if _, err := vfs.Mknod(ctx, start, name, unix.S_IFREG|0o644, 0); err != nil {
+			return p, fmt.Errorf("make mount point %s: %w", name, err)
+		}
+	}
+	return vfs.Resolve(ctx, start, name, 0)
+}
+
+// hidePaths puts emptiness over masked paths and makes others read-only; those
+// that do not exist are passed over (runtime-spec, config-linux.md).
+func (s *sandbox) hidePaths() error {
+	ctx := vfs.SentryContext()
+	start := vfs.Start{Root: s.root, At: s.root}
+	for _, name := range s.config.Spec.Linux.MaskedPaths {
+		p, err := vfs.Resolve(ctx, start, name, 0)
+		if err != nil {
+			continue
+		}
+		if err := s.mask(ctx, start, p); err != nil {
+			return fmt.Errorf("linux.maskedPaths %s: %w", name, err)
+		}
+	}
+	for _, name := range s.config.Spec.Linux.ReadonlyPaths {
+		p, err := vfs.Resolve(ctx, start, name, 0)
+		if err != nil {
+			continue
+		}
+		if err := s.ns.Bind(ctx, p, p, true, unix.MS_RDONLY); err != nil {
+			return fmt.Errorf("linux.readonlyPaths %s: %w", name, err)
+		}
+		// Bind keeps the flags of what it copies; the new mount gets them here.
+		if p, err = vfs.Resolve(ctx, start, name, 0); err == nil {
+			err = s.ns.Remount(ctx, p, p.Mount.Flags()|unix.MS_RDONLY, "")
+		}
+		if err != nil {
+			return fmt.Errorf("linux.readonlyPaths %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// mask covers a directory by an empty one, and a file by /dev/null.
+func (s *sandbox) mask(ctx vfs.Context, start vfs.Start, p vfs.Path) error {
+	if _, dir := p.Inode().(vfs.Directory); dir {
+		fs := tmpfs.New(s.arena, tmpfs.Options{Mode: 0o755})
+		return s.ns.Mount(ctx, p, fs, vfs.MountOptions{Flags: unix.MS_RDONLY, Source: "tmpfs"})
+	}
+	null, err := vfs.Resolve(ctx, start, "/dev/null", 0)
+	if err != nil {
+		return err
+	}
+	return s.ns.Bind(ctx, null, p, false, 0)
+}
