@@ -19,7 +19,7 @@ import (
 //
 // The registers are all in the slot before the state says so, and no register
 // is lost before that: until `posted` a thread that is brought out can simply go on.
-var stub = mustAssemble([]insn{
+var stubSource = []insn{
 	{text: "entry: mov [rsp], rsp", op: []byte{0x48, 0x89, 0x25}, slot: offRSP},
 	{text: "mov dword [trapped], 1", op: []byte{0xc7, 0x05}, slot: offTrapped, tail: []byte{1, 0, 0, 0}},
 	{text: "returns: mov [ret], rcx", op: []byte{0x48, 0x89, 0x0d}, slot: offRet},
@@ -71,7 +71,9 @@ var stub = mustAssemble([]insn{
 	{text: "pushfq", op: []byte{0x9c}},
 	{text: "pop r11", op: []byte{0x41, 0x5b}},
 	{text: "jmp common", op: []byte{0xe9}, jump: "common"},
-})
+}
+
+var stub = mustAssemble(stubSource)
 
 // Where things are in the stub.
 var (
