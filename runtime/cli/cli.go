@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"bulkhead/runtime/container"
+	"bulkhead/runtime/state"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -266,14 +267,14 @@ func exactly(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// about container says which container an error is about.
+// on says which container an error is about.
 func on(id string, err error) error {
 	if err == nil {
 		return nil
 	}
 	var code exit
-	if errors.As(err, &code) || strings.Contains(err.Error(), id) {
-		return err
+	if errors.As(err, &code) || state.CheckID(id) != nil || errors.Is(err, state.ErrNotExist) || errors.Is(err, state.ErrExist) {
+		return err // names it already
 	}
 	return fmt.Errorf("container %s: %w", id, err)
 }

@@ -87,9 +87,9 @@ var limits = []struct {
 	flag, help string
 	set        func(*specs.LinuxResources, string) error
 }{
-	{"memory", "memory limit", func(r *specs.LinuxResources, s string) error { return bytes(&memory(r).Limit, s) }},
-	{"memory-reservation", "memory to leave to it under pressure", func(r *specs.LinuxResources, s string) error { return bytes(&memory(r).Reservation, s) }},
-	{"memory-swap", "limit of memory and swap together", func(r *specs.LinuxResources, s string) error { return bytes(&memory(r).Swap, s) }},
+	{"memory", "memory limit", func(r *specs.LinuxResources, s string) error { return parseBytes(&memory(r).Limit, s) }},
+	{"memory-reservation", "memory to leave to it under pressure", func(r *specs.LinuxResources, s string) error { return parseBytes(&memory(r).Reservation, s) }},
+	{"memory-swap", "limit of memory and swap together", func(r *specs.LinuxResources, s string) error { return parseBytes(&memory(r).Swap, s) }},
 	{"cpu-period", "length of a CPU period, in microseconds", func(r *specs.LinuxResources, s string) error { return unsigned(&cpu(r).Period, s) }},
 	{"cpu-quota", "CPU time in a period, in microseconds", func(r *specs.LinuxResources, s string) error { return signed(&cpu(r).Quota, s) }},
 	{"cpu-burst", "CPU time saved up for a burst, in microseconds", func(r *specs.LinuxResources, s string) error { return unsigned(&cpu(r).Burst, s) }},
@@ -151,8 +151,8 @@ func unsigned(to **uint64, s string) error {
 	return nil
 }
 
-// bytes reads a size: 1048576, 512m, 2g, 2GiB.
-func bytes(to **int64, s string) error {
+// parseBytes reads a size: 1048576, 512m, 2g, 2GiB.
+func parseBytes(to **int64, s string) error {
 	low := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(s), "b"), "i")
 	shift := 0
 	for i, unit := range []string{"k", "m", "g", "t"} {

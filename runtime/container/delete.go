@@ -44,7 +44,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	}
 	c := &Container{State: s, rt: r, dir: dir}
 	if now := c.Status(); !force && now != specs.StateStopped && now != specs.StateCreated {
-		return fmt.Errorf("cannot delete container %s that is not stopped: %s", id, now)
+		return fmt.Errorf("cannot delete a container that is not stopped: it is %s", now)
 	}
 	return c.removeLocked(ctx)
 }

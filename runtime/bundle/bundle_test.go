@@ -1,0 +1,226 @@
+package bundle
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// edit gives the default configuration with one thing replaced.
+func edit(t testing.TB, change func(*specs.Spec)) string {
+	t.Helper()
+	s := Default()
+	if change != nil {
+		change(s)
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+var five = 5
+
+// complaints are what can be wrong, and the words that have to name it.
+var complaints = []struct {
+	name   string
+	change func(*specs.Spec)
+	want   string
+}{
+	{"no version", func(s *specs.Spec) { s.Version = "" }, "ociVersion: is missing"},
+	{"major 2", func(s *specs.Spec) { s.Version = "2.0.0" }, "ociVersion: 2.0.0 is not supported, 1.x is"},
+	{"no number", func(s *specs.Spec) { s.Version = "one" }, `ociVersion: "one" is no version number`},
+	{"no process", func(s *specs.Spec) { s.Process = nil }, "process: is missing"},
+	{"no args", func(s *specs.Spec) { s.Process.Args = nil }, "process.args: is empty"},
+	{"empty program", func(s *specs.Spec) { s.Process.Args = []string{""} }, "process.args[0]: is empty"},
+	{"zero in args", func(s *specs.Spec) { s.Process.Args = []string{"a", "b\x00"} }, "process.args[1]: contains a zero byte"},
+	{"no cwd", func(s *specs.Spec) { s.Process.Cwd = "" }, "process.cwd: is missing"},
+	{"relative cwd", func(s *specs.Spec) { s.Process.Cwd = "tmp" }, `process.cwd: "tmp" is not an absolute path`},
+	{"env without =", func(s *specs.Spec) { s.Process.Env = []string{"A=b", "C"} }, `process.env[1]: "C" is not NAME=VALUE`},
+	{"unknown rlimit", func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_FUN"}} }, `process.rlimits[0].type: "RLIMIT_FUN" is no limit of Linux's`},
+	{"soft above hard", func(s *specs.Spec) {
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 2, Hard: 1}}
+	}, "process.rlimits[0].soft: 2 is above the hard limit of 1"},
+	{"rlimit twice", func(s *specs.Spec) {
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE"}, {Type: "RLIMIT_NOFILE"}}
+	}, "process.rlimits[1].type: RLIMIT_NOFILE is given twice"},
+	{"odd capability", func(s *specs.Spec) { s.Process.Capabilities = &specs.LinuxCapabilities{Effective: []string{"chown"}} }, `process.capabilities.effective[0]: "chown" is no capability`},
+	{"oom score", func(s *specs.Spec) { n := 2000; s.Process.OOMScoreAdj = &n }, "process.oomScoreAdj: 2000 is not between -1000 and 1000"},
+	{"huge console", func(s *specs.Spec) { s.Process.ConsoleSize = &specs.Box{Height: 1 << 20} }, "process.consoleSize: 1048576 by 0 is too large"},
+	{"no root", func(s *specs.Spec) { s.Root = nil }, "root: is missing"},
+	{"no root path", func(s *specs.Spec) { s.Root.Path = "" }, "root.path: is missing"},
+	{"absent rootfs", func(s *specs.Spec) { s.Root.Path = "nowhere" }, "nowhere: no such directory"},
+	{"rootfs is a file", func(s *specs.Spec) { s.Root.Path = "config.json" }, "config.json: not a directory"},
+	{"long hostname", func(s *specs.Spec) { s.Hostname = strings.Repeat("h", 65) }, "hostname: has 65 bytes, 64 are allowed"},
+	{"mount without destination", func(s *specs.Spec) { s.Mounts[0].Destination = "" }, "mounts[0].destination: is missing"},
+	{"mount without type", func(s *specs.Spec) { s.Mounts[0].Type = "" }, "mounts[0].type: is missing"},
+	{"mount of a disk", func(s *specs.Spec) { s.Mounts[1].Type = "ext4" }, `mounts[1].type: "ext4" cannot be mounted inside a sandbox`},
+	{"bind without source", func(s *specs.Spec) { s.Mounts[0] = specs.Mount{Destination: "/x", Type: "bind"} }, "mounts[0].source: is missing"},
+	{"bind of nothing", func(s *specs.Spec) {
+		s.Mounts[0] = specs.Mount{Destination: "/x", Source: "/nonexistent", Options: []string{"rbind"}}
+	}, "mounts[0].source: /nonexistent: no such file or directory"},
+	{"idmapped", func(s *specs.Spec) { s.Mounts[0].Options = []string{"idmap"} }, "mounts[0]: idmapped mounts are not supported"},
+	{"hook without path", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{}}} }, "hooks.poststop[0].path: is missing"},
+	{"relative hook", func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "a"}}} }, `hooks.createRuntime[0].path: "a" is not an absolute path`},
+	{"hook without time", func(s *specs.Spec) {
+		n := 0
+		s.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "/a", Timeout: &n}}}
+	}, "hooks.poststart[0].timeout: 0 is not above 0"},
+	{"unknown namespace", func(s *specs.Spec) { s.Linux.Namespaces[0].Type = "dream" }, `linux.namespaces[0].type: "dream" is no namespace of Linux's`},
+	{"namespace twice", func(s *specs.Spec) { s.Linux.Namespaces[1] = s.Linux.Namespaces[0] }, "linux.namespaces[1].type: pid is given twice"},
+	{"absent namespace", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/run/netns/none-such" }, "linux.namespaces[1].path: /run/netns/none-such: no such file or directory"},
+	{"user namespace", func(s *specs.Spec) { s.Linux.Namespaces[0].Type = "user" }, "linux.namespaces[0]: user namespaces are not supported"},
+	{"id mapping", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "linux.uidMappings: user namespaces are not supported"},
+	{"host device", func(s *specs.Spec) {
+		s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/sda", Type: "b", Major: 8}}
+	}, "linux.devices[0]: the host's device /dev/sda (b 8:0) cannot be reached"},
+	{"relative masked path", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"proc"} }, `linux.maskedPaths[0]: "proc" is not an absolute path`},
+	{"cgroup above", func(s *specs.Spec) { s.Linux.CgroupsPath = "/a/../../b" }, "linux.cgroupsPath: \"/a/../../b\" contains .."},
+	{"swap below memory", func(s *specs.Spec) {
+		a, b := int64(2), int64(1)
+		s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &a, Swap: &b}}
+	}, "linux.resources.memory.swap: 1 is memory and swap together"},
+	{"short CPU period", func(s *specs.Spec) {
+		p := uint64(10)
+		s.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Period: &p}}
+	}, "linux.resources.cpu.period: 10 is not between"},
+	{"time offsets", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, "linux.timeOffsets: time namespaces are not supported"},
+	{"32 bit", func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32} }, "linux.personality: only the domain LINUX"},
+}
+
+func write(t testing.TB, config string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "rootfs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestComplaints(t *testing.T) {
+	for _, row := range complaints {
+		dir := write(t, edit(t, row.change))
+		_, err := Load(dir)
+		if err == nil {
+			t.Errorf("%s: accepted", row.name)
+			continue
+		}
+		if got := err.Error(); !strings.HasPrefix(got, filepath.Join(dir, "config.json")+": ") || !strings.Contains(got, row.want) || strings.Contains(got, "\n") {
+			t.Errorf("%s: got %q, want the file and %q", row.name, got, row.want)
+		}
+	}
+}
+
+func TestMalformed(t *testing.T) {
+	for _, row := range []struct{ config, want string }{
+		{"", "config.json: is empty"},
+		{"{", "line 1, column 1: unexpected end of JSON input"},
+		{"{\n  \"process\": {,\n}", "line 2, column 15: invalid character ','"},
+		{"[]", "the whole: a JSON array where an object is expected"},
+		{`{"ociVersion":1}`, "ociVersion: a JSON number where a string is expected"},
+		{`{"process":{"args":"sh"}}`, "process.args: a JSON string where an array is expected"},
+		{`{"process":{"user":{"uid":-1}}}`, "process.user.uid: a JSON number -1 where a number from 0 (uint32) is expected"},
+		{`{"process":{"terminal":"yes"}}`, "process.terminal: a JSON string where true or false is expected"},
+		{`{} {}`, "invalid character '{' after top-level value"},
+		{"null", "ociVersion: is missing"},
+	} {
+		_, err := Load(write(t, row.config))
+		if err == nil || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%q: got %v, want %s", row.config, err, row.want)
+		}
+	}
+}
+
+func TestNoBundle(t *testing.T) {
+	dir := t.TempDir()
+	for _, row := range []struct{ dir, want string }{
+		{filepath.Join(dir, "none"), "bundle " + dir + "/none: no such directory"},
+		{dir, dir + "/config.json: no such file or directory"},
+		{"/dev/null", "bundle /dev/null: not a directory"},
+		{filepath.Join(dir, "two\nlines"), `bundle "` + dir + `/two\nlines": no such directory`},
+	} {
+		_, err := Load(row.dir)
+		if err == nil || err.Error() != row.want {
+			t.Errorf("%q: got %v, want %s", row.dir, err, row.want)
+		}
+	}
+}
+
+func TestAccepted(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		change func(*specs.Spec)
+	}{
+		{"as it is", nil},
+		{"1.0.2-dev", func(s *specs.Spec) { s.Version = "1.0.2-dev" }},
+		{"a future 1.x", func(s *specs.Spec) { s.Version = "1.99.0" }},
+		{"no linux", func(s *specs.Spec) { s.Linux = nil }},
+		{"unknown capability", func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_TELEPORT"} }},
+		{"unlimited", func(s *specs.Spec) { s.Process.Rlimits[0].Soft, s.Process.Rlimits[0].Hard = ^uint64(0), ^uint64(0) }},
+		{"bind", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "x", Type: "none", Source: "rootfs", Options: []string{"rbind", "ro"}})
+		}},
+		{"a device that we have", func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}}
+		}},
+		{"hooks", func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true", Timeout: &five}}}
+		}},
+	} {
+		dir := write(t, edit(t, row.change))
+		b, err := Load(dir)
+		if err != nil {
+			t.Errorf("%s: %v", row.name, err)
+			continue
+		}
+		real, _ := filepath.EvalSymlinks(dir)
+		if b.Spec.Linux == nil || b.Spec.Root.Path != filepath.Join(real, "rootfs") {
+			t.Errorf("%s: %+v", row.name, b.Spec.Root)
+		}
+		for _, m := range b.Spec.Mounts {
+			if !filepath.IsAbs(m.Destination) || IsBind(&m) && m.Source != b.Spec.Root.Path {
+				t.Errorf("%s: mount %+v", row.name, m)
+			}
+		}
+	}
+}
+
+func TestUnknownFieldsAreIgnored(t *testing.T) {
+	config := strings.Replace(edit(t, nil), `{"ociVersion"`, `{"future":{"a":[1]},"ociVersion"`, 1)
+	if _, err := Load(write(t, config)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whatever config.json holds, it is refused in one line or what is promised of a
+// bundle holds.
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(edit(f, nil)))
+	for _, row := range complaints {
+		f.Add([]byte(edit(f, row.change)))
+	}
+	f.Add([]byte(`{"process":{"user":{"uid":-1}}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := Parse(b)
+		if err == nil {
+			err = Check(s)
+		}
+		if err != nil {
+			if e := err.Error(); e == "" {
+				t.Error("an empty complaint")
+			}
+			return
+		}
+		if s.Process == nil || len(s.Process.Args) == 0 || s.Root == nil || s.Linux == nil || !filepath.IsAbs(s.Process.Cwd) {
+			t.Errorf("accepted, and incomplete: %s", b)
+		}
+	})
+}
