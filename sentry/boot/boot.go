@@ -93,7 +93,9 @@ func Main([]string) int {
 
 func newLog(c *agent.BootConfig) *slog.Logger {
 	var level slog.Level
-	if level.UnmarshalText([]byte(c.LogLevel)) != nil {
+	if c.LogLevel == "trace" { // every system call, at debug level
+		level = slog.LevelDebug
+	} else if level.UnmarshalText([]byte(c.LogLevel)) != nil {
 		level = slog.LevelInfo
 	}
 	o := &slog.HandlerOptions{Level: level}
@@ -168,8 +170,12 @@ func (s *sandbox) reachGofer() error {
 
 func (s *sandbox) makeKernel() error {
 	spec := s.config.Spec
+	calls := syscalls.NewServer(s.log)
+	if s.config.LogLevel == "trace" {
+		calls.Trace(syscalls.LogTracer{Log: s.log})
+	}
 	s.kernel = kernel.New(kernel.Config{
-		Platform: s.plat, Arena: s.arena, Calls: syscalls.NewServer(s.log), Log: s.log,
+		Platform: s.plat, Arena: s.arena, Calls: calls, Log: s.log,
 		Hostname: spec.Hostname, Domain: spec.Domainname,
 		PIDs: int(max(s.config.Limits.Pids, 0)), Memory: memoryTotal(s.config.Limits.Memory),
 		CPUs: cpus(s.config.Limits.CPUs), Cgroup: "/",

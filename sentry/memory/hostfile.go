@@ -43,8 +43,20 @@ type window struct {
 // outlive Close have a duplicate. size asks for the file's size now.
 func NewHostFile(a *Arena, fd int, writable bool, size func() (uint64, error)) *HostFile {
 	h := &HostFile{a: a, fd: fd, writable: writable, size: size, users: users{}}
+	if size == nil { // of the descriptor, which may be h's own by then
+		h.size = h.statSize
+	}
 	h.refs.Store(1)
 	return h
+}
+
+func (h *HostFile) statSize() (uint64, error) {
+	h.mu.Lock()
+	fd := h.fd
+	h.mu.Unlock()
+	var s unix.Stat_t
+	err := unix.Fstat(fd, &s)
+	return uint64(s.Size), err
 }
 
 // Close gives up the first reference; the windows go with the last.

@@ -56,11 +56,7 @@ func (h *hostFD) drop() {
 // mappable is the file as memory.
 func (h *hostFD) mappable(a *memory.Arena) *memory.HostFile {
 	h.mapped.Do(func() {
-		h.host.Store(memory.NewHostFile(a, h.fd, h.writable, func() (uint64, error) {
-			var s unix.Stat_t
-			err := unix.Fstat(h.fd, &s)
-			return uint64(s.Size), err
-		}))
+		h.host.Store(memory.NewHostFile(a, h.fd, h.writable, nil))
 	})
 	return h.host.Load()
 }
