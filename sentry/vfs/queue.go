@@ -27,6 +27,9 @@ type Waiter struct {
 	Notify func(Events)
 	// Exclusive asks that one such waiter be told per Notify (EPOLLEXCLUSIVE, accept).
 	Exclusive bool
+	// Passed, if set, says after Notify that nobody was woken, so that the next
+	// exclusive waiter is told too (an epoll that nobody waits for).
+	Passed func() bool
 
 	prev, next *Waiter
 	queue      *Queue
@@ -86,7 +89,10 @@ func (q *Queue) Notify(events Events) {
 		if events&(w.Mask|EventErr|EventHup) == 0 || w.Exclusive && told {
 			continue
 		}
-		told = told || w.Exclusive
 		w.Notify(events)
+		told = told || w.Exclusive && (w.Passed == nil || !w.Passed())
 	}
 }
+
+// Waiters is how many there are.
+func (q *Queue) Waiters() int { return int(q.n.Load()) }

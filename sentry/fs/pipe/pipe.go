@@ -217,11 +217,12 @@ func (f *File) Read(_ vfs.Context, dst memory.Buffers, _ int64) (int, error) {
 	n, drop := p.chunkLocked(want)
 	got := 0
 	for _, part := range p.dataLocked(n) {
-		m := dst.Skip(got).CopyOut(part)
+		m := dst.CopyOut(part)
 		got += m
-		if m < len(part) {
+		if got == n || m < len(part) {
 			break
 		}
+		dst = dst.Skip(m)
 	}
 	if got == 0 {
 		p.mu.Unlock()
@@ -308,11 +309,12 @@ func (f *File) Write(_ vfs.Context, src memory.Buffers, _ int64) (int, error) {
 	}
 	got := 0
 	for _, part := range p.roomLocked(n) {
-		m := src.Skip(got).CopyIn(part)
+		m := src.CopyIn(part)
 		got += m
-		if m < len(part) {
+		if got == n || m < len(part) {
 			break
 		}
+		src = src.Skip(m)
 	}
 	p.putLocked(got, f.direct.Load())
 	p.mu.Unlock()
