@@ -12,6 +12,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -73,6 +74,13 @@ func New(id, path string, systemd bool, r *specs.LinuxResources) (*Group, error)
 		config.Path = filepath.Clean("/" + path)
 	}
 	m, err := manager.New(config)
+	if err == nil && !cgroups.IsCgroup2UnifiedMode() {
+		// Without rules for devices the library makes no group for them, but would
+		// add processes to it.
+		paths := maps.Clone(m.GetPaths())
+		delete(paths, "devices")
+		m, err = manager.NewWithPaths(config, paths)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}

@@ -71,9 +71,15 @@ func TestLife(t *testing.T) {
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
-	if err := g.Start(r, cmd.Process.Pid); err != nil {
+	second := exec.Command("sleep", "1000")
+	if err := second.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go second.Wait()
+	if err := g.Start(r, cmd.Process.Pid, second.Process.Pid); err != nil {
 		g.Destroy()
 		cmd.Process.Kill()
+		second.Process.Kill()
 		t.Fatal(err)
 	}
 
@@ -81,7 +87,7 @@ func TestLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if pids, err := g.Pids(); err != nil || len(pids) != 1 || pids[0] != cmd.Process.Pid {
+	if pids, err := g.Pids(); err != nil || len(pids) != 2 {
 		t.Errorf("Pids: %v, %v", pids, err)
 	}
 	if s, err := g.Stats(); err != nil || s.PidsStats.Limit != 20*pidsFactor+pidsSlack || s.MemoryStats.Usage.Limit != (64+64+8)<<20 {
