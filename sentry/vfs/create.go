@@ -140,11 +140,12 @@ func Link(ctx Context, old Path, s Start, name string) error {
 		case old.Dentry.dir != nil:
 			return nil, unix.EPERM
 		}
-		return old.Inode(), d.dir.Link(ctx, last, old.Inode())
+		err := d.dir.Link(ctx, last, old.Inode())
+		if err == nil {
+			tell(old.Inode(), unix.IN_ATTRIB, 0, "")
+		}
+		return old.Inode(), err
 	})
-	if err == nil {
-		tell(old.Inode(), unix.IN_ATTRIB, 0, "")
-	}
 	return err
 }
 

@@ -249,12 +249,6 @@ func openPath(ctx Context, p Path, flags int, created bool) (*Description, error
 }
 
 func openFile(ctx Context, p Path, a *Attr, flags int, created bool) (*Description, error) {
-	if flags&unix.O_TRUNC != 0 && !created && a.Type() == unix.S_IFREG {
-		if err := truncate(ctx, p.Inode(), a, 0, true); err != nil {
-			return nil, err
-		}
-		tellAt(p, unix.IN_MODIFY)
-	}
 	pass := flags &^ (unix.O_CREAT | unix.O_EXCL | tmpFile)
 	if p.Mount.flags.Load()&unix.MS_NOATIME != 0 {
 		pass |= unix.O_NOATIME
@@ -271,6 +265,13 @@ func openFile(ctx Context, p Path, a *Attr, flags int, created bool) (*Descripti
 	}
 	d := newDescription(f, p, flags, a.Type())
 	tellAt(p, unix.IN_OPEN)
+	if flags&unix.O_TRUNC != 0 && !created && a.Type() == unix.S_IFREG {
+		if err := truncate(ctx, p.Inode(), a, 0, true); err != nil {
+			d.Unref()
+			return nil, err
+		}
+		tellAt(p, unix.IN_MODIFY)
+	}
 	return d, nil
 }
 

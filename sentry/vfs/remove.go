@@ -37,8 +37,8 @@ func Unlink(ctx Context, s Start, name string) error {
 		return err
 	}
 	d.killLocked(p.last, c)
-	tell(d.inode, unix.IN_DELETE, 0, p.last)
 	tellUnlinked(ctx, c.inode)
+	tell(d.inode, unix.IN_DELETE, 0, p.last)
 	return nil
 }
 
@@ -86,7 +86,7 @@ func Rmdir(ctx Context, s Start, name string) error {
 		return err
 	}
 	d.killLocked(p.last, c)
-	tell(d.inode, unix.IN_DELETE|unix.IN_ISDIR, 0, p.last)
 	tellGone(c.inode)
+	tell(d.inode, unix.IN_DELETE|unix.IN_ISDIR, 0, p.last)
 	return nil
 }

@@ -182,7 +182,7 @@ func (r *renaming) tell(replaced *Dentry) {
 		return
 	}
 	fd, td := r.from.dir.Dentry, r.to.dir.Dentry
-	move := func(from, to *Dentry, old, new string, d *Dentry) {
+	move := func(from, to *Dentry, old, new string, d, over *Dentry) {
 		var isDir uint32
 		if d.dir != nil {
 			isDir = unix.IN_ISDIR
@@ -190,17 +190,16 @@ func (r *renaming) tell(replaced *Dentry) {
 		cookie := moveCookie.Add(1)
 		tell(from.inode, unix.IN_MOVED_FROM|isDir, cookie, old)
 		tell(to.inode, unix.IN_MOVED_TO|isDir, cookie, new)
-		tell(d.inode, unix.IN_MOVE_SELF|isDir, 0, "")
+		if over != nil {
+			tell(over.inode, unix.IN_ATTRIB, 0, "")
+		}
+		tell(d.inode, unix.IN_MOVE_SELF, 0, "")
 	}
-	move(fd, td, r.from.last, r.to.last, r.source)
+	move(fd, td, r.from.last, r.to.last, r.source, replaced)
 	if r.exchange() {
-		move(td, fd, r.to.last, r.from.last, r.target)
+		move(td, fd, r.to.last, r.from.last, r.target, nil)
 	}
 	if replaced != nil {
-		if replaced.dir != nil {
-			tellGone(replaced.inode)
-		} else {
-			tellUnlinked(r.ctx, replaced.inode)
-		}
+		tellIfGone(r.ctx, replaced.inode)
 	}
 }

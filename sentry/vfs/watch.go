@@ -96,6 +96,11 @@ func tellUnlinked(ctx Context, i Inode) {
 		return
 	}
 	tell(i, unix.IN_ATTRIB, 0, "")
+	tellIfGone(ctx, i)
+}
+
+// tellIfGone ends the watches of i if it has no links.
+func tellIfGone(ctx Context, i Inode) {
 	if a, err := i.Attr(ctx); err != nil || a.Nlink == 0 {
 		tellGone(i)
 	}
