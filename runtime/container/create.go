@@ -75,6 +75,7 @@ func (r *Runtime) Create(ctx context.Context, o *Create) (_ *Container, err erro
 	}{
 		{"", n.choose},
 		{"", n.makeState},
+		{"", n.prepareCgroup},
 		{"set up the terminal", n.openTerminal},
 		{"open descriptors", n.openFiles},
 		{"", n.startProcesses},
@@ -353,27 +354,42 @@ func (n *creation) adjust(pid int) {
 	}
 }
 
-func (n *creation) enterCgroup(context.Context) error {
+// prepareCgroup settles where the control group will be.
+func (n *creation) prepareCgroup(context.Context) (err error) {
 	if n.NoCgroup {
 		return nil
 	}
 	s := n.c.State
-	g, err := cgroup.New(n.ID, n.spec.Linux.CgroupsPath, n.rt.SystemdCgroup, s.Resources)
-	if err != nil {
-		if rootless() && s.Resources == nil {
-			return nil
-		}
+	n.group, err = cgroup.New(n.ID, n.spec.Linux.CgroupsPath, n.rt.SystemdCgroup, s.Resources)
+	if err != nil && rootless() && cgroup.Inside(s.Resources) == (agent.Limits{}) {
+		return nil
+	}
+	if err == nil {
+		go n.group.Warm()
+	}
+	return err
+}
+
+func (n *creation) enterCgroup(context.Context) error {
+	if n.group == nil {
+		return nil
+	}
+	s := n.c.State
+	// Known to delete --force before it exists.
+	s.Cgroup = n.group.Place()
+	if err := n.c.dir.Save(s); err != nil {
 		return err
 	}
-	n.undo = append(n.undo, func() { n.c.Process.Kill(); g.Destroy() })
-	if err := g.Start(s.Resources, s.Sandbox.PID, s.Gofer.PID); err != nil {
+	n.undo = append(n.undo, func() { n.c.Process.Kill(); n.group.Destroy() })
+	if err := n.group.Start(s.Resources, s.Sandbox.PID, s.Gofer.PID); err != nil {
 		if rootless() && cgroup.Inside(s.Resources) == (agent.Limits{}) {
-			g.Destroy()
+			n.group.Destroy()
+			s.Cgroup = nil
 			return nil
 		}
 		return err
 	}
-	n.group, s.Cgroup = g, g.Place()
+	s.Cgroup = n.group.Place()
 	n.rt.Milestone("control group")
 	return nil
 }
