@@ -13,7 +13,6 @@ import (
 const (
 	firstWindow = 16
 	lastWindow  = 2 * hugePages
-	copyWindow  = 16
 	fileWindow  = 4 << 20 / PageSize // pages of an object that are there
 )
 
@@ -257,7 +256,8 @@ func (s *Space) fill(ar *area, lo, hi uint64) error {
 // copyOwn makes v's page, and its neighbours that are shared since a fork,
 // the space's own.
 func (s *Space) copyOwn(ar *area, v uint64) error {
-	lo, hi := max(vpn(ar.start), v&^(copyWindow-1)), min(vpn(ar.end), (v|(copyWindow-1))+1)
+	w := s.copyAhead
+	lo, hi := max(vpn(ar.start), v&^(w-1)), min(vpn(ar.end), (v|(w-1))+1)
 	if s.a.tight() {
 		lo, hi = v, v+1
 	}
@@ -276,7 +276,7 @@ func (s *Space) copyOwn(ar *area, v uint64) error {
 	if err != nil {
 		return err
 	}
-	err = s.mapOwnRuns(ar, first, end, copyWindow)
+	err = s.mapOwnRuns(ar, first, end, int(w))
 	if err != nil {
 		s.as.Unmap(addr(first), (end-first)*PageSize) // before the old pages can be used again
 	}

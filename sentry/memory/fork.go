@@ -49,7 +49,54 @@ func (s *Space) forkLocked(c *Space) error {
 		c.areas = append(c.areas, n)
 		c.grow(n, int64(n.size()))
 	}
-	return s.protectShared()
+	if err := s.protectShared(); err != nil {
+		return err
+	}
+	c.mirror(s.areas)
+	return nil
+}
+
+// mirror maps in a child what its parent had mapped, as far as few calls reach:
+// a mapping costs less than the fault that asks for it, and the child runs the
+// same code on the same data.
+func (c *Space) mirror(parents []*area) {
+	calls := c.forkCalls
+	for _, p := range parents {
+		if ar := c.find(p.start); ar != nil && p.mapped && ar.prot != 0 && calls > 0 {
+			calls = c.mirrorArea(ar, calls)
+		}
+	}
+}
+
+// mirrorArea does that for one area and says how many calls are left. Errors
+// are left to the faults that follow.
+func (c *Space) mirrorArea(ar *area, calls int) int {
+	v, hi := vpn(ar.start), vpn(ar.end)
+	if hi-v > fileWindow { // what is large is used in parts
+		return calls
+	}
+	write := ar.is(shared) && ar.prot&platform.Write != 0
+	o, _ := ar.obj.(ahead)
+	for v < hi && calls > 0 {
+		if hole := c.table.holes(v, hi); hole > 0 {
+			if o == nil || !o.present(ar.offset(addr(v))) {
+				v += hole
+				continue
+			}
+			n, err := c.mapObjectRun(ar, v, v+hole, 1, write)
+			if err != nil {
+				return calls
+			}
+			v, calls = v+n, calls-1
+			continue
+		}
+		e := c.table.run(v, hi, false)
+		if c.showOwn(ar, v, e, false) != nil {
+			return calls
+		}
+		v, calls = v+uint64(e.n), calls-1
+	}
+	return calls
 }
 
 // protectShared takes the platform's leave to store into private pages, in as
