@@ -44,6 +44,9 @@ type Platform struct {
 	// cookie begins each page of trampolines, so that one is known when met.
 	cookie [16]byte
 
+	// pinned: a vCPU stays on one OS thread, for moving it is slow (before Linux 6.12).
+	pinned bool
+
 	stubPage, gatePage, idtPage, tablePage uint64
 
 	runners chan *runner // those without work

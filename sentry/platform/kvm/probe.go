@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"fmt"
+	"runtime"
 	"time"
 
 	"bulkhead/kvm"
@@ -32,22 +33,11 @@ func (p *Platform) probe() error {
 	t := &thread{p: p, v: v}
 	c := &platform.Context{Dirty: platform.DirtyAll}
 	c.Rip = probeAt
-	for i := range 4 {
-		start := time.Now()
-		if _, err := t.enter(c, as); err != nil {
-			return err
-		}
-		exit, err := v.VCPU.Run()
-		if err != nil {
-			return err
-		}
-		if exit != kvm.ExitIO || v.Port() != doorbell || v.slot.state.Load() != posted {
-			return p.oddProbe(v, exit)
-		}
-		v.at = inCall
-		if d := time.Since(start); i == 1 || i > 1 && d < p.exitCost {
-			p.exitCost = d
-		}
+	runtime.LockOSThread()
+	p.exitCost, err = t.probeCalls(c, as, 4)
+	runtime.UnlockOSThread()
+	if err != nil {
+		return err
 	}
 	regs, err := v.Sregs()
 	if err != nil {
@@ -58,9 +48,66 @@ func (p *Platform) probe() error {
 			return err
 		}
 	}
+	if err := p.probeMove(t, c, as); err != nil {
+		return err
+	}
 	t.Close()
 	as.Release()
 	p.mem.discard(page)
+	return nil
+}
+
+// probeCalls makes n calls and returns the least that one but the first took.
+func (t *thread) probeCalls(c *platform.Context, as *addressSpace, n int) (time.Duration, error) {
+	v, least := t.v, time.Hour
+	for i := range n {
+		start := time.Now()
+		if _, err := t.enter(c, as); err != nil {
+			return 0, err
+		}
+		exit, err := v.VCPU.Run()
+		if err != nil {
+			return 0, err
+		}
+		if exit != kvm.ExitIO || v.Port() != doorbell || v.slot.state.Load() != posted {
+			return 0, t.p.oddProbe(v, exit)
+		}
+		v.at = inCall
+		if i > 0 || n == 1 {
+			least = min(least, time.Since(start))
+		}
+	}
+	return least, nil
+}
+
+// tooDear is what a vCPU's move to another thread costs in kernels that wait
+// for a grace period of RCU then, at least.
+const tooDear = time.Millisecond
+
+// probeMove finds out whether vCPUs may change threads. The least of three counts,
+// for another process can be in the way.
+func (p *Platform) probeMove(t *thread, c *platform.Context, as *addressSpace) error {
+	type result struct {
+		d   time.Duration
+		err error
+	}
+	least := time.Hour
+	for range 3 {
+		done := make(chan result)
+		go func() {
+			runtime.LockOSThread() // never unlocked: the thread ends, and the next is another
+			d, err := t.probeCalls(c, as, 1)
+			done <- result{d, err}
+		}()
+		r := <-done
+		if r.err != nil {
+			return r.err
+		}
+		if least = min(least, r.d); least < tooDear {
+			break
+		}
+	}
+	p.pinned = least > tooDear+p.exitCost
 	return nil
 }
 

@@ -77,7 +77,7 @@ func (r *runner) run(free chan<- *runner) {
 }
 
 // hot says that a runner would pay.
-func (t *thread) hot() bool { return t.quick >= enough && !t.stepping }
+func (t *thread) hot() bool { return t.quick >= enough && !t.stepping && !t.p.pinned }
 
 // judge looks at an event that came by an exit.
 func (t *thread) judge(ev platform.Event, start time.Time) {

@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -20,12 +21,11 @@ type thread struct {
 	rax      uint64         // what the application would find in RAX now
 	reload   bool           // the vCPU's general registers are not the application's
 	stepping bool
+	locked   bool // to the OS thread
 
 	// crew is the runner that has the vCPU, if it is not out.
-	crew   *runner
-	parked bool      // the last watch gave up
-	quick  int       // calls in a row that came soon after the last
-	since  time.Time // when the last Run returned
+	crew  *runner
+	quick int // calls in a row that came soon after the last
 
 	// Interrupt sets intr, then looks at busy; Run sets busy, then looks at intr.
 	intr atomic.Bool
@@ -37,6 +37,10 @@ func (t *thread) Run(c *platform.Context, space platform.AddressSpace) (platform
 	as, ok := space.(*addressSpace)
 	if !ok {
 		return platform.Event{}, fmt.Errorf("platform/kvm: address space of another platform: %T", space)
+	}
+	if t.p.pinned && !t.locked {
+		runtime.LockOSThread()
+		t.locked = true
 	}
 	t.dirty, c.Dirty = t.dirty|c.Dirty, 0
 	t.busy.Store(true)
@@ -304,6 +308,9 @@ func (t *thread) Interrupt() {
 // Close implements platform.Thread.Close.
 func (t *thread) Close() {
 	v := t.v
+	if t.locked {
+		runtime.UnlockOSThread()
+	}
 	if err := t.bringOut(); err != nil {
 		return // the vCPU is lost, and the platform's Close will have it
 	}
