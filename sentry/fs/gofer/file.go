@@ -55,10 +55,28 @@ func (h *hostFD) drop() {
 
 // mappable is the file as memory.
 func (h *hostFD) mappable(a *memory.Arena) *memory.HostFile {
-	h.mapped.Do(func() {
-		h.host.Store(memory.NewHostFile(a, h.fd, h.writable, nil))
-	})
+	h.mapped.Do(func() { h.host.Store(memory.NewHostFile(a, h.fd, h.writable, nil)) })
 	return h.host.Load()
+}
+
+// mapping is the file as a mapping holds it: with its descriptor, which is the
+// memory room's only from the first touch on.
+type mapping struct {
+	*memory.HostFile
+	file *file
+	fd   *hostFD
+}
+
+// Ref implements memory.Mappable.
+func (m *mapping) Ref() {
+	m.fd.refs.Add(1)
+	m.HostFile.Ref()
+}
+
+// Unref implements memory.Mappable.
+func (m *mapping) Unref() {
+	m.HostFile.Unref()
+	m.file.done(m.fd)
 }
 
 // use is the descriptor that h keeps, held for the caller, or nil.

@@ -115,7 +115,7 @@ func (o *openFile) Mappable(_ vfs.Context, r memory.MapRequest) (memory.Mappable
 	if r.Shared && (r.Prot|r.MaxProt)&platform.Write != 0 {
 		o.fd.dirty.Store(true)
 	}
-	return o.fd.mappable(o.file.fs.arena), nil
+	return &mapping{o.fd.mappable(o.file.fs.arena), o.file, o.fd}, nil
 }
 
 // Fsync implements vfs.Syncer.
