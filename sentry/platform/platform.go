@@ -124,7 +124,8 @@ type Event struct {
 type Segment struct {
 	FD     int    // a file that another process can map, or -1 if the platform asked for private memory
 	Offset int64  // bytes in FD
-	Host   []byte // where the Sentry sees it, inside a region given to Platform.AddMemory
+	Host   []byte // where the Sentry sees it, inside a region given to Platform.AddMemory;
+	// of a file a shared mapping, whose pages a platform may let go of at any time
 }
 
 // ErrMemory says that the platform has no room for the mapping; the caller may

@@ -126,3 +126,16 @@ func BenchmarkSyscall(b *testing.B) {
 	least(b, func() { w.call(th, c, 110) })
 	th.Close()
 }
+
+// BenchmarkNew is what a sandbox pays for its machine at start.
+func BenchmarkNew(b *testing.B) {
+	for b.Loop() {
+		p, err := New(-1)
+		if err != nil {
+			b.Skip(err)
+		}
+		if err := p.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
