@@ -46,8 +46,9 @@ func (p *Pty) open(rows, columns uint16) error {
 		return err
 	}
 	// TIOCGPTPEER needs no path, so it works whatever is mounted on /dev/pts.
-	slave, err := unix.IoctlRetInt(fd, unix.TIOCGPTPEER)
-	if err != nil {
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	slave := int(peer)
+	if errno != 0 {
 		slave, err = unix.Open("/dev/pts/"+strconv.Itoa(n), unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	}
 	if err != nil {
