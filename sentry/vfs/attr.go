@@ -5,14 +5,30 @@ import "golang.org/x/sys/unix"
 // Stat is what stat(2) tells.
 func Stat(ctx Context, p Path) (Attr, error) { return p.Inode().Attr(ctx) }
 
+// statFlags are statfs(2)'s names for mount flags (fs/statfs.c, flags_by_mnt).
+var statFlags = []struct{ mount, stat int64 }{
+	{unix.MS_RDONLY, unix.ST_RDONLY},
+	{unix.MS_NOSUID, unix.ST_NOSUID},
+	{unix.MS_NODEV, unix.ST_NODEV},
+	{unix.MS_NOEXEC, unix.ST_NOEXEC},
+	{unix.MS_NOATIME, unix.ST_NOATIME},
+	{unix.MS_NODIRATIME, unix.ST_NODIRATIME},
+	{unix.MS_RELATIME, unix.ST_RELATIME},
+	{unix.MS_NOSYMFOLLOW, 0x2000},
+}
+
 // Statfs is statfs(2), with the mount's flags.
 func Statfs(ctx Context, p Path) (unix.Statfs_t, error) {
+	const valid = 0x20 // ST_VALID: Flags means something
 	st, err := p.Dentry.super.fs.Statfs(ctx)
-	if p.Mount != nil {
-		st.Flags |= int64(p.Mount.Flags()) // ST_… are MS_…'s bits for those that mount(2) has
-		if p.Mount.ReadOnly() {
-			st.Flags |= unix.ST_RDONLY
+	st.Flags |= valid
+	for _, f := range statFlags {
+		if int64(p.Mount.Flags())&f.mount != 0 {
+			st.Flags |= f.stat
 		}
+	}
+	if p.Mount.ReadOnly() {
+		st.Flags |= unix.ST_RDONLY
 	}
 	return st, err
 }

@@ -60,6 +60,19 @@ func (s *Super) drop() {
 	}
 }
 
+// Sync is sync(2): every mounted file system writes what it has.
+func Sync(ctx Context) {
+	supers.mu.Lock()
+	var all []FileSystem
+	for fs := range supers.of {
+		all = append(all, fs)
+	}
+	supers.mu.Unlock()
+	for _, fs := range all {
+		fs.Sync(ctx) // sync(2) has nobody to tell
+	}
+}
+
 // MountFlags are mount(2)'s MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC,
 // MS_NOATIME, MS_NODIRATIME, MS_RELATIME; no others are kept.
 type MountFlags uint32

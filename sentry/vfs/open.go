@@ -121,13 +121,34 @@ func openCreate(ctx Context, s Start, name string, how OpenHow, f ResolveFlags) 
 		}
 		link := p.Dentry.link
 		if link == nil || f&ResolveNoFollow != 0 {
+			dir := w.at.Dentry
 			w.at = p
+			if how.Flags&unix.O_EXCL == 0 && p.Dentry.dir == nil {
+				if err := mayCreateInSticky(ctx, dir, p.Dentry); err != nil {
+					return nil, err
+				}
+			}
 			return openExisting(&w, "", how)
 		}
 		if name, err = w.follow(p, link, "", true); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// mayCreateInSticky (fs/namei.c): O_CREAT does not open somebody else's device or
+// socket in a sticky directory that all may write. For files and FIFOs that is
+// fs.protected_regular and fs.protected_fifos, which are 0.
+func mayCreateInSticky(ctx Context, dir, d *Dentry) error {
+	a, err := dir.inode.Attr(ctx)
+	if err != nil || a.Mode&(unix.S_ISVTX|0o002) != unix.S_ISVTX|0o002 {
+		return err
+	}
+	i, err := d.inode.Attr(ctx)
+	if err != nil || i.Type() == unix.S_IFREG || i.Type() == unix.S_IFIFO || i.UID == a.UID || i.UID == ctx.Creds().FSUID {
+		return err
+	}
+	return unix.EACCES
 }
 
 // openExisting ends openCreate where there is something already.
