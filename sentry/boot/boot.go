@@ -178,7 +178,7 @@ func (s *sandbox) makeKernel() error {
 		Platform: s.plat, Arena: s.arena, Calls: calls, Log: s.log,
 		Hostname: spec.Hostname, Domain: spec.Domainname,
 		PIDs: int(max(s.config.Limits.Pids, 0)), Memory: memoryTotal(s.config.Limits.Memory),
-		CPUs: cpus(s.config.Limits.CPUs), Cgroup: "/",
+		CPUs: cpus(s.config.Limits.CPUs), Cgroup: "/", World: syscalls.NewWorld(s.arena),
 	})
 	s.kernel.OnPanic(func(*kernel.Panic) { os.Exit(exitPanic) })
 	return nil

@@ -64,15 +64,15 @@ func miscCalls() []row {
 		{unix.SYS_USERFAULTFD, refuse(unix.EPERM), Partial, "refused"},
 		{unix.SYS_MODIFY_LDT, refuse(unix.ENOSYS), None, "64-bit programs do not need segments"},
 		{unix.SYS_GET_MEMPOLICY, getMempolicy, Partial, "one node"},
-		{unix.SYS_SET_MEMPOLICY, accept, Partial, "accepted: one node"},
-		{unix.SYS_MBIND, accept, Partial, "accepted: one node"},
-		{unix.SYS_IOPRIO_GET, accept, Partial, "always the default class"},
-		{unix.SYS_IOPRIO_SET, accept, Partial, "accepted, not followed"},
+		{unix.SYS_SET_MEMPOLICY, advice, Partial, "accepted: one node"},
+		{unix.SYS_MBIND, advice, Partial, "accepted: one node"},
+		{unix.SYS_IOPRIO_GET, advice, Partial, "always the default class"},
+		{unix.SYS_IOPRIO_SET, advice, Partial, "accepted, not followed"},
 	}
 }
 
-// accept is for advice that changes nothing here.
-func accept(*kernel.Task, *Args) (uintptr, error) { return 0, nil }
+// advice is for advice that changes nothing here.
+func advice(*kernel.Task, *Args) (uintptr, error) { return 0, nil }
 
 // What the container sees as its kernel. Programs take version numbers for
 // features: this is the oldest that has those we serve.

@@ -1,0 +1,23 @@
+package syscalls
+
+import (
+	"bulkhead/sentry/fs/tmpfs"
+	"bulkhead/sentry/kernel"
+	"bulkhead/sentry/memory"
+	"bulkhead/sentry/net/unix"
+)
+
+// World is what system calls need for the whole container, besides the kernel:
+// the abstract names of sockets and a file system for files without a name.
+// kernel.Config.World holds it.
+type World struct {
+	Names *unix.Names
+	Memfd *tmpfs.FileSystem
+}
+
+// NewWorld makes an empty one.
+func NewWorld(a *memory.Arena) *World {
+	return &World{Names: unix.NewNames(), Memfd: tmpfs.New(a, tmpfs.Options{Mode: 0o1777})}
+}
+
+func world(t *kernel.Task) *World { return t.Kernel().World.(*World) }
