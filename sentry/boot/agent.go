@@ -199,16 +199,11 @@ func (s *sandbox) Stats(context.Context, string) (*agent.Stats, error) {
 	return st, nil
 }
 
-// Update changes the limits that the Sentry keeps.
+// Update changes the limits that the Sentry keeps; 0 takes one away.
 func (s *sandbox) Update(_ context.Context, r *agent.UpdateRequest) error {
-	if m := r.Limits.Memory; m != 0 {
-		s.arena.SetLimit(uint64(max(m, 0)))
-		s.config.Limits.Memory = m
-	}
-	if p := r.Limits.Pids; p != 0 {
-		s.kernel.SetPIDs(int(max(p, 0)))
-		s.config.Limits.Pids = p
-	}
+	s.arena.SetLimit(uint64(max(r.Limits.Memory, 0)))
+	s.kernel.SetPIDs(int(max(r.Limits.Pids, 0)))
+	s.config.Limits.Memory, s.config.Limits.Pids = r.Limits.Memory, r.Limits.Pids
 	return nil
 }
 

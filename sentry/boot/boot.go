@@ -239,6 +239,8 @@ func (s *sandbox) loadInit() (err error) {
 			p.ConsoleSize = &specs.Box{Height: uint(c.Rows), Width: uint(c.Columns)}
 		}
 	}
-	s.init, err = s.prepare(p, s.config.Terminal, files)
+	if s.init, err = s.prepare(p, s.config.Terminal, files); err == nil && s.init.bridge != nil {
+		go s.followSize()
+	}
 	return err
 }
