@@ -6,14 +6,13 @@ import (
 	"bulkhead/sentry/platform"
 )
 
-// How much is mapped around a fault, in pages. A fault costs 50-200 µs on kvm
-// and 10 on ptrace, a page 0.1 (clearing) or 0.3 (copying), so neighbours are
-// made with it: 16 at first, doubling while the faults follow each other, up to
-// huge pages. What is there already is mapped more generously.
+// How much is mapped around a fault, in pages: the window doubles while faults
+// follow each other. What is there already is mapped more generously.
 const (
-	firstWindow = 16
-	lastWindow  = 2 * hugePages
-	fileWindow  = 4 << 20 / PageSize // pages of an object that are there
+	lastWindow = 2 * hugePages
+	copyWindow = 128                // of a file, into private copies
+	fileWindow = 4 << 20 / PageSize // of an object, as far as it has pages
+	stackStep  = 16                 // by which a stack grows
 )
 
 // Fault makes at accessible as wanted, if the areas allow it: nil means try
@@ -68,7 +67,7 @@ func (s *Space) growStack(at Addr) *area {
 	if start < floor || s.virtual+uint64(ar.start-start) > s.limitAS {
 		return nil
 	}
-	low := max(floor, start&^(firstWindow*PageSize-1))
+	low := max(floor, start&^(stackStep*PageSize-1))
 	if s.virtual+uint64(ar.start-low) > s.limitAS {
 		low = start
 	}
@@ -106,10 +105,16 @@ func (s *Space) resolve(ar *area, v uint64, write bool) error {
 		return s.mapOwn(ar, v)
 	case ar.obj == nil:
 		return s.makePages(ar, v)
-	case ar.private() && write:
+	case ar.private() && (write || s.copiesSoon(ar)):
 		return s.copyObject(ar, v)
 	}
 	return s.mapObject(ar, v, write)
+}
+
+// copiesSoon says that a private file map is better copied at the first load
+// than shown and replaced at the first store.
+func (s *Space) copiesSoon(ar *area) bool {
+	return s.a.private && ar.prot&platform.Write != 0 && ar.size()/PageSize <= 4*s.tuning().copies
 }
 
 // show makes the platform map b's pages at v. A platform that has no room any
@@ -139,10 +144,10 @@ func (s *Space) showOwn(ar *area, v uint64, e extent, own bool) error {
 func (s *Space) mapOwn(ar *area, v uint64) error {
 	lo := max(vpn(ar.start), v&^(hugePages-1))
 	hi := min(vpn(ar.end), (v|(hugePages-1))+1)
-	if !s.a.private || s.table.has(lo, hi) > uint64(s.runsAhead) {
+	if !s.a.private || s.table.has(lo, hi) > uint64(s.tuning().calls) {
 		lo = s.rowStart(v, lo)
 	}
-	return s.mapOwnRuns(ar, lo, hi, s.runsAhead)
+	return s.mapOwnRuns(ar, lo, hi, s.tuning().calls)
 }
 
 // rowStart goes back from v to the start of its row in the arena.
@@ -187,15 +192,16 @@ func (s *Space) commonRun(v uint64, e extent) uint32 {
 // around is the window for a fault at v: aligned, inside the area, growing while
 // one window follows another. most is in pages.
 func (s *Space) around(ar *area, v uint64, most uint32) (lo, hi uint64) {
+	least := s.tuning().window
 	switch {
 	case s.a.tight():
 		ar.window = 1
 	case ar.window == 0:
-		ar.window = firstWindow
+		ar.window = least
 	case v >= ar.lastLo && v <= ar.lastHi || v+1 == ar.lastLo:
-		ar.window = min(ar.window*2, most)
+		ar.window = min(max(ar.window, least/2)*2, most)
 	default:
-		ar.window = max(ar.window/2, firstWindow)
+		ar.window = max(ar.window/2, least)
 	}
 	if s.hugeFits(ar, v) {
 		ar.window = max(ar.window, hugePages)
@@ -256,7 +262,7 @@ func (s *Space) fill(ar *area, lo, hi uint64) error {
 // copyOwn makes v's page, and its neighbours that are shared since a fork,
 // the space's own.
 func (s *Space) copyOwn(ar *area, v uint64) error {
-	w := s.copyAhead
+	w := s.tuning().cow
 	lo, hi := max(vpn(ar.start), v&^(w-1)), min(vpn(ar.end), (v|(w-1))+1)
 	if s.a.tight() {
 		lo, hi = v, v+1
@@ -306,7 +312,7 @@ func (s *Space) copyRun(v, hi uint64) error {
 
 // copyObject gives the space private copies of the object's pages around v.
 func (s *Space) copyObject(ar *area, v uint64) error {
-	lo, hi := s.around(ar, v, lastWindow/8)
+	lo, hi := s.around(ar, v, copyWindow)
 	lo = s.holeStart(v, lo)
 	hi = v + s.table.holes(v, hi)
 	if err := s.copyIn(ar, v, hi); err != nil {
@@ -363,7 +369,7 @@ func pagesOf(m Mappable, off, n, fill uint64, write bool) (Run, error) {
 // mapObject maps the object's own pages: from v on, then what lies before.
 func (s *Space) mapObject(ar *area, v uint64, write bool) error {
 	_, made := s.around(ar, v, lastWindow)
-	if !ar.is(internal) && ar.window <= firstWindow {
+	if !ar.is(internal) && ar.window <= s.tuning().window {
 		made = v + 1 // a hole in a file stays one until it is used
 	}
 	lo, hi := max(vpn(ar.start), v&^(fileWindow-1)), min(vpn(ar.end), (v|(fileWindow-1))+1)
@@ -383,7 +389,7 @@ func (s *Space) mapObject(ar *area, v uint64, write bool) error {
 // for the future's sake, so nobody hears of errors.
 func (s *Space) mapPresent(ar *area, v, hi uint64, write bool) {
 	o, ok := ar.obj.(ahead)
-	for runs := s.runsAhead / 2; ok && v < hi && runs > 0; runs-- {
+	for runs := s.tuning().calls / 2; ok && v < hi && runs > 0; runs-- {
 		if !o.present(ar.offset(addr(v))) {
 			return
 		}

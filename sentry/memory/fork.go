@@ -60,7 +60,7 @@ func (s *Space) forkLocked(c *Space) error {
 // a mapping costs less than the fault that asks for it, and the child runs the
 // same code on the same data.
 func (c *Space) mirror(parents []*area) {
-	calls := c.forkCalls
+	calls := c.tuning().forkCalls
 	for _, p := range parents {
 		if ar := c.find(p.start); ar != nil && p.mapped && ar.prot != 0 && calls > 0 {
 			calls = c.mirrorArea(ar, calls)

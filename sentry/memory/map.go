@@ -8,12 +8,10 @@ import (
 
 // What is mapped when an area is made, without waiting for a fault.
 const (
-	eagerPages = 36                 // of anonymous memory: malloc's first brk has 33
-	eagerCopy  = 16                 // of a private writable file map: a library's data
-	eagerFile  = 4 << 20 / PageSize // of a file that is only read or run
-	eagerTop   = 8                  // of a large PROT_NONE reserve that is opened: a thread's stack
-	lowStart   = Addr(0x4000_0000)  // MAP_32BIT (arch/x86/kernel/sys_x86_64.c, find_start_end)
-	lowEnd     = Addr(0x8000_0000)
+	eagerFile = 4 << 20 / PageSize // of a file that is only read or run
+	eagerTop  = 8                  // of a large PROT_NONE reserve that is opened: a thread's stack
+	lowStart  = Addr(0x4000_0000)  // MAP_32BIT (arch/x86/kernel/sys_x86_64.c, find_start_end)
+	lowEnd    = Addr(0x8000_0000)
 )
 
 // MapRequest is a call of mmap.
@@ -267,14 +265,14 @@ func (s *Space) eager(ar *area, populate bool) (next Addr) {
 	case ar.prot == 0 || s.a.tight() && !populate:
 		return ar.start
 	case ar.obj == nil:
-		if pages <= eagerPages || populate {
+		if pages <= s.tuning().eager || populate {
 			s.fill(ar, lo, hi)
 		}
 	case ar.private() && ar.prot&platform.Write != 0:
-		if pages <= eagerCopy || populate {
+		if pages <= s.tuning().copies || populate {
 			s.copyIn(ar, lo, hi)
 		}
-	case populate || ar.is(internal) && pages <= eagerPages:
+	case populate || ar.is(internal) && pages <= s.tuning().eager:
 		return addr(s.eagerObject(ar, lo, hi, hi-lo))
 	case pages <= eagerFile:
 		return addr(s.eagerObject(ar, lo, hi, 0))
@@ -288,7 +286,7 @@ func (s *Space) eagerObject(ar *area, v, hi, fill uint64) uint64 {
 	write := ar.is(shared) && ar.prot&platform.Write != 0
 	o, ok := ar.obj.(ahead)
 	for runs := 0; v < hi; runs++ {
-		if fill == 0 && (!ok || runs > 2*s.runsAhead || !o.present(ar.offset(addr(v)))) {
+		if fill == 0 && (!ok || runs > 2*s.tuning().calls || !o.present(ar.offset(addr(v)))) {
 			break
 		}
 		n, err := s.mapObjectRun(ar, v, hi, max(fill, 1), write)

@@ -75,7 +75,7 @@ func (s *Space) opened(ar *area, old platform.Access) {
 		return
 	}
 	lo, hi := vpn(ar.start), vpn(ar.end)
-	if hi-lo > eagerPages {
+	if hi-lo > s.tuning().eager {
 		lo = hi - eagerTop
 	}
 	for lo < hi {
@@ -130,7 +130,7 @@ func (s *Space) protectOwn(ar *area, lo, hi uint64, access platform.Access) erro
 		return s.as.Protect(addr(lo), (hi-lo)*PageSize, access)
 	}
 	// What is scattered wider than this is left to faults.
-	for v, calls := lo, 0; v < hi && calls < 4*s.runsAhead; {
+	for v, calls := lo, 0; v < hi && calls < 4*s.tuning().calls; {
 		if !s.table.exclusive(v) {
 			v += max(s.table.holes(v, hi), 1)
 			continue

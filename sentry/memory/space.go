@@ -30,9 +30,6 @@ type Space struct {
 	// limit is the end of what can be mapped; stackTop and mapBase are where
 	// stack and mappings begin, downwards. They never change.
 	limit, stackTop, mapBase Addr
-	runsAhead                int    // platform.Map calls that one fault may make
-	forkCalls                int    // and a fork
-	copyAhead                uint64 // pages that one fault copies
 
 	mu    sync.RWMutex
 	areas []*area // by address, without overlap
@@ -67,13 +64,9 @@ func NewSpace(a *Arena, p platform.Platform) (*Space, error) {
 
 func newSpace(a *Arena, p platform.Platform, as platform.AddressSpace) *Space {
 	s := &Space{a: a, p: p, as: as, limit: platform.TaskSize, table: newTable(a),
-		limitAS: math.MaxUint64, limitData: math.MaxUint64, limitStack: 8 << 20, runsAhead: 4, forkCalls: 32, copyAhead: 16}
+		limitAS: math.MaxUint64, limitData: math.MaxUint64, limitStack: 8 << 20}
 	if b, ok := p.(bounded); ok {
 		s.limit = b.TaskSize()
-	}
-	if a.private {
-		// A mapping is a few stores there, a fault 50 µs and more.
-		s.runsAhead, s.forkCalls, s.copyAhead = 64, 512, 32
 	}
 	s.users.Store(1)
 	if p, ok := as.(platform.Patchable); ok {

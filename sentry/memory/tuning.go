@@ -1,0 +1,31 @@
+package memory
+
+// tuning is how much is done ahead of need, in pages and in calls of
+// platform.Map: a fault is far dearer than what it maps.
+type tuning struct {
+	window    uint32 // pages around a first fault in anonymous memory
+	eager     uint64 // anonymous areas up to this size get all their pages with mmap
+	copies    uint64 // private writable maps of files up to this size are copied with mmap
+	cow       uint64 // pages that one fault copies
+	calls     int    // that one fault may make
+	forkCalls int    // that a fork makes for the child
+}
+
+var (
+	// ptrace: a fault costs 10 µs, a call 5, and a page of a memfd 2 when it is
+	// touched. malloc's first brk has 33 pages, Python's arenas 64.
+	cheapFaults = tuning{window: 16, eager: 64, copies: 64, cow: 16, calls: 4, forkCalls: 32}
+
+	// kvm: a fault costs 50-250 µs, a call a store for each page; a page that is
+	// replaced in a page table costs a shootdown, so what will be copied is better
+	// not shown before.
+	dearFaults = tuning{window: 64, eager: 256, copies: 512, cow: 32, calls: 64, forkCalls: 512}
+)
+
+// tuning is generous as long as memory is.
+func (s *Space) tuning() *tuning {
+	if s.a.private && s.a.plenty() {
+		return &dearFaults
+	}
+	return &cheapFaults
+}
