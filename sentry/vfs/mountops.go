@@ -99,7 +99,7 @@ func (ns *Namespace) copyTreeLocked(from Path, to *Mount) {
 	}
 }
 
-// Unmount takes away the mount whose root at is. flags are MNT_DETACH and
+// Unmount takes away the topmost mount at at, which is its root. flags are MNT_DETACH and
 // MNT_FORCE. Open files make it EBUSY, working directories do not.
 func (ns *Namespace) Unmount(ctx Context, at Path, flags int) error {
 	if err := mayMount(ctx); err != nil {
@@ -109,6 +109,7 @@ func (ns *Namespace) Unmount(ctx Context, at Path, flags int) error {
 		return unix.EINVAL // MNT_EXPIRE is not served
 	}
 	ns.mu.Lock()
+	at = at.top() // after pivot_root(".", ".") "." is what lies below
 	m := at.Mount
 	switch {
 	case m == nil || m.ns != ns || at.Dentry != m.root:
