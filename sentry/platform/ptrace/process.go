@@ -14,23 +14,31 @@ type process struct {
 	p   *Platform
 	pid int
 
-	mu   sync.Mutex // held by who has seized the leader
-	idle []int      // tids
+	mu    sync.Mutex // held by who has seized the leader
+	idle  []int      // tids
+	ended bool
 }
 
 // maxSpare bounds the empty processes that wait for use.
 const maxSpare = 8
 
+// errClosed is what a closed platform answers.
+var errClosed = errors.New("ptrace: the platform is closed")
+
 // newProcess takes an empty process or forks the template.
 func (p *Platform) newProcess() (*process, error) {
 	p.mu.Lock()
-	if n := len(p.spare); n > 0 {
+	n, closed := len(p.spare), p.closed
+	if n > 0 && !closed {
 		pr := p.spare[n-1]
 		p.spare = p.spare[:n-1]
 		p.mu.Unlock()
 		return pr, nil
 	}
 	p.mu.Unlock()
+	if closed {
+		return nil, errClosed
+	}
 	pr := &process{p: p}
 	err := p.template.lead(func(leader *tracee) (err error) {
 		pid, err := leader.call(unix.SYS_CLONE, unix.CLONE_FILES|unix.CLONE_FS|unix.CLONE_PARENT|unix.CLONE_PTRACE)
@@ -53,6 +61,9 @@ func (p *Platform) newProcess() (*process, error) {
 		}
 		return nil, err
 	}
+	p.mu.Lock()
+	p.all[pr] = struct{}{}
+	p.mu.Unlock()
 	return pr, nil
 }
 
@@ -66,6 +77,9 @@ func (pr *process) lead(f func(*tracee) error) error {
 }
 
 func (pr *process) leadLocked(f func(*tracee) error) error {
+	if pr.ended {
+		return fmt.Errorf("ptrace: stub %d: %w", pr.pid, unix.ESRCH)
+	}
 	pr.p.cpus.near(pr.pid)
 	x, err := pr.seize(pr.pid)
 	if err != nil {
@@ -127,20 +141,36 @@ func (pr *process) recycle() bool {
 
 // kill ends the process and reaps it and the tasks that are traced.
 func (pr *process) kill(traced ...int) error {
+	pr.p.mu.Lock()
+	delete(pr.p.all, pr)
+	pr.p.mu.Unlock()
+	pr.mu.Lock()
+	defer pr.mu.Unlock()
+	if pr.ended {
+		return nil
+	}
+	pr.ended = true
 	if err := unix.Kill(pr.pid, unix.SIGKILL); err != nil {
 		return fmt.Errorf("ptrace: kill stub %d: %w", pr.pid, err)
 	}
 	for _, tid := range append(traced, pr.pid) {
-		for {
-			var ws unix.WaitStatus
-			_, err := unix.Wait4(tid, &ws, unix.WALL, nil)
-			if err == unix.ECHILD || err == nil && !ws.Stopped() {
-				break
-			}
-			if err != nil && err != unix.EINTR {
-				return fmt.Errorf("ptrace: reap stub %d: %w", tid, err)
-			}
+		if err := reap(tid); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// reap waits for the end of a task. One that nobody traces ends by itself.
+func reap(tid int) error {
+	for {
+		var ws unix.WaitStatus
+		_, err := unix.Wait4(tid, &ws, unix.WALL, nil)
+		switch {
+		case err == unix.ECHILD || err == nil && !ws.Stopped():
+			return nil
+		case err != nil && err != unix.EINTR:
+			return fmt.Errorf("ptrace: wait for stub %d: %w", tid, err)
+		}
+	}
 }

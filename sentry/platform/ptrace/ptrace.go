@@ -51,8 +51,10 @@ package ptrace
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -70,13 +72,14 @@ type Platform struct {
 	reapers sync.WaitGroup
 
 	mu     sync.Mutex
-	spare  []*process // empty, asleep, to be used again
+	all    map[*process]struct{} // without the template
+	spare  []*process            // those of them that are empty and wait for use
 	closed bool
 }
 
 // New starts the platform: one stub process, asleep.
 func New() (*Platform, error) {
-	p := &Platform{closing: make(chan struct{}), maxMaps: mapLimit()}
+	p := &Platform{closing: make(chan struct{}), all: map[*process]struct{}{}, maxMaps: mapLimit()}
 	if err := p.cpus.init(); err != nil {
 		return nil, fmt.Errorf("ptrace: affinity of the Sentry: %w", err)
 	}
@@ -136,12 +139,12 @@ func (p *Platform) Close() error {
 		return nil
 	}
 	p.closed = true
-	spare := p.spare
+	all := slices.Collect(maps.Keys(p.all))
 	p.spare = nil
 	p.mu.Unlock()
 	p.cpus.stop()
 	var errs []error
-	for _, pr := range append(spare, p.template) {
+	for _, pr := range append(all, p.template) {
 		errs = append(errs, pr.kill())
 	}
 	p.reapers.Wait()
