@@ -12,9 +12,13 @@ type tuning struct {
 }
 
 var (
-	// ptrace: a fault costs 10 µs, a call 5, and a page of a memfd 2 when it is
-	// touched. malloc's first brk has 33 pages, Python's arenas 64.
-	cheapFaults = tuning{window: 16, eager: 64, copies: 64, cow: 16, calls: 4, forkCalls: 32}
+	// frugal is for when memory is short.
+	frugal = tuning{window: 16, eager: 36, copies: 16, cow: 16, calls: 4, forkCalls: 32}
+
+	// ptrace: a fault costs 10 µs and more, a call 5, and the host allocates a page
+	// of a memfd when it is touched. malloc's first brk has 33 pages, Python's
+	// arenas 256, its data 300.
+	cheapFaults = tuning{window: 64, eager: 256, copies: 320, cow: 16, calls: 4, forkCalls: 32}
 
 	// kvm: a fault costs 50-250 µs, a call a store for each page; a page that is
 	// replaced in a page table costs a shootdown, so what will be copied is better
@@ -24,7 +28,10 @@ var (
 
 // tuning is generous as long as memory is.
 func (s *Space) tuning() *tuning {
-	if s.a.private && s.a.plenty() {
+	switch {
+	case !s.a.plenty():
+		return &frugal
+	case s.a.private:
 		return &dearFaults
 	}
 	return &cheapFaults
