@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"cmp"
 	"hash/maphash"
 	"math"
 	"slices"
@@ -27,7 +28,7 @@ func (l *Lock) conflicts(m *Lock) bool {
 
 // fileLocks are the locks of one inode.
 type fileLocks struct {
-	ranges []Lock               // sorted by Start
+	ranges []Lock               // by owner, the oldest first, and by Start
 	whole  map[*Description]int // flock(2): LOCK_SH or LOCK_EX
 }
 
@@ -149,47 +150,43 @@ func ForgetLock(owner any) {
 }
 
 // set puts l over what its owner had in that range, and reports whether anything
-// was given up.
+// was given up. An owner's locks stay together (fs/locks.c, posix_lock_inode).
 func (f *fileLocks) set(l Lock) (freed bool) {
-	var out []Lock
-	for _, m := range f.ranges {
-		if m.Owner != l.Owner || !near(&m, &l) {
-			out = append(out, m)
-			continue
-		}
-		if m.Type == l.Type { // grow over it
+	mine := func(m Lock) bool { return m.Owner == l.Owner }
+	first := slices.IndexFunc(f.ranges, mine)
+	if first < 0 {
+		first = len(f.ranges)
+	}
+	last := first
+	var group []Lock
+	for ; last < len(f.ranges) && mine(f.ranges[last]); last++ {
+		m := f.ranges[last]
+		switch {
+		case !near(&m, &l):
+			group = append(group, m)
+		case m.Type == l.Type: // grow over it
 			l.Start, l.End = min(l.Start, m.Start), max(l.End, m.End)
-			continue
-		}
-		if !m.overlaps(&l) {
-			out = append(out, m)
-			continue
-		}
-		freed = freed || l.Type == unix.F_UNLCK || m.Type == unix.F_WRLCK
-		if m.Start < l.Start {
-			left := m
-			left.End = l.Start - 1
-			out = append(out, left)
-		}
-		if m.End > l.End {
-			right := m
-			right.Start = l.End + 1
-			out = append(out, right)
+		case !m.overlaps(&l):
+			group = append(group, m)
+		default:
+			freed = freed || l.Type == unix.F_UNLCK || m.Type == unix.F_WRLCK
+			if m.Start < l.Start {
+				left := m
+				left.End = l.Start - 1
+				group = append(group, left)
+			}
+			if m.End > l.End {
+				right := m
+				right.Start = l.End + 1
+				group = append(group, right)
+			}
 		}
 	}
 	if l.Type != unix.F_UNLCK {
-		out = append(out, l)
+		group = append(group, l)
 	}
-	slices.SortStableFunc(out, func(a, b Lock) int {
-		switch {
-		case a.Start < b.Start:
-			return -1
-		case a.Start > b.Start:
-			return 1
-		}
-		return 0
-	})
-	f.ranges = out
+	slices.SortFunc(group, func(a, b Lock) int { return cmp.Compare(a.Start, b.Start) })
+	f.ranges = slices.Replace(f.ranges, first, last, group...)
 	return freed
 }
 

@@ -60,8 +60,10 @@ func (d *Description) Write(ctx Context, src memory.Buffers) (int, error) {
 	if !d.Writable() {
 		return 0, unix.EBADF
 	}
-	if err := d.dropPrivileges(ctx); err != nil {
-		return 0, err
+	if src.Len() > 0 {
+		if err := d.dropPrivileges(ctx); err != nil {
+			return 0, err
+		}
 	}
 	if !d.placed {
 		return d.didWrite(d.file.Write(ctx, src, 0))
@@ -106,8 +108,10 @@ func (d *Description) Pwrite(ctx Context, src memory.Buffers, off int64) (int, e
 	case !d.Writable():
 		return 0, unix.EBADF
 	}
-	if err := d.dropPrivileges(ctx); err != nil {
-		return 0, err
+	if src.Len() > 0 {
+		if err := d.dropPrivileges(ctx); err != nil {
+			return 0, err
+		}
 	}
 	if d.Flags()&unix.O_APPEND != 0 {
 		var pos int64
