@@ -1,0 +1,69 @@
+package oci
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func memory(limit int64) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit} }
+}
+
+func pids(limit int64) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Linux.Resources.Pids = &specs.LinuxPids{Limit: &limit} }
+}
+
+func TestForkBomb(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, p *program) {
+		leavesNothing(t, p, func() {
+			r := p.run(t, pids(40), "sh", "-c", "acts bomb; echo lives")
+			if want := "38 forks, then Resource temporarily unavailable\nlives\n"; r.Out != want {
+				t.Errorf("want %s\n%s%s", want, r, p.logged())
+			}
+			// A tree of forks, deleted from outside while it grows.
+			name := p.started(t, pids(40), "acts", "chains")
+			if out := p.must(t, "ps", name); strings.Count(out, "chains") > 40 {
+				t.Errorf("more than the limit:\n%s", out)
+			}
+			p.must(t, "delete", "--force", name)
+		})
+	})
+}
+
+// TestMemoryHog: the program dies, never the Sentry, and a neighbour notices nothing.
+func TestMemoryHog(t *testing.T) {
+	eachPlatform(t, func(t *testing.T, p *program) {
+		leavesNothing(t, p, func() {
+			neighbour := p.started(t, nil, "sleep", "1000")
+			r := p.run(t, memory(64<<20), "acts", "hog")
+			if r.Code != 137 {
+				t.Errorf("a hog as PID 1: want exit 137: %s%s", r, p.logged())
+			}
+			r = p.run(t, memory(64<<20), "acts", "child_hog")
+			if want := "child died by signal 9\n"; r.Out != want || r.Code != 0 {
+				t.Errorf("a hog as a child: want %s: %s%s", want, r, p.logged())
+			}
+			log, err := os.ReadFile(p.log)
+			if err != nil || !strings.Contains(strings.ToLower(string(log)), "out of memory") {
+				t.Errorf("the log has no line of the kill: %v\n%s", err, log)
+			}
+			if out := p.must(t, "exec", neighbour, "echo", "alive"); out != "alive\n" {
+				t.Errorf("the neighbour says %q", out)
+			}
+			p.must(t, "delete", "--force", neighbour)
+		})
+	})
+}
+
+// TestTmpfsIsCharged: files in memory count as the container's memory.
+func TestTmpfsIsCharged(t *testing.T) {
+	eachPlatform(t, func(t *testing.T, p *program) {
+		r := p.run(t, memory(64<<20), "sh", "-c", "dd if=/dev/zero of=/tmp/f bs=1M count=500 2>/dev/null; echo $?")
+		if r.Code == 0 && strings.TrimSpace(r.Out) == "0" {
+			t.Errorf("500 MiB fitted into 64: %s", r)
+		}
+	})
+}

@@ -1,0 +1,69 @@
+// acts NAME is what containers of the OCI tests run where a shell will not do.
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	const char *act = argc > 1 ? argv[1] : "";
+	setvbuf(stdout, NULL, _IONBF, 0);
+	if (!strcmp(act, "fault"))
+		*(volatile int *)8 = 1;
+	if (!strcmp(act, "abort"))
+		abort();
+	if (!strcmp(act, "illegal"))
+		__asm__ volatile("ud2");
+	if (!strcmp(act, "divide"))
+		__asm__ volatile("xor %%ecx, %%ecx; mov $1, %%eax; cltd; idiv %%ecx" ::: "eax", "ecx", "edx");
+	if (!strcmp(act, "jump"))
+		((void (*)(void))0x123)();
+	if (!strcmp(act, "bomb")) { // forks until it may not
+		static int pids[10000];
+		int count = 0;
+		while (count < 10000 && (pids[count] = fork()) > 0)
+			count++;
+		if (count < 10000 && pids[count] == 0)
+			for (;;)
+				pause();
+		printf("%d forks, then %s\n", count, strerror(errno));
+		while (count-- > 0)
+			kill(pids[count], SIGKILL);
+		return 0;
+	}
+	if (!strcmp(act, "chains")) { // every process forks for ever
+		signal(SIGCHLD, SIG_IGN);
+		for (;;)
+			if (fork() < 0 && argc > 2)
+				return 0;
+	}
+	if (!strcmp(act, "hog")) { // touches memory until it is killed
+		for (long size = 0; size < 2L << 30; size += 1 << 20) {
+			char *p = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			if (p == MAP_FAILED)
+				return 3;
+			memset(p, 1, 1 << 20);
+		}
+		return 4;
+	}
+	if (!strcmp(act, "child_hog")) { // a child takes the memory; its parent lives
+		int status;
+		if (!fork())
+			execl(argv[0], argv[0], "hog", NULL);
+		wait(&status);
+		printf("child died by signal %d\n", WTERMSIG(status));
+		return 0;
+	}
+	if (!strcmp(act, "ignore_term")) {
+		signal(SIGTERM, SIG_IGN);
+		puts("ready");
+		for (;;)
+			pause();
+	}
+	fprintf(stderr, "acts: no act %s\n", act);
+	return 99;
+}
