@@ -26,7 +26,6 @@ import (
 	"bulkhead/sentry/fs/gofer"
 	"bulkhead/sentry/gofer/wire"
 	"bulkhead/sentry/kernel"
-	"bulkhead/sentry/loader"
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/platform"
 	"bulkhead/sentry/syscalls"
@@ -126,10 +125,11 @@ func (s *sandbox) steps() []struct {
 		name string
 		do   func() error
 	}{
+		{"leave the host", s.leaveHost},
 		{"choose a platform", s.choosePlatform},
 		{"set up memory", s.makeArena},
+		{"restrict system calls", s.restrict},
 		{"reach the gofer", s.reachGofer},
-		{"leave the host", s.leaveHost},
 		{"make the kernel", s.makeKernel},
 		{"mount file systems", s.mountAll},
 		{"load init", s.loadInit},
@@ -152,7 +152,6 @@ func (s *sandbox) boot() error {
 }
 
 func (s *sandbox) makeArena() (err error) {
-	loader.Prepare()
 	s.arena, err = memory.NewArena(s.plat, uint64(max(s.config.Limits.Memory, 0)))
 	return err
 }

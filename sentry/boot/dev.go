@@ -1,12 +1,77 @@
 package boot
 
 import (
-	"github.com/opencontainers/runtime-spec/specs-go"
+	"fmt"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/fs/dev"
+	"bulkhead/sentry/fs/devpts"
+	"bulkhead/sentry/fs/pipe"
 	"bulkhead/sentry/vfs"
 )
 
-func (s *sandbox) finishDev() error { return nil }
+// handleDevices makes device numbers and FIFOs work, wherever their nodes are.
+func (s *sandbox) handleDevices() {
+	dev.Handle(s.arena, func(ctx vfs.Context, _ vfs.Path, flags int) (vfs.File, error) {
+		return devpts.OpenControlling(ctx, flags)
+	})
+	vfs.HandleFIFO(pipe.Open)
+}
 
-// mountCgroup shows the container's own control group.
+// finishDev puts the default devices into /dev, and those that the
+// specification adds.
+func (s *sandbox) finishDev() error {
+	ctx := vfs.SentryContext()
+	at, err := s.mountPoint("/dev", false)
+	if err != nil {
+		return err
+	}
+	if at.Mount.ReadOnly() {
+		return nil
+	}
+	if err := dev.Populate(ctx, at); err != nil && err != unix.EROFS {
+		return err
+	}
+	if s.config.Spec.Linux == nil {
+		return nil
+	}
+	for i, d := range s.config.Spec.Linux.Devices {
+		if err := s.device(d); err != nil {
+			return fmt.Errorf("linux.devices[%d] %s: %w", i, d.Path, err)
+		}
+	}
+	return nil
+}
+
+// device makes one node. Those whose number the Sentry does not know can be
+// seen, and opening them is ENXIO.
+func (s *sandbox) device(d specs.LinuxDevice) error {
+	types := map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}
+	mode := uint32(0o666)
+	if d.FileMode != nil {
+		mode = uint32(d.FileMode.Perm())
+	}
+	ctx := vfs.SentryContext()
+	start := vfs.Start{Root: s.root, At: s.root}
+	p, err := vfs.Mknod(ctx, start, d.Path, types[d.Type]|mode, unix.Mkdev(uint32(d.Major), uint32(d.Minor)))
+	if err == unix.EEXIST {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	uid, gid := ^uint32(0), ^uint32(0)
+	if d.UID != nil {
+		uid = *d.UID
+	}
+	if d.GID != nil {
+		gid = *d.GID
+	}
+	return vfs.Chown(ctx, p, uid, gid)
+}
+
+// mountCgroup shows the container's control group as an empty, read-only
+// directory: sysfs has the limits (see mountAll).
 func (s *sandbox) mountCgroup(m specs.Mount, flags vfs.MountFlags) error { return nil }

@@ -20,6 +20,7 @@ func (s *sandbox) mountAll() (err error) {
 	if s.watch, err = newWatcher(); err != nil {
 		return err
 	}
+	s.handleDevices()
 	root, flags, err := s.rootFS()
 	if err != nil {
 		return fmt.Errorf("root: %w", err)

@@ -1,31 +1,26 @@
 package boot
 
 import (
-	"fmt"
 	"math"
 	"runtime"
 
 	"golang.org/x/sys/unix"
 
-	"bulkhead/sentry/platform/kvm"
-	"bulkhead/sentry/platform/ptrace"
+	"bulkhead/sentry/platform/auto"
 )
 
 func (s *sandbox) choosePlatform() (err error) {
-	switch s.config.Platform {
-	case "kvm":
-		if s.config.Files.KVM == 0 {
-			return fmt.Errorf("--platform=kvm: the host has no usable /dev/kvm")
-		}
-		s.plat, err = kvm.New(s.config.Files.KVM)
-		s.why = "asked for"
-	case "ptrace", "auto", "":
-		s.plat, err = ptrace.New()
-		s.why = "asked for"
-	default:
-		err = fmt.Errorf("--platform=%s: want auto, kvm or ptrace", s.config.Platform)
+	c := auto.Config{Name: s.config.Platform, KVM: -1}
+	if s.config.Files.KVM != 0 {
+		c.KVM = s.config.Files.KVM
 	}
-	return err
+	var report auto.Report
+	if s.plat, report, err = auto.New(c); err != nil {
+		return err
+	}
+	s.why = report.Reason
+	s.log.Info("platform", "name", report.Chosen, "reason", report.Reason)
+	return nil
 }
 
 // cpus is how many programs inside count.

@@ -1,18 +1,44 @@
 package boot
 
 import (
+	"fmt"
+
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/fs/overlay"
+	"bulkhead/sentry/fs/tmpfs"
 	"bulkhead/sentry/vfs"
 )
 
 // rootFS is the file system at the container's root: the rootfs itself, or a
 // layer for changes over it.
-func (s *sandbox) rootFS() (vfs.FileSystem, vfs.MountFlags, error) {
-	var flags vfs.MountFlags
+func (s *sandbox) rootFS() (fs vfs.FileSystem, flags vfs.MountFlags, err error) {
 	lower := s.files[0]
-	if lower.ReadOnly() {
-		flags |= unix.MS_RDONLY
+	var upper vfs.FileSystem
+	switch s.config.Overlay.Kind {
+	case "", "none":
+		if lower.ReadOnly() {
+			flags |= unix.MS_RDONLY
+		}
+		return lower, flags, nil
+	case "memory":
+		upper = tmpfs.New(s.arena, tmpfs.Options{Mode: 0o755})
+	case "dir":
+		upper = s.files[len(s.config.GoferMounts)+1]
+	default:
+		return nil, 0, fmt.Errorf("--overlay=%s: want none, memory or dir=PATH", s.config.Overlay.Kind)
 	}
-	return lower, flags, nil
+	up, work, err := overlay.Prepare(upper)
+	if err != nil {
+		return nil, 0, err
+	}
+	below, ok := lower.Root().(vfs.Directory)
+	if !ok {
+		return nil, 0, fmt.Errorf("the rootfs is no directory")
+	}
+	fs, err = overlay.New(overlay.Options{
+		Upper: up, Work: work, Lowers: []vfs.Directory{below}, Statfs: upper.Statfs, Sync: upper.Sync,
+		Release: func() { upper.Release(); lower.Release() },
+	})
+	return fs, 0, err
 }

@@ -1,0 +1,61 @@
+// Package jail takes a process's view of the host away: its files and its
+// privileges. The sandbox and the gofer use it, each before it meets the first
+// byte that a container could have chosen; the list of system calls is
+// sentry/seccomp's.
+package jail
+
+import (
+	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// EmptyRoot puts an empty, read-only directory in the root's place and lets the
+// old root go. It needs a mount namespace of the process's own.
+func EmptyRoot() error {
+	const here = "/proc" // a directory that is on every host; it is ours to cover
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RDONLY
+	if err := unix.Mount("empty", here, "tmpfs", flags, "size=4k,nr_inodes=1,mode=0500"); err != nil {
+		return fmt.Errorf("mount an empty root: %w", err)
+	}
+	if err := unix.Chdir(here); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil { // pivot_root(2), NOTES
+		return fmt.Errorf("change the root: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("let the old root go: %w", err)
+	}
+	return unix.Chdir("/")
+}
+
+// DropCapabilities leaves every thread no capability at all.
+func DropCapabilities() error {
+	for c := 0; c <= unix.CAP_LAST_CAP; c++ {
+		err := allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c))
+		if err == unix.EPERM || err == unix.EINVAL {
+			break // not ours to drop, or above what the kernel has
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return capsetAll()
+}
+
+// allThreads is for calls that the kernel keeps to one thread.
+func allThreads(nr, a, b uintptr) error {
+	_, _, errno := syscall.AllThreadsSyscall(nr, a, b, 0)
+	if errno == syscall.ENOTSUP {
+		return fmt.Errorf("built with cgo, which hides its threads; build with CGO_ENABLED=0: %w", errno)
+	}
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
