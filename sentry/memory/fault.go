@@ -167,17 +167,23 @@ func (s *Space) mapOwnRuns(ar *area, v, hi uint64, runs int) error {
 			v += hole
 			continue
 		}
-		own := s.table.exclusive(v)
-		e := s.table.run(v, hi, own)
-		if !own {
-			e.n = s.commonRun(v, e)
-		}
-		if err := s.showOwn(ar, v, e, own); err != nil {
+		n, err := s.mapOwnRun(ar, v, hi)
+		if err != nil {
 			return err
 		}
-		v, runs = v+uint64(e.n), runs-1
+		v, runs = v+n, runs-1
 	}
 	return nil
+}
+
+// mapOwnRun maps the row of pages from v on that are all exclusive, or all not.
+func (s *Space) mapOwnRun(ar *area, v, hi uint64) (uint64, error) {
+	own := s.table.exclusive(v)
+	e := s.table.run(v, hi, own)
+	if !own {
+		e.n = s.commonRun(v, e)
+	}
+	return uint64(e.n), s.showOwn(ar, v, e, own)
 }
 
 // commonRun shortens a row to the pages that are not exclusive.

@@ -29,6 +29,10 @@ func (s *Space) forkLocked(c *Space) error {
 	c.limitAS, c.limitData, c.limitStack = s.limitAS, s.limitData, s.limitStack
 	c.brkStart, c.brk, c.stackLow, c.stackHigh = s.brkStart, s.brk, s.stackLow, s.stackHigh
 	c.table = s.table.share()
+	budget := s.tuning().forkPages
+	if s.users.Load() > 1 {
+		budget = 0 // another thread may store meanwhile: each page must be of one moment
+	}
 	for _, ar := range s.areas {
 		switch {
 		case ar.is(dontFork):
@@ -37,9 +41,13 @@ func (s *Space) forkLocked(c *Space) error {
 		case ar.is(wipeOnFork):
 			c.table.drop(vpn(ar.start), vpn(ar.end))
 		case ar.is(trampolines):
-			if err := s.copyTrampolines(c, ar); err != nil {
+			// The platform writes to them without asking here, so they cannot be
+			// shared until somebody stores.
+			if err := s.copyTo(c, ar); err != nil {
 				return err
 			}
+		case ar.private() && ar.prot&platform.Write != 0:
+			budget -= s.copySmall(c, ar, budget)
 		}
 		n := new(area)
 		*n = *ar
@@ -90,11 +98,11 @@ func (c *Space) mirrorArea(ar *area, calls int) int {
 			v, calls = v+n, calls-1
 			continue
 		}
-		e := c.table.run(v, hi, false)
-		if c.showOwn(ar, v, e, false) != nil {
+		n, err := c.mapOwnRun(ar, v, hi)
+		if err != nil {
 			return calls
 		}
-		v, calls = v+uint64(e.n), calls-1
+		v, calls = v+n, calls-1
 	}
 	return calls
 }
@@ -112,7 +120,7 @@ func (s *Space) protectShared() error {
 	}
 	for i, ar := range s.areas {
 		if !ar.mapped || ar.is(shared) || ar.prot&platform.Write == 0 ||
-			s.table.has(vpn(ar.start), vpn(ar.end)) == 0 {
+			s.table.has(vpn(ar.start), vpn(ar.end)) == s.table.exclusives(vpn(ar.start), vpn(ar.end)) {
 			continue
 		}
 		next := ar.prot &^ platform.Write
@@ -126,4 +134,35 @@ func (s *Space) protectShared() error {
 		lo, hi, prot = ar.start, ar.end, next
 	}
 	return flush()
+}
+
+// copySmall copies a small area's pages at once, and says how many: both sides
+// will store there soon, each for the price of a fault.
+func (s *Space) copySmall(c *Space, ar *area, budget uint64) uint64 {
+	n := s.table.has(vpn(ar.start), vpn(ar.end))
+	if n == 0 || n > min(s.tuning().forkArea, budget) || s.copyTo(c, ar) != nil {
+		return 0 // what is not copied is shared
+	}
+	return n
+}
+
+// copyTo gives a child its own copies of the pages of an area.
+func (s *Space) copyTo(c *Space, ar *area) error {
+	hi := vpn(ar.end)
+	for v := vpn(ar.start); v < hi; {
+		if hole := s.table.holes(v, hi); hole > 0 {
+			v += hole
+			continue
+		}
+		e, err := s.a.alloc(s.table.run(v, hi, false).n, false)
+		if err != nil {
+			return err
+		}
+		for i := range e.n {
+			copy(s.a.bytes(e.pfn+i, 1), s.a.bytes(s.table.get(v+uint64(i)), 1))
+		}
+		c.table.set(v, e)
+		v += uint64(e.n)
+	}
+	return nil
 }

@@ -117,21 +117,3 @@ func (s *Space) TrampolineArea(near platform.Addr, size uint64) (platform.Addr, 
 	}
 	return at, s.replace(ar, true)
 }
-
-// copyTrampolines gives a child its own: the platform writes to them without
-// asking here, so they cannot be shared until somebody stores.
-func (s *Space) copyTrampolines(c *Space, ar *area) error {
-	for v := vpn(ar.start); v < vpn(ar.end); v++ {
-		pfn := s.table.get(v)
-		if pfn == 0 {
-			continue
-		}
-		e, err := s.a.alloc(1, false)
-		if err != nil {
-			return err
-		}
-		copy(s.a.bytes(e.pfn, 1), s.a.bytes(pfn, 1))
-		c.table.set(v, e)
-	}
-	return nil
-}
