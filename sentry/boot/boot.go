@@ -102,6 +102,7 @@ func newLog(c *agent.BootConfig) *slog.Logger {
 	if f == nil {
 		return slog.New(slog.DiscardHandler)
 	}
+	debug.SetCrashOutput(f, debug.CrashOptions{}) // stderr is the container's
 	var h slog.Handler = slog.NewTextHandler(f, o)
 	if c.LogFormat == "json" {
 		h = slog.NewJSONHandler(f, o)

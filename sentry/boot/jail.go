@@ -77,7 +77,7 @@ func calls(platform string) []seccomp.Row {
 		{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "terminals: TCSETS", When: seccomp.Is(1, unix.TCSETS)},
 		{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "terminals: TCSETSW", When: seccomp.Is(1, unix.TCSETSW)},
 		{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "streams: FIONREAD", When: seccomp.Is(1, unix.TIOCINQ)},
-		{NR: unix.SYS_MMAP, Name: "mmap", Why: "windows onto host files", When: seccomp.Is(3, unix.MAP_SHARED|unix.MAP_FIXED)},
+		{NR: unix.SYS_MMAP, Name: "mmap", Why: "windows onto host files", When: seccomp.Is(3, unix.MAP_SHARED|unix.MAP_FIXED|unix.MAP_NORESERVE)},
 		{NR: unix.SYS_MMAP, Name: "mmap", Why: "the arena", When: seccomp.Is(3, unix.MAP_SHARED)},
 		{NR: unix.SYS_MMAP, Name: "mmap", Why: "the arena, windows given up", When: seccomp.Is(3, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED|unix.MAP_NORESERVE)},
 		{NR: unix.SYS_MMAP, Name: "mmap", Why: "reservations", When: seccomp.Is(3, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)},
