@@ -104,7 +104,7 @@ func (s *sandbox) makers() map[string]func(data string) (vfs.FileSystem, error) 
 	}
 	return map[string]func(string) (vfs.FileSystem, error){
 		"tmpfs": tmp, "shm": tmp, "ramfs": tmp,
-		"mqueue": named("mqueue"),
+		"mqueue": named("mqueue"), "proc": named("proc"), "sysfs": named("sysfs"),
 		"devpts": func(data string) (vfs.FileSystem, error) {
 			o, err := devpts.ParseOptions(data)
 			if err != nil {
