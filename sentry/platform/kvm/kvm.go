@@ -102,13 +102,6 @@ func (p *Platform) start() error {
 	if p.vm, err = p.sys.NewVM(); err != nil {
 		return err
 	}
-	// KVM would write the host's own hypercall instruction over the application's.
-	const fixHypercall = 1 << 5
-	if n, err := p.vm.Check(kvm.CapDisableQuirks2); err == nil && n&fixHypercall != 0 {
-		if err := p.vm.Enable(kvm.CapDisableQuirks2, fixHypercall); err != nil {
-			return err
-		}
-	}
 	if err = p.vm.SetTSSAddr(0xfffb_d000); err != nil {
 		return err
 	}

@@ -162,5 +162,3 @@ func (t *thread) bringOut() error {
 }
 
 func isFault(err error) bool { return errors.Is(err, unix.EFAULT) }
-
-func pause()
