@@ -84,6 +84,9 @@ func (fs *FileSystem) make(ctx vfs.Context, n vfs.New) (node, error) {
 		b.attr.Nlink, b.attr.Size = 2, 2*direntSize
 	case unix.S_IFLNK:
 		b.attr.Size = int64(len(n.Target))
+		if len(n.Target) >= shortSymlink {
+			b.attr.Blocks = pageSize / 512
+		}
 	}
 	return i, nil
 }

@@ -23,6 +23,8 @@ const (
 	pageSize = memory.PageSize
 	// direntSize is what a name adds to its directory's size (BOGO_DIRENT_SIZE).
 	direntSize = 20
+	// shortSymlink is from what length on a symlink takes a page (SHORT_SYMLINK_LEN).
+	shortSymlink = 128
 	// maxXattrs bounds the attributes of one inode, in bytes; Linux charges them
 	// to nr_inodes.
 	maxXattrs = 1 << 20
