@@ -25,7 +25,7 @@ func (s *Space) view(at Addr, most uint64, want platform.Access) (b []byte, r Ru
 	if e := s.table.run(v, end, write && ar.private()); e.n > 0 {
 		b = s.a.bytes(e.pfn, e.n)
 		r = Run{pinned: e}
-	} else if o, there := ar.obj.(ahead); there && !(write && ar.private()) &&
+	} else if o, there := aheadOf(ar.obj); there && !(write && ar.private()) &&
 		s.table.get(v) == 0 && o.present(ar.offset(addr(v))) {
 		if ar.private() {
 			end = v + s.table.holes(v, end)

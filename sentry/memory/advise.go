@@ -197,7 +197,7 @@ func (s *Space) punch(lo, hi Addr) error {
 	whole := s.whole(lo, hi)
 	for i := s.index(lo); i < len(s.areas) && s.areas[i].start < hi; i++ {
 		ar := s.areas[i]
-		target, ok := identityOf(ar.obj).(*Object)
+		target, ok := backing(ar.obj).(*Object)
 		if !ok || !ar.is(shared) || ar.is(locked) {
 			s.mu.RUnlock()
 			return unix.EINVAL

@@ -101,11 +101,12 @@ func (s *Space) split(at Addr) error {
 	}
 	tail := new(area)
 	*tail = *ar
-	tail.start, ar.end = at, at
+	tail.start = at
 	if ar.obj != nil {
 		tail.off = ar.off + uint64(at-ar.start)
 		s.hold(tail)
 	}
+	s.resize(ar, ar.start, at)
 	s.insert(tail)
 	return nil
 }
@@ -116,6 +117,18 @@ func (s *Space) hold(ar *area) {
 		ar.obj.Ref()
 		ar.obj.Attach(s, ar.start, ar.off, ar.size(), ar.is(shared))
 	}
+}
+
+// resize moves an area's borders, not its bytes.
+func (s *Space) resize(ar *area, start, end Addr) {
+	if ar.obj == nil {
+		ar.start, ar.end = start, end
+		return
+	}
+	off := ar.off + uint64(start-ar.start) // may wrap and come back
+	ar.obj.Attach(s, start, off, uint64(end-start), ar.is(shared))
+	ar.obj.Detach(s, ar.start, ar.off, ar.size(), ar.is(shared))
+	ar.start, ar.end, ar.off = start, end, off
 }
 
 // forget gives it up, after unlock.
@@ -180,7 +193,7 @@ func (s *Space) merge(lo, hi Addr) {
 			continue
 		}
 		s.forget(b)
-		a.end = b.end
+		s.resize(a, a.start, b.end)
 		a.mapped = a.mapped || b.mapped
 	}
 	if keep < i {

@@ -72,13 +72,10 @@ func (s *Space) growStack(at Addr) *area {
 		low = start
 	}
 	n := uint64(ar.start - low)
-	if ar.obj != nil {
-		if ar.off < n {
-			return nil
-		}
-		ar.off -= n
+	if ar.obj != nil && ar.off < n {
+		return nil
 	}
-	ar.start = low
+	s.resize(ar, low, ar.end)
 	s.grow(ar, int64(n))
 	return ar
 }
@@ -366,7 +363,7 @@ func (s *Space) copyPiece(ar *area, v, hi uint64) (uint64, error) {
 }
 
 func pagesOf(m Mappable, off, n, fill uint64, write bool) (Run, error) {
-	if a, ok := m.(ahead); ok {
+	if a, ok := aheadOf(m); ok {
 		return a.pagesAhead(off, n, fill, write)
 	}
 	return m.Pages(off, fill, write)
@@ -394,7 +391,7 @@ func (s *Space) mapObject(ar *area, v uint64, write bool) error {
 // mapPresent maps pages in [v, hi) that the object has, and makes none. It is
 // for the future's sake, so nobody hears of errors.
 func (s *Space) mapPresent(ar *area, v, hi uint64, write bool) {
-	o, ok := ar.obj.(ahead)
+	o, ok := aheadOf(ar.obj)
 	for runs := s.tuning().calls / 2; ok && v < hi && runs > 0; runs-- {
 		if !o.present(ar.offset(addr(v))) {
 			return

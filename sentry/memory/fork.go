@@ -84,7 +84,7 @@ func (c *Space) mirrorArea(ar *area, calls int) int {
 		return calls
 	}
 	write := ar.is(shared) && ar.prot&platform.Write != 0
-	o, _ := ar.obj.(ahead)
+	o, _ := aheadOf(ar.obj)
 	for v < hi && calls > 0 {
 		if hole := c.table.holes(v, hi); hole > 0 {
 			if o == nil || !o.present(ar.offset(addr(v))) {

@@ -284,7 +284,7 @@ func (s *Space) eager(ar *area, populate bool) (next Addr) {
 // missing, at most fill at a time, or ends at the first of them for fill 0.
 func (s *Space) eagerObject(ar *area, v, hi, fill uint64) uint64 {
 	write := ar.is(shared) && ar.prot&platform.Write != 0
-	o, ok := ar.obj.(ahead)
+	o, ok := aheadOf(ar.obj)
 	for runs := 0; v < hi; runs++ {
 		if fill == 0 && (!ok || runs > 2*s.tuning().calls || !o.present(ar.offset(addr(v)))) {
 			break

@@ -34,6 +34,21 @@ type ahead interface {
 	present(off uint64) bool
 }
 
+// Indirect is a Mappable that passes on to another, which may change (a file
+// that is copied up). Identity, Attach and Ref are its own.
+type Indirect interface {
+	Backing() Mappable
+}
+
+// aheadOf finds the object behind m.
+func aheadOf(m Mappable) (ahead, bool) {
+	if i, ok := m.(Indirect); ok {
+		m = i.Backing()
+	}
+	a, ok := m.(ahead)
+	return a, ok
+}
+
 // identity is what two mappings of one object have in common, though each may
 // hold another open file.
 type identity interface{ identity() any }
@@ -43,6 +58,14 @@ func identityOf(m Mappable) any {
 		return i.identity()
 	}
 	return m
+}
+
+// backing is the Object or HostFile that serves m now.
+func backing(m Mappable) any {
+	if i, ok := m.(Indirect); ok {
+		m = i.Backing()
+	}
+	return identityOf(m)
 }
 
 // Run is host memory that shows part of an object. Until Release it stays what

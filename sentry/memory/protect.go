@@ -106,7 +106,7 @@ func (s *Space) protectPages(ar *area, access platform.Access) error {
 
 // readOnly says that the host would refuse stores to the area's object.
 func (ar *area) readOnly() bool {
-	f, ok := identityOf(ar.obj).(*HostFile)
+	f, ok := backing(ar.obj).(*HostFile)
 	return ok && !f.writable
 }
 

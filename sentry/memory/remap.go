@@ -119,7 +119,7 @@ func (s *Space) extends(ar *area, r remap) bool {
 	}
 	first := ar.end
 	s.grow(ar, int64(end-ar.end))
-	ar.end = end
+	s.resize(ar, ar.start, end)
 	if n := vpn(end) - vpn(first); ar.obj == nil && ar.prot&platform.Write != 0 && n <= s.tuning().eager && !s.a.tight() {
 		s.fill(ar, vpn(first), vpn(end))
 	}

@@ -89,7 +89,7 @@ func (s *Space) anonymousName(ar *area) string {
 // shown estimates how much of the object is in memory for this area: its pages,
 // or all of a host's file that was mapped, for only the host knows its cache.
 func (ar *area) shown() uint64 {
-	switch o := identityOf(ar.obj).(type) {
+	switch o := backing(ar.obj).(type) {
 	case *Object:
 		return o.resident(ar.off, ar.size())
 	case *HostFile:
@@ -111,7 +111,7 @@ func (s *Space) Sizes() Sizes {
 		n := ar.shown()
 		own := s.table.has(vpn(ar.start), vpn(ar.end)) * PageSize
 		n = min(n, ar.size()-own)
-		switch identityOf(ar.obj).(type) {
+		switch backing(ar.obj).(type) {
 		case *Object:
 			z.ResidentShmem += n
 		case *HostFile:
@@ -152,7 +152,7 @@ func (s *Space) Mincore(at Addr, n uint64) ([]byte, error) {
 		in := byte(0)
 		if s.table.get(vpn(at)) != 0 {
 			in = 1
-		} else if o, ok := ar.obj.(ahead); ok && o.present(ar.offset(at)) {
+		} else if o, ok := aheadOf(ar.obj); ok && o.present(ar.offset(at)) {
 			in = 1
 		}
 		out = append(out, in)
@@ -224,7 +224,7 @@ func (s *Space) Sync(at Addr, n uint64, flags int) error {
 	}
 	files, err := s.filesIn(at, end, flags)
 	for _, m := range files {
-		if f, ok := identityOf(m).(*HostFile); ok {
+		if f, ok := backing(m).(*HostFile); ok {
 			if e := f.sync(); e != nil && err == nil {
 				err = unix.EIO
 			}

@@ -119,6 +119,9 @@ func (m *sharedMap) current() memory.Mappable {
 	return m.inner
 }
 
+// Backing implements memory.Indirect.
+func (m *sharedMap) Backing() memory.Mappable { return m.current() }
+
 // Pages implements memory.Mappable.
 func (m *sharedMap) Pages(off, n uint64, write bool) (memory.Run, error) {
 	return m.current().Pages(off, n, write)
