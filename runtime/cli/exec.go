@@ -165,7 +165,7 @@ func addCapabilities(base *specs.LinuxCapabilities, more []string) *specs.LinuxC
 // execPlain hands our own streams over.
 func (a *app) execPlain(ctx context.Context, c *container.Container, p *specs.Process, x *execFlags) error {
 	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
-	preserved, err := inherited(x.preserve)
+	preserved, err := container.Inherited(x.preserve)
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (a *app) execPlain(ctx context.Context, c *container.Container, p *specs.Pr
 
 // execTerminal makes a pty whose slave the process gets.
 func (a *app) execTerminal(ctx context.Context, c *container.Container, p *specs.Process, x *execFlags) error {
-	preserved, err := inherited(x.preserve)
+	preserved, err := container.Inherited(x.preserve)
 	if err != nil {
 		return err
 	}
@@ -222,16 +222,6 @@ func (a *app) execTerminal(ctx context.Context, c *container.Container, p *specs
 	err = follow(e, x.pidFile, true, func(rows, columns uint16) { e.Resize(context.Background(), rows, columns) })
 	t.Finish()
 	return err
-}
-
-func inherited(n int) (files []*os.File, err error) {
-	for fd := 3; fd < 3+n; fd++ {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
-			return nil, fmt.Errorf("--preserve-fds=%d: descriptor %d: %w", n, fd, err)
-		}
-		files = append(files, os.NewFile(uintptr(fd), "preserved"))
-	}
-	return files, nil
 }
 
 // leave puts a stand-in in our place.

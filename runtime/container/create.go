@@ -245,13 +245,27 @@ func (n *creation) openFiles(context.Context) (err error) {
 			n.config.KVM = nil
 		}
 	}
-	for fd := 3; fd < 3+n.PreserveFDs; fd++ {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
-			return fmt.Errorf("--preserve-fds %d: descriptor %d: %w", n.PreserveFDs, fd, err)
-		}
-		n.config.Preserve = append(n.config.Preserve, os.NewFile(uintptr(fd), "preserved"))
+	if n.config.Preserve, err = Inherited(n.PreserveFDs); err != nil {
+		return err
 	}
+	n.own = append(n.own, n.config.Preserve...)
 	return n.shareFiles()
+}
+
+// Inherited are copies of the descriptors 3 to n+2, for --preserve-fds. They are
+// copies since a File closes its descriptor when it is collected.
+func Inherited(n int) (files []*os.File, err error) {
+	for fd := 3; fd < 3+n; fd++ {
+		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3+n)
+		if err != nil {
+			for _, f := range files {
+				f.Close()
+			}
+			return nil, fmt.Errorf("--preserve-fds=%d: descriptor %d: %w", n, fd, err)
+		}
+		files = append(files, os.NewFile(uintptr(own), "preserved"))
+	}
+	return files, nil
 }
 
 // shareFiles says what the gofer holds.
