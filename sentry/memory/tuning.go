@@ -20,7 +20,7 @@ var (
 	// ptrace: a fault costs 10 µs and more, a call 5, and the host allocates a page
 	// of a memfd when it is touched. malloc's first brk has 33 pages, Python's
 	// arenas 256, its data 300.
-	cheapFaults = tuning{window: 64, eager: 256, copies: 320, cow: 16, calls: 4, forkCalls: 32, forkArea: 64, forkPages: 256}
+	cheapFaults = tuning{window: 64, eager: 256, copies: 320, cow: 16, calls: 4, forkCalls: 64, forkArea: 64, forkPages: 256}
 
 	// kvm: a fault costs 50-250 µs, a call a store for each page; a page that is
 	// replaced in a page table costs a shootdown, so what will be copied is better
