@@ -5,9 +5,11 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"text/tabwriter"
 	"time"
 
 	"bulkhead/runtime/cli"
@@ -15,6 +17,7 @@ import (
 	"bulkhead/runtime/sandbox"
 	"bulkhead/sentry/boot"
 	"bulkhead/sentry/gofer"
+	"bulkhead/sentry/syscalls"
 )
 
 // began is as early as a program of Go's can tell.
@@ -40,4 +43,22 @@ func main() {
 	os.Exit(cli.Program{Began: began, Syscalls: syscallTable}.Main(os.Args[1:]))
 }
 
-var syscallTable func(io.Writer) error
+// syscallTable prints what the Sentry answers, a line a call, and a summary.
+func syscallTable(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 1, 2, ' ', 0)
+	fmt.Fprint(t, "NR\tNAME\tSUPPORT\tNOTE\n")
+	calls, have := 0, map[syscalls.Support]int{}
+	for _, c := range syscalls.Table {
+		if c.Name == "" {
+			continue // x86-64 has no call of this number
+		}
+		calls++
+		have[c.Support]++
+		fmt.Fprintf(t, "%d\t%s\t%v\t%s\n", c.Number, c.Name, c.Support, c.Note)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%d calls: %d full, %d partial, %d none\n", calls, have[syscalls.Full], have[syscalls.Partial], have[syscalls.None])
+	return err
+}
