@@ -62,6 +62,10 @@ var rootfs = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// Containers run as other users too.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
 	for _, name := range []string{"bin", "etc", "proc", "sys", "dev", "tmp", "root", "mnt"} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
 			return "", err

@@ -1,0 +1,296 @@
+package docker
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"bulkhead/test/rig"
+)
+
+// TestRun compares `docker run` with runc's, option by option.
+func TestRun(t *testing.T) {
+	d := start(t)
+	host := t.TempDir()
+	if err := os.Chmod(host, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(host, "f"), []byte("from the host\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	sh := func(options []string, script string) []string {
+		return append(options, "box", "sh", "-c", script)
+	}
+	rows := map[string][]string{
+		"hello":         {"box", "echo", "hi"},
+		"exit":          sh(nil, "exit 42"),
+		"fault":         sh(nil, "kill -SEGV $$; sh -c 'kill -SEGV $$'; echo $?"),
+		"environment":   sh([]string{"-e", "A=b c", "-e", "PATH=/bin:/x"}, `echo "$A" $PATH $HOME; hostname | wc -c`),
+		"directory":     sh([]string{"-w", "/made/new"}, "pwd; ls -ld . | cut -c1-10"),
+		"user":          sh([]string{"-u", "1000:1000"}, "id -u; id -g; touch /x; grep Cap /proc/self/status"),
+		"root":          sh(nil, "id; grep -E 'Cap|NoNew|Seccomp:' /proc/self/status | grep -v Seccomp; touch /x && ls /x"),
+		"volume":        sh([]string{"-v", host + ":/v"}, "cat /v/f; echo w >/v/w; cat /v/w; rm /v/w"),
+		"volume_ro":     sh([]string{"-v", host + ":/v:ro"}, "cat /v/f; echo w >/v/w"),
+		"read_only":     sh([]string{"--read-only"}, "touch /x; touch /dev/shm/x && echo fine"),
+		"tmpfs":         sh([]string{"--read-only", "--tmpfs", "/t:size=1m,mode=1777"}, "stat -c %a /t; dd if=/dev/zero of=/t/f bs=64k count=100 2>&1 | tail -1 | cut -d' ' -f1,2"),
+		"memory":        sh([]string{"--memory", "64m"}, "dd if=/dev/zero of=/dev/null bs=300M count=1; echo $?"),
+		"cpus":          sh([]string{"--cpus", "0.5"}, "echo $((3 * 7))"),
+		"pids_limit":    sh([]string{"--pids-limit", "20"}, "for i in $(seq 30); do sleep 2 & done 2>&1 | grep -c ."),
+		"hostname":      sh([]string{"--hostname", "named"}, "hostname; cat /etc/hostname; tail -1 /etc/hosts | cut -f2"),
+		"entrypoint":    {"--entrypoint", "/bin/expr", "box", "6", "*", "7"},
+		"shm_size":      sh([]string{"--shm-size", "1m"}, "df -k /dev/shm | tail -1 | awk '{print $2}'"),
+		"cap_drop":      sh([]string{"--cap-drop", "ALL", "--cap-add", "CHOWN"}, "grep Cap /proc/self/status"),
+		"ulimit":        sh([]string{"--ulimit", "nofile=77:88"}, "ulimit -n; ulimit -Hn"),
+		"init":          sh([]string{"--init"}, "cat /proc/1/comm; [ $$ -gt 1 ] && echo a child"),
+		"no_new_privs":  sh([]string{"--security-opt", "no-new-privileges"}, "grep NoNew /proc/self/status"),
+		"debian":        {"deb", "bash", "-c", "cat /etc/debian_version; dpkg -l | wc -l; apt-get --version | head -1; ls / | sort; perl -e 'print 6*7, qq{\n}'"},
+		"debian_write":  {"deb", "bash", "-ec", "useradd -m someone; su someone -c 'cd; pwd; id -un'; echo x >/etc/new; tar -cf /tmp/t.tar /etc 2>/dev/null; [ -s /tmp/t.tar ] && echo tar"},
+		"masked":        sh(nil, "wc -c </proc/kcore; ls /proc/acpi 2>/dev/null | wc -l; echo 1 >/proc/sys/kernel/shmmni"),
+		"standard_dirs": sh(nil, "cut -d' ' -f2,3 /proc/mounts | grep -vE '^/ |/etc/|/sys/fs|/proc/(kcore|keys|timer|sched|latency|interrupts)|/sys/(firmware|devices)' | sort -u"),
+	}
+	for name, args := range rows {
+		t.Run(name, func(t *testing.T) {
+			run := func(runtime string) rig.Result {
+				return d.do(t, append([]string{"run", "--rm", "--runtime=" + runtime}, args...)...)
+			}
+			want := run("runc")
+			rig.EachPlatform(t, func(t *testing.T, platform string) { rig.Compare(t, want, run("bulkhead-"+platform)) })
+		})
+	}
+}
+
+// TestRefusals: docker gives a missing program 127 and one that cannot be run 126.
+func TestRefusals(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, d *daemon, runtime string) {
+		for args, want := range map[string]int{"/no/such/program": 127, "nosuchprogram": 127, "/etc": 126, "/etc/passwd": 126} {
+			r := d.do(t, "run", "--rm", "--runtime="+runtime, "box", args)
+			if r.Code != want || !strings.Contains(r.Err, args) {
+				t.Errorf("run %s: want %d: %s", args, want, r)
+			}
+		}
+	})
+}
+
+func TestTerminal(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, d *daemon, runtime string) {
+		terminal := rig.Open(t, rig.Command{}, "docker", "-H", d.host, "run", "-it", "--rm", "-e", "PS1=% ", "--runtime="+runtime,
+			"deb", "bash", "--norc", "--noprofile", "--noediting")
+		terminal.Expect("% ")
+		terminal.Type("tty; stty size; echo $TERM\n")
+		terminal.Expect("/dev/pts/0\r\n24 80\r\nxterm\r\n% ")
+		terminal.Type("(echo he''re; exec sleep 100)\n")
+		terminal.Expect("here\r\n")
+		terminal.Type("\x1a")
+		terminal.Expect("Stopped")
+		terminal.Expect("% ")
+		terminal.Type("kill %1; cat\n")
+		terminal.Type("text\n")
+		terminal.Expect("text\r\ntext\r\n")
+		terminal.Type("\x03")
+		terminal.Expect("% ")
+		terminal.Resize(40, 100)
+		terminal.Type("sleep 0.2; stty size\n")
+		terminal.Expect("40 100\r\n% ")
+		terminal.Type("exit 4\n")
+		if text, code := terminal.Close(); code != 4 {
+			t.Errorf("exit status %d, want 4:\n%s", code, text)
+		}
+	})
+}
+
+func TestLogsAndExec(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, d *daemon, runtime string) {
+		name := d.detached(t, runtime, "box", "sh", "-c", "echo out; echo err >&2; exec sleep 1000")
+		for limit := time.Now().Add(rig.Limit); ; time.Sleep(20 * time.Millisecond) {
+			if r := d.do(t, "logs", name); r.Out == "out\n" && r.Err == "err\n" {
+				break
+			} else if time.Now().After(limit) {
+				t.Fatalf("logs: %s", r)
+			}
+		}
+		if r := d.do(t, "exec", "-e", "A=b", "-w", "/tmp", "-u", "1000", name, "sh", "-c", "echo $A; pwd; id -u; exit 6"); r.Out != "b\n/tmp\n1000\n" || r.Code != 6 {
+			t.Errorf("exec: %s", r)
+		}
+		if r := d.doWith(t, "typed\n", "exec", "-i", name, "cat"); r.Out != "typed\n" {
+			t.Errorf("exec -i: %s", r)
+		}
+		if r := d.do(t, "exec", name, "nosuchprogram"); r.Code != 127 && r.Code != 126 {
+			t.Errorf("exec of a missing program: %s", r)
+		}
+		terminal := rig.Open(t, rig.Command{}, "docker", "-H", d.host, "exec", "-it", name, "sh", "-c", "tty; stty size; read x; echo got $x; exit 3")
+		terminal.Expect("/dev/pts/0\r\n24 80\r\n")
+		terminal.Type("line\n")
+		terminal.Expect("got line\r\n")
+		if text, code := terminal.Close(); code != 3 {
+			t.Errorf("exec -it: exit status %d, want 3:\n%s", code, text)
+		}
+		d.must(t, "exec", "-d", name, "sleep", "2000")
+		if out := d.must(t, "top", name); strings.Count(out, "sleep") < 2 {
+			t.Errorf("top: %s", out)
+		}
+	})
+}
+
+func TestStopAndKill(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, d *daemon, runtime string) {
+		polite := d.detached(t, runtime, "box", "sh", "-c", "trap 'echo told; exit 5' TERM; trap 'echo usr1' USR1; echo ready; while :; do sleep 0.05; done")
+		shows := func(name, want string) {
+			t.Helper()
+			for limit := time.Now().Add(rig.Limit); ; time.Sleep(20 * time.Millisecond) {
+				if r := d.do(t, "logs", name); strings.Contains(r.Out, want) {
+					return
+				} else if time.Now().After(limit) {
+					t.Fatalf("logs have no %q: %s", want, r)
+				}
+			}
+		}
+		shows(polite, "ready")
+		d.must(t, "kill", "-s", "USR1", polite)
+		shows(polite, "usr1")
+		d.must(t, "stop", polite)
+		if code := d.inspect(t, polite, ".State.ExitCode"); code != "5" {
+			t.Errorf("stop: exit status %s, want 5", code)
+		}
+		d.must(t, "start", polite)
+		d.until(t, polite, ".State.Status", "running")
+		d.must(t, "kill", polite)
+		if code := d.inspect(t, polite, ".State.ExitCode"); code != "137" {
+			t.Errorf("kill: exit status %s, want 137", code)
+		}
+		stubborn := d.detached(t, runtime, "box", "sleep", "1000") // PID 1 without a handler
+		d.must(t, "stop", "-t", "1", stubborn)
+		if code := d.inspect(t, stubborn, ".State.ExitCode"); code != "137" {
+			t.Errorf("stop of a stubborn program: exit status %s, want 137", code)
+		}
+	})
+}
+
+func TestPauseStatsInspect(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, d *daemon, runtime string) {
+		name := d.detached(t, runtime, "--memory", "100m", "box", "sleep", "1000")
+		for field, want := range map[string]string{".State.Status": "running", ".State.Running": "true", ".State.Paused": "false", ".HostConfig.Runtime": runtime} {
+			if got := d.inspect(t, name, field); got != want {
+				t.Errorf("%s is %s, want %s", field, got, want)
+			}
+		}
+		d.must(t, "pause", name)
+		if got := d.inspect(t, name, ".State.Status"); got != "paused" {
+			t.Errorf("status after pause: %s", got)
+		}
+		if r := d.do(t, "exec", name, "true"); r.Code == 0 {
+			t.Error("exec in a paused container succeeded")
+		}
+		d.must(t, "unpause", name)
+		if got := d.must(t, "exec", name, "echo", "on"); got != "on" {
+			t.Errorf("exec after unpause: %s", got)
+		}
+		stats := d.must(t, "stats", "--no-stream", "--format", "{{.MemUsage}};{{.PIDs}}", name)
+		usage, pids, _ := strings.Cut(stats, ";")
+		if strings.HasPrefix(usage, "0B") || !strings.HasSuffix(usage, "100MiB") || pids != "1" {
+			t.Errorf("stats: %s", stats)
+		}
+		if code := d.must(t, "update", "--memory", "200m", "--memory-swap", "-1", name); !strings.Contains(code, name[:12]) && code != name {
+			t.Errorf("update: %s", code)
+		}
+		d.must(t, "rm", "-f", name)
+		exited := d.detached(t, runtime, "box", "sh", "-c", "exit 3")
+		d.until(t, exited, ".State.Status", "exited")
+		if code := d.inspect(t, exited, ".State.ExitCode"); code != "3" {
+			t.Errorf("exit status %s, want 3", code)
+		}
+		if r := d.do(t, "wait", exited); r.Out != "3\n" {
+			t.Errorf("wait: %s", r)
+		}
+	})
+}
+
+// TestOOM: docker shows a container that its memory limit killed.
+func TestOOM(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, d *daemon, runtime string) {
+		r := d.do(t, "run", "--rm", "--runtime="+runtime, "--memory", "64m", "--memory-swap", "64m", "deb", "perl", "-e", `my @a; push @a, "x" x 1000000 for 1..1000; print "unharmed\n"`)
+		if r.Code != 137 || r.Out != "" {
+			t.Errorf("want exit 137: %s", r)
+		}
+	})
+}
+
+// TestTwenty has 20 containers at once and then nothing.
+func TestTwenty(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, d *daemon, runtime string) {
+		before := d.look(t)
+		names := make([]string, 20)
+		failed := make(chan error)
+		for i := range names {
+			names[i] = fmt.Sprintf("twenty-%s-%d", runtime, i)
+			go func() {
+				out, err := exec.Command("docker", "-H", d.host, "run", "-d", "--runtime="+runtime, "--name", names[i], "--memory", "64m", "box", "sh", "-c", fmt.Sprintf("echo %d; exec sleep 1000", i)).CombinedOutput()
+				if err != nil {
+					err = fmt.Errorf("%s: %w: %s", names[i], err, out)
+				}
+				failed <- err
+			}()
+		}
+		for range names {
+			if err := <-failed; err != nil {
+				t.Error(err)
+			}
+		}
+		for i, name := range names {
+			if got := d.do(t, "exec", name, "cat", "/proc/1/comm"); got.Out != "sleep\n" {
+				t.Errorf("%s runs %s", name, got)
+			}
+			if got := d.do(t, "logs", name); got.Out != fmt.Sprintf("%d\n", i) {
+				t.Errorf("%s logged %s", name, got)
+			}
+		}
+		d.must(t, append([]string{"rm", "-f"}, names...)...)
+		var left []string
+		for limit := time.Now().Add(rig.Limit / 6); ; time.Sleep(50 * time.Millisecond) {
+			left = slices.DeleteFunc(d.look(t), func(line string) bool { return slices.Contains(before, line) })
+			if len(left) == 0 {
+				return
+			}
+			if time.Now().After(limit) {
+				break
+			}
+		}
+		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+	})
+}
+
+// look lists what containers of this daemon have on the host: processes, mounts, cgroups, files.
+func (d *daemon) look(t *testing.T) []string {
+	t.Helper()
+	var now []string
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		line, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		text := strings.ReplaceAll(string(line), "\x00", " ")
+		if strings.HasPrefix(text, "bulkhead") || strings.Contains(text, d.bin) || strings.Contains(text, "containerd-shim") && strings.Contains(text, d.dir) {
+			now = append(now, "process "+entry.Name()+" "+text)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now = append(now, strings.Split(string(mounts), "\n")...)
+	for _, root := range []string{"/sys/fs/cgroup", filepath.Join(d.dir, "exec"), filepath.Join(d.dir, "data/containers"), "/run/bulkhead", "/run/docker/runtime-runc"} {
+		filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+			if err == nil && (entry.IsDir() || !strings.HasPrefix(name, "/sys")) {
+				now = append(now, name)
+			}
+			return nil
+		})
+	}
+	return now
+}
