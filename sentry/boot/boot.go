@@ -168,18 +168,21 @@ func (s *sandbox) reachGofer() error {
 	return nil
 }
 
-func (s *sandbox) makeKernel() error {
+func (s *sandbox) makeKernel() (err error) {
 	spec := s.config.Spec
 	calls := syscalls.NewServer(s.log)
 	if s.config.LogLevel == "trace" {
 		calls.Trace(syscalls.LogTracer{Log: s.log})
 	}
-	s.kernel = kernel.New(kernel.Config{
+	s.kernel, err = kernel.New(kernel.Config{
 		Platform: s.plat, Arena: s.arena, Calls: calls, Log: s.log,
 		Hostname: spec.Hostname, Domain: spec.Domainname,
 		PIDs: int(max(s.config.Limits.Pids, 0)), Memory: memoryTotal(s.config.Limits.Memory),
 		CPUs: cpus(s.config.Limits.CPUs), Cgroup: "/", World: syscalls.NewWorld(s.arena),
 	})
+	if err != nil {
+		return err
+	}
 	s.kernel.OnPanic(func(*kernel.Panic) { os.Exit(exitPanic) })
 	return nil
 }

@@ -55,6 +55,7 @@ type Kernel struct {
 	Forks    atomic.Uint64
 	OOMKills atomic.Uint64
 
+	vdso  vdso
 	names struct {
 		sync.Mutex
 		host, domain string
@@ -86,7 +87,7 @@ type Panic struct {
 const PIDMax = 4194304
 
 // New makes a kernel without tasks.
-func New(c Config) *Kernel {
+func New(c Config) (*Kernel, error) {
 	if c.CPUs < 1 {
 		c.CPUs = 1
 	}
@@ -94,7 +95,7 @@ func New(c Config) *Kernel {
 	rand.Read(b[:])
 	k := &Kernel{
 		Config:   c,
-		Clock:    newClock(),
+		Clock:    base,
 		BootID:   fmt.Sprintf("%x-%x-4%x-a%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])[:36],
 		tasks:    map[int32]*Task{},
 		sessions: map[int32]*Session{},
@@ -107,7 +108,10 @@ func New(c Config) *Kernel {
 	}
 	k.Futex.init()
 	c.Arena.SetOnLimit(k.killLargest)
-	return k
+	if err := k.vdso.init(c.Arena); err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // Hostname and Domainname are the UTS names.

@@ -44,18 +44,20 @@ type clock struct {
 // other tasks include/linux/posix-timers.h).
 func findClock(t *kernel.Task, id int32) (clock, error) {
 	c := t.Kernel().Clock
-	real := func() time.Duration { return time.Duration(c.Realtime()) }
+	// The same line that the vDSO reads, so that both agree.
+	mono := func() time.Duration { m, _ := t.Kernel().Refresh(false); return m }
+	real := func() time.Duration { _, r := t.Kernel().Refresh(false); return time.Duration(r) }
 	switch id {
 	case unix.CLOCK_REALTIME, unix.CLOCK_REALTIME_COARSE, unix.CLOCK_REALTIME_ALARM:
 		return clock{real, false, true}, nil
 	case unix.CLOCK_TAI:
 		return clock{real, false, true}, nil
 	case unix.CLOCK_MONOTONIC, unix.CLOCK_MONOTONIC_COARSE:
-		return clock{c.Monotonic, false, false}, nil
+		return clock{mono, false, false}, nil
 	case unix.CLOCK_MONOTONIC_RAW:
 		return clock{c.MonotonicRaw, false, false}, nil
 	case unix.CLOCK_BOOTTIME, unix.CLOCK_BOOTTIME_ALARM:
-		return clock{c.Boottime, false, false}, nil
+		return clock{func() time.Duration { return mono() + c.Boottime() - c.Monotonic() }, false, false}, nil
 	case unix.CLOCK_PROCESS_CPUTIME_ID:
 		return groupClock(t.Group(), 2), nil
 	case unix.CLOCK_THREAD_CPUTIME_ID:
@@ -142,6 +144,7 @@ func clockSettime(t *kernel.Task, a *Args) (uintptr, error) {
 		return 0, unix.EPERM
 	}
 	t.Kernel().Clock.SetRealtime(ts.Nano())
+	t.Kernel().Refresh(true)
 	return 0, nil
 }
 
@@ -213,7 +216,7 @@ func clockNanosleep(t *kernel.Task, a *Args) (uintptr, error) {
 
 func gettimeofday(t *kernel.Task, a *Args) (uintptr, error) {
 	if a[0] != 0 {
-		ns := t.Kernel().Clock.Realtime()
+		_, ns := t.Kernel().Refresh(false)
 		if err := outStruct(t, a.Addr(0), &[2]int64{ns / 1e9, ns % 1e9 / 1e3}); err != nil {
 			return 0, err
 		}
@@ -239,6 +242,7 @@ func settimeofday(t *kernel.Task, a *Args) (uintptr, error) {
 		return 0, unix.EINVAL
 	}
 	t.Kernel().Clock.SetRealtime(v[0]*1e9 + v[1]*1e3)
+	t.Kernel().Refresh(true)
 	return 0, nil
 }
 

@@ -1,0 +1,4 @@
+package kernel
+
+// rdtsc is the time stamp counter.
+func rdtsc() uint64
