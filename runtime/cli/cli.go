@@ -100,7 +100,8 @@ func exitCode(verb string, err error) int {
 
 // report says once what went wrong: on standard error and, for engines, in the log.
 func (a *app) report(err error) {
-	text := strings.ReplaceAll(err.Error(), "\n", `\n`)
+	// One line, and nothing that a container could have put there for a terminal to obey.
+	text := printable(strings.ReplaceAll(err.Error(), "\n", `\n`))
 	fmt.Fprintln(os.Stderr, "bulkhead: "+text)
 	if a.log != nil && a.rt.LogFile != "" && a.rt.LogFile != "-" {
 		a.log.Error(text)

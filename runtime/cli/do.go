@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -41,6 +42,9 @@ writes stays in memory and is gone afterwards, but for directories named by
 			if len(args) == 0 {
 				return errors.New("do: COMMAND is missing; see bulkhead do --help")
 			}
+			if d.net {
+				return errors.New("do: --net: the Sentry has no internet sockets yet")
+			}
 			o, err := d.container(args)
 			if err != nil {
 				return err
@@ -50,7 +54,9 @@ writes stays in memory and is gone afterwards, but for directories named by
 			}
 			// The sandbox dies with this thread, should we be killed.
 			runtime.LockOSThread()
-			return a.runForeground(cmd.Context(), o, false)
+			err = a.runForeground(cmd.Context(), o, false)
+			a.sweep(context.WithoutCancel(cmd.Context()))
+			return err
 		},
 	}
 	f := c.Flags()
@@ -63,6 +69,26 @@ writes stays in memory and is gone afterwards, but for directories named by
 	f.StringVarP(&d.user, "user", "u", "", "run as UID[:GID] (default: as we are)")
 	f.BoolVar(&d.net, "net", false, "share the host's network instead of having none")
 	return c
+}
+
+// doPrefix begins the names of our containers.
+const doPrefix = "do-"
+
+// sweep removes what other do's have left that were killed; their sandboxes
+// died with them.
+func (a *app) sweep(ctx context.Context) {
+	ids, err := listIDs(a.rt.Root)
+	if err != nil {
+		return
+	}
+	for _, id := range ids {
+		if !strings.HasPrefix(id, doPrefix) {
+			continue
+		}
+		if c, err := a.rt.Open(id); err == nil && c.Status() == specs.StateStopped {
+			a.rt.Delete(ctx, id, false)
+		}
+	}
 }
 
 // container describes the sandbox: a bundle without a directory.
@@ -126,7 +152,7 @@ func (d *doFlags) container(args []string) (*container.Create, error) {
 		}
 	}
 	return &container.Create{
-		ID: "do-" + strings.ToLower(rand.Text()[:12]), Bundle: &bundle.Bundle{Dir: cwd, Spec: spec},
+		ID: doPrefix + strings.ToLower(rand.Text()[:12]), Bundle: &bundle.Bundle{Dir: cwd, Spec: spec},
 		NoCgroup: true, DieWithCaller: true, RootShared: true,
 	}, nil
 }

@@ -104,7 +104,9 @@ func (a *app) debug() *cobra.Command {
 			if err != nil {
 				return on(args[0], err)
 			}
-			fmt.Println(strings.TrimRight(text, "\n"))
+			for line := range strings.Lines(text) {
+				fmt.Println(printable(strings.ReplaceAll(strings.TrimRight(line, "\n"), "\t", "        ")))
+			}
 			return nil
 		},
 	}

@@ -273,6 +273,9 @@ func (n *creation) shareFiles() error {
 	chosen := first(n.rt.Overlay, n.spec.Annotations[overlayAnnotation], n.rt.DefaultOverlay, "none")
 	overlay, dir, _ := strings.Cut(chosen, "=")
 	switch {
+	case n.rt.Overlay == "" && dir != "" && chosen == n.spec.Annotations[overlayAnnotation]:
+		// Who may annotate a container is not thereby entitled to write anywhere.
+		return fmt.Errorf("annotation %s: %q is neither none nor memory", overlayAnnotation, chosen)
 	case overlay == "none" && dir == "", overlay == "memory" && dir == "":
 	case overlay == "dir" && filepath.IsAbs(dir):
 		// One directory a container, so that two do not share an upper layer.

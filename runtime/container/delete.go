@@ -96,6 +96,9 @@ func (c *Container) removeLocked(ctx context.Context) error {
 // Remove deletes a container that the caller has created and still holds.
 func (c *Container) Remove(ctx context.Context) error {
 	if err := c.lock(); err != nil {
+		if errors.Is(err, state.ErrNotExist) {
+			return nil // somebody else was faster
+		}
 		return err
 	}
 	defer c.dir.Unlock()
