@@ -16,6 +16,7 @@ type process struct {
 
 	mu    sync.Mutex // held by who has seized the leader
 	idle  []int      // tids
+	tasks bool       // there have been others than the leader
 	ended bool
 }
 
@@ -98,33 +99,41 @@ func (pr *process) adopt() (*tracee, error) {
 		pr.p.cpus.near(tid)
 		return pr.seize(tid)
 	}
-	var x *tracee
-	err := pr.leadLocked(func(leader *tracee) error {
+	// The task is born asleep and untraced, so that it needs no reaping whenever
+	// the process should end.
+	var tid uint64
+	err := pr.leadLocked(func(leader *tracee) (err error) {
 		const flags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND |
-			unix.CLONE_THREAD | unix.CLONE_SYSVSEM | unix.CLONE_PTRACE
-		tid, err := leader.call(unix.SYS_CLONE, flags)
-		if err != nil {
-			return fmt.Errorf("ptrace: new task in stub %d: %w", pr.pid, err)
-		}
-		x, err = pr.arrived(int(tid))
+			unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+		tid, err = leader.callAt(spawnAt, unix.SYS_CLONE, flags)
 		return err
 	})
-	return x, err
+	if err != nil {
+		return nil, fmt.Errorf("ptrace: new task in stub %d: %w", pr.pid, err)
+	}
+	pr.tasks = true
+	return pr.seize(int(tid))
 }
 
 // abandon gives a tracee's task back to the process: one may wait for the next
-// thread, further ones end.
+// thread, further ones end. If the task was killed meanwhile it is reaped.
 func (pr *process) abandon(x *tracee) error {
 	pr.mu.Lock()
 	defer pr.mu.Unlock()
-	if len(pr.idle) > 0 {
-		return x.exit(callAt)
+	var err error
+	keep := len(pr.idle) == 0
+	if keep {
+		err = x.park()
+	} else {
+		err = x.exit(callAt)
 	}
-	if err := x.park(); err != nil {
-		return err
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		return reap(x.tid)
+	case err == nil && keep:
+		pr.idle = append(pr.idle, x.tid)
 	}
-	pr.idle = append(pr.idle, x.tid)
-	return nil
+	return err
 }
 
 // recycle keeps an empty process with no tracees for later use.

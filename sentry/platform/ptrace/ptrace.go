@@ -3,9 +3,9 @@
 //
 // An address space is a stub process: a task with nothing mapped but one page
 // of ours, at stubAt, above platform.TaskSize. The page is read-only and holds
-// two snippets: "syscall; int3", by which a tracer makes a stopped task map
-// memory (an injected call), and a loop around pause(2), in which tasks sleep
-// that nobody traces. The file table is shared with the Sentry (CLONE_FILES),
+// a few instructions: "syscall; int3", by which a tracer makes a stopped task map
+// memory (an injected call), the same for clone, and a loop around pause(2), in
+// which tasks sleep that nobody traces. The file table is shared with the Sentry (CLONE_FILES),
 // so that every descriptor can be mapped.
 //
 // A platform.Thread is a goroutine locked to an OS thread, which traces one task
@@ -37,7 +37,8 @@
 // the Sentry's is inherited by stubs made later, and must allow
 //
 //   - to the Sentry: ptrace, wait4, clone, tgkill, kill, sched_setaffinity, getcpu,
-//     gettid, rt_sigaction, rt_sigprocmask, mmap, munmap, mprotect;
+//     sched_yield, nanosleep, process_vm_readv, gettid, rt_sigaction,
+//     rt_sigprocmask, memfd_create, ftruncate, mmap, munmap, mprotect;
 //   - to the stubs besides: pause, mmap, munmap, mprotect, mremap, clone (with
 //     CLONE_PTRACE, CLONE_PARENT, CLONE_THREAD …), prctl (NO_NEW_PRIVS, DUMPABLE,
 //     PDEATHSIG, NAME), capset, seccomp, rt_sigaction, rt_sigprocmask, exit.

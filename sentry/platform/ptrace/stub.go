@@ -17,12 +17,14 @@ const (
 	topOfUser = 0x7fff_ffff_f000
 
 	callAt  = stubAt + callOff
+	spawnAt = stubAt + spawnOff
 	pauseAt = stubAt + pauseOff
 )
 
 // What the stub page holds, by offset.
 const (
 	callOff   = 0
+	spawnOff  = 8
 	pauseOff  = 16
 	filterOff = 64  // struct sock_fprog, then its instructions
 	actionOff = 512 // struct sigaction: SIG_IGN
@@ -35,6 +37,13 @@ var (
 	callCode = []byte{
 		0x0f, 0x05, // syscall
 		0xcc, // int3
+	}
+	spawnCode = []byte{
+		0x0f, 0x05, // syscall (clone)
+		0x85, 0xc0, // test %eax,%eax
+		0x74, 0x02, // jz to pauseCode, in the child
+		0xcc, // int3
+		0xcc,
 	}
 	pauseCode = []byte{
 		0xb8, 0x22, 0x00, 0x00, 0x00, // mov $34,%eax (pause)
@@ -56,6 +65,7 @@ const (
 func stubPage() []byte {
 	page := make([]byte, platform.PageSize)
 	copy(page[callOff:], callCode)
+	copy(page[spawnOff:], spawnCode)
 	copy(page[pauseOff:], pauseCode)
 	filter := stubFilter()
 	le := binary.LittleEndian
@@ -86,12 +96,13 @@ func stubFilter() []unix.SockFilter {
 	)
 	return []unix.SockFilter{
 		{Code: load, K: arch},
-		{Code: equal, K: unix.AUDIT_ARCH_X86_64, Jf: 6},
+		{Code: equal, K: unix.AUDIT_ARCH_X86_64, Jf: 7},
 		{Code: load, K: ipHigh},
-		{Code: equal, K: 0xffff_ffff, Jt: 6},
-		{Code: equal, K: stubAt >> 32, Jf: 3},
+		{Code: equal, K: 0xffff_ffff, Jt: 7},
+		{Code: equal, K: stubAt >> 32, Jf: 4},
 		{Code: load, K: ipLow},
-		{Code: equal, K: (callAt + 2) & 0xffff_ffff, Jt: 2},
+		{Code: equal, K: (callAt + 2) & 0xffff_ffff, Jt: 3},
+		{Code: equal, K: (spawnAt + 2) & 0xffff_ffff, Jt: 2},
 		{Code: equal, K: (pauseAt + 7) & 0xffff_ffff, Jt: 1},
 		{Code: answer, K: unix.SECCOMP_RET_KILL_PROCESS},
 		{Code: answer, K: unix.SECCOMP_RET_ALLOW},

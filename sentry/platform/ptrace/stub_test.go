@@ -144,7 +144,7 @@ func TestWall(t *testing.T) {
 // TestStubPage: what an application gets by using our page itself.
 func TestStubPage(t *testing.T) {
 	r, th, c := setup(t, 0x48, 0x89, 0x07) // mov %rax,(%rdi)
-	for _, at := range []uint64{callAt, pauseAt + 5} {
+	for _, at := range []uint64{callAt, spawnAt, pauseAt + 5} {
 		c.Rip, c.Rax, c.Dirty = at, unix.SYS_EXIT_GROUP, platform.DirtyAll
 		e, err := th.Run(c, r.as)
 		if err != nil || e.Reason != platform.Syscall || c.Orig_rax != unix.SYS_EXIT_GROUP {

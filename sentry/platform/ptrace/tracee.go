@@ -27,6 +27,9 @@ func (pr *process) seize(tid int) (*tracee, error) {
 		return nil, fmt.Errorf("ptrace: seize stub %d: %w", tid, err)
 	}
 	if err := request(unix.PTRACE_INTERRUPT, tid, 0, 0); err != nil {
+		if tid != pr.pid {
+			reap(tid) // it was killed just now, and is ours to bury
+		}
 		return nil, fmt.Errorf("ptrace: stop stub %d: %w", tid, err)
 	}
 	return pr.arrived(tid)
@@ -42,6 +45,9 @@ func (pr *process) arrived(tid int) (*tracee, error) {
 // wait waits for a stop. The end of the stub is an error: nothing inside can cause it.
 func (x *tracee) wait() (unix.WaitStatus, error) {
 	var ws unix.WaitStatus
+	if x.tid == x.proc.pid && x.proc.tasks {
+		return x.waitLeader()
+	}
 	for {
 		_, err := unix.Wait4(x.tid, &ws, unix.WALL, nil)
 		switch {
@@ -49,11 +55,59 @@ func (x *tracee) wait() (unix.WaitStatus, error) {
 		case err != nil:
 			return ws, fmt.Errorf("ptrace: wait for stub %d: %w", x.tid, err)
 		case !ws.Stopped():
-			return ws, fmt.Errorf("ptrace: stub %d ended from outside: wait status %#x", x.tid, uint32(ws))
+			return ws, x.ended(ws)
 		default:
 			return ws, nil
 		}
 	}
+}
+
+// ended notes that the task is no more, nor, if it led one, its process; its
+// user holds process.mu then.
+func (x *tracee) ended(ws unix.WaitStatus) error {
+	if x.tid == x.proc.pid {
+		x.proc.ended = true
+	}
+	return fmt.Errorf("ptrace: stub %d ended from outside: wait status %#x", x.tid, uint32(ws))
+}
+
+// waitLeader is wait for the leader of a process with other tasks. If that is
+// killed (by the host, for want of memory, say), wait4 does not tell before
+// whoever traces the others has reaped them (kernel/exit.c, delay_group_leader), and
+// he may be waiting for us. So look, and look also whether it has memory yet.
+// The leader is on our CPU (process.leadLocked): mostly the first yield is enough.
+func (x *tracee) waitLeader() (unix.WaitStatus, error) {
+	const spins = 64
+	nap := unix.Timespec{Nsec: 50_000}
+	for n := 0; ; n++ {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(x.tid, &ws, unix.WALL|unix.WNOHANG, nil)
+		switch {
+		case err == unix.EINTR, err == nil && pid == 0:
+		case err != nil:
+			return ws, fmt.Errorf("ptrace: wait for stub %d: %w", x.tid, err)
+		case !ws.Stopped():
+			return ws, x.ended(ws)
+		default:
+			return ws, nil
+		}
+		if n < spins {
+			yield()
+			continue
+		}
+		if !alive(x.tid) {
+			return ws, fmt.Errorf("ptrace: stub %d ended from outside: %w", x.tid, unix.ESRCH)
+		}
+		unix.Nanosleep(&nap, nil)
+	}
+}
+
+// alive says whether the process still has its memory. process_vm_readv(2).
+func alive(pid int) bool {
+	var b [1]byte
+	local := unix.Iovec{Base: &b[0], Len: 1}
+	_, err := unix.ProcessVMReadv(pid, []unix.Iovec{local}, []unix.RemoteIovec{{Base: stubAt, Len: 1}}, 0)
+	return err != unix.ESRCH
 }
 
 // own is the registers of a task that executes our page at pc.
