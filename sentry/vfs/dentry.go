@@ -3,6 +3,7 @@ package vfs
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 	"weak"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,7 @@ type Dentry struct {
 	dir      Directory // inode, if it is one
 	link     Symlink   // inode, if it is one
 	volatile bool
+	lease    int64   // for how many nanoseconds a volatile answer is believed
 	checker  Checker // inode, if it is one
 	anon     bool    // no name in a tree; place.name is all that there is
 
@@ -51,11 +53,25 @@ type place struct {
 type entry struct {
 	strong *Dentry
 	weak   weak.Pointer[Dentry]
+	until  int64 // the end of its lease
 	known  bool
 }
 
+// born is what leases count from.
+var born = time.Now()
+
+func now() int64 { return int64(time.Since(born)) }
+
+// leaseEnd is until when what is learnt now is believed.
+func (d *Dentry) leaseEnd() int64 {
+	if d.lease == 0 {
+		return 0
+	}
+	return now() + d.lease
+}
+
 func (e entry) absent() bool {
-	return e.strong == nil && !e.known && e.weak == weak.Pointer[Dentry]{}
+	return e.strong == nil && !e.known && e.weak == (weak.Pointer[Dentry]{})
 }
 
 func newDentry(s *Super, parent *Dentry, name string, i Inode) *Dentry {
@@ -67,6 +83,9 @@ func newDentry(s *Super, parent *Dentry, name string, i Inode) *Dentry {
 	d.checker, _ = i.(Checker)
 	if v, ok := i.(Volatile); ok {
 		d.volatile = v.Volatile()
+	}
+	if l, ok := i.(Leaser); ok && d.volatile {
+		d.lease = int64(l.Lease())
 	}
 	return d
 }
@@ -86,11 +105,14 @@ func (d *Dentry) Dead() bool { return d.dead.Load() }
 // child finds name in d. ENOENT if there is none; EAGAIN if cachedOnly and only
 // the file system knows.
 func (d *Dentry) child(ctx Context, name string, cachedOnly bool) (*Dentry, error) {
-	if !d.volatile {
+	if !d.volatile || d.lease != 0 {
 		d.mu.RLock()
 		e, ok := d.children[name]
 		complete := d.complete
 		d.mu.RUnlock()
+		if d.volatile && (!ok || e.until < now()) {
+			complete, ok, e = false, false, entry{} // ask again
+		}
 		if e.strong != nil {
 			if !e.strong.used.Load() {
 				e.strong.used.Store(true)
@@ -156,10 +178,16 @@ func (d *Dentry) revalidate(ctx Context, name string, old *Dentry) (*Dentry, err
 		old.dead.Store(true)
 		d.dropLocked(name)
 	}
+	if err == unix.ENOENT && d.lease != 0 {
+		d.putAbsentLocked(name)
+	}
 	if err != nil {
 		return nil, err
 	}
 	if old != nil && i == old.inode {
+		if d.lease != 0 {
+			d.putLocked(name, old)
+		}
 		return old, nil
 	}
 	n := newDentry(d.super, d, name, i)
@@ -202,7 +230,7 @@ func (d *Dentry) setLocked(name string, e entry) {
 }
 
 func (d *Dentry) putLocked(name string, c *Dentry) {
-	d.setLocked(name, entry{strong: c})
+	d.setLocked(name, entry{strong: c, until: d.leaseEnd()})
 	cached.add(c)
 }
 
@@ -222,7 +250,7 @@ func (d *Dentry) dropLocked(name string) {
 }
 
 func (d *Dentry) putAbsentLocked(name string) {
-	if d.volatile || d.complete {
+	if d.volatile && d.lease == 0 || d.complete {
 		d.dropLocked(name) // in a complete directory, not listed means absent
 		return
 	}
@@ -237,7 +265,7 @@ func (d *Dentry) putAbsentLocked(name string) {
 	if e, ok := d.children[name]; ok && e.strong != nil {
 		cached.remove(e.strong)
 	}
-	d.setLocked(name, entry{})
+	d.setLocked(name, entry{until: d.leaseEnd()})
 	d.absent++
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -39,6 +40,7 @@ type listDir struct {
 	lists     int
 	volatile  bool
 	lister    bool
+	lease     time.Duration
 }
 
 func (d *listDir) Attr(Context) (Attr, error) {
@@ -64,6 +66,8 @@ func (d *listDir) Unlink(_ Context, name string) error {
 }
 
 func (d *listDir) Volatile() bool { return d.volatile }
+
+func (d *listDir) Lease() time.Duration { return d.lease }
 
 func (d *listDir) Names(Context) (map[string]struct{}, bool) {
 	if !d.lister {
@@ -136,6 +140,33 @@ func TestVolatileChange(t *testing.T) {
 	delete(d.files, "a")
 	if got := w.do("name /a"); got != "ENOENT" || !second.Dentry.Dead() {
 		t.Errorf("a removed file: %s", got)
+	}
+}
+
+// TestLease: answers of a volatile directory are believed until their end.
+func TestLease(t *testing.T) {
+	d := &listDir{files: map[string]*listFile{"a": {2}}, volatile: true, lease: time.Hour}
+	ns := NewNamespace(listFS{d}, MountOptions{})
+	w := &world{t: t, ns: ns, root: ns.Root(), at: ns.Root()}
+	a := w.path("/a")
+	if got := w.do("name /x"); got != "ENOENT" {
+		t.Error(got)
+	}
+	d.files["x"] = &listFile{3}
+	delete(d.files, "a")
+	if got := w.do("name /x"); got != "ENOENT" || w.path("/a") != a || d.lookups != 2 {
+		t.Errorf("within the lease: %s, %d lookups", got, d.lookups)
+	}
+	d = &listDir{files: map[string]*listFile{"a": {2}}, volatile: true, lease: time.Nanosecond}
+	ns = NewNamespace(listFS{d}, MountOptions{})
+	w = &world{t: t, ns: ns, root: ns.Root(), at: ns.Root()}
+	w.path("/a")
+	d.files["a"] = &listFile{3}
+	if w.path("/a").Inode() != d.files["a"] {
+		t.Error("after the lease: the old file")
+	}
+	if got := w.do("touch /n") + w.do("rm /n"); got != "" {
+		t.Error(got)
 	}
 }
 

@@ -12,6 +12,8 @@
 package vfs
 
 import (
+	"time"
+
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/memory"
@@ -151,6 +153,13 @@ type Jumper interface {
 // /proc): a cached name is asked for again by Lookup on every walk.
 type Volatile interface {
 	Volatile() bool
+}
+
+// Leaser is a Volatile directory whose answers, with or without a name, may be
+// believed for a while, as NFS does with its attributes.
+type Leaser interface {
+	Volatile
+	Lease() time.Duration
 }
 
 // Lister is a directory that can hand over all its names at once, so that the
