@@ -132,3 +132,42 @@ func BenchmarkFirstTouch(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkUnmapInCall takes a page away in the middle of a call that no exit
+// served: the vCPU waits in the stub.
+func BenchmarkUnmapInCall(b *testing.B) {
+	// mov eax,110; syscall; mov al,[rdi]; jmp
+	w, _ := patched(b, 0xb8, 110, 0, 0, 0, 0x0f, 0x05, 0x8a, 0x07, 0xeb, 0xf5)
+	page := w.pages(1)
+	page[0] = 1
+	w.show(dataAt+0x10000, page, rw)
+	th := w.thread()
+	c := start()
+	c.Rdi = dataAt + 0x10000
+	for range 20 {
+		w.call(th, c, 110)
+	}
+	var least [3]time.Duration
+	least[0], least[1], least[2] = time.Hour, time.Hour, time.Hour
+	inCall := 0
+	for b.Loop() {
+		t0 := time.Now()
+		w.call(th, c, 110)
+		t1 := time.Now()
+		if th.crew != nil {
+			inCall++
+		}
+		w.check(w.as.Unmap(dataAt+0x10000, pageSize))
+		t2 := time.Now()
+		w.show(dataAt+0x10000, page, rw)
+		t3 := time.Now()
+		if th.crew != nil {
+			least[0], least[1], least[2] = min(least[0], t1.Sub(t0)), min(least[1], t2.Sub(t1)), min(least[2], t3.Sub(t2))
+		}
+	}
+	b.ReportMetric(float64(least[0].Nanoseconds()), "least-call-ns")
+	b.ReportMetric(float64(least[1].Nanoseconds()), "least-unmap-ns")
+	b.ReportMetric(float64(least[2].Nanoseconds()), "least-map-ns")
+	b.ReportMetric(float64(inCall)/float64(b.N), "hot")
+	th.Close()
+}

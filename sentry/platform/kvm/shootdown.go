@@ -93,5 +93,5 @@ func (m *guestMemory) touch(r run) bool {
 		return unix.Madvise(b, unix.MADV_DONTNEED) == nil
 	}
 	const plain = unix.PROT_READ | unix.PROT_WRITE
-	return unix.Mprotect(b, plain|unix.PROT_EXEC) == nil && unix.Mprotect(b, plain) == nil
+	return unix.Mprotect(b, unix.PROT_WRITE) == nil && unix.Mprotect(b, plain) == nil
 }

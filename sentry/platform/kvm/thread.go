@@ -64,6 +64,11 @@ func (t *thread) Run(c *platform.Context, space platform.AddressSpace) (platform
 // registers, for which the vCPU must be out.
 func (t *thread) enter(c *platform.Context, as *addressSpace) (platform.Event, error) {
 	v := t.v
+	if t.crew != nil && v.out.Load() { // the stub did not wait for so long
+		if err := t.bringOut(); err != nil {
+			return platform.Event{}, err
+		}
+	}
 	full := t.dirty != 0 || t.reload || v.as != as || v.at == nowhere || c.SingleStep || t.stepping ||
 		v.at != inCall && c.Rax != t.rax
 	if !full {
