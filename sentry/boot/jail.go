@@ -108,6 +108,7 @@ var platformCalls = map[string][]seccomp.Row{
 		{NR: unix.SYS_CLONE, Name: "clone", Why: "stubs: threads and processes, held by ptrace"},
 		{NR: unix.SYS_MMAP, Name: "mmap", Why: "stubs map the arena and host files"},
 		{NR: unix.SYS_MREMAP, Name: "mremap", Why: "stubs"},
+		{NR: unix.SYS_PROCESS_VM_READV, Name: "process_vm_readv", Why: "stubs: does one live yet"},
 		{NR: unix.SYS_PAUSE, Name: "pause", Why: "stubs"},
 		{NR: unix.SYS_PRCTL, Name: "prctl", Why: "stubs: death signal, name"},
 		{NR: unix.SYS_CAPSET, Name: "capset", Why: "stubs"},
