@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"time"
+
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +45,10 @@ func (d *dir) Volatile() bool {
 	}
 	return false
 }
+
+// Lease implements vfs.Leaser. Linux says nothing at all about a lower layer that
+// changes; to ask for each component of each name costs a round trip to the gofer.
+func (d *dir) Lease() time.Duration { return time.Second }
 
 // Lookup implements vfs.Directory.
 func (d *dir) Lookup(ctx vfs.Context, name string) (vfs.Inode, error) {
