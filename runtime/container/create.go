@@ -290,6 +290,11 @@ func (n *creation) shareFiles() error {
 		return fmt.Errorf("--overlay=%s is none of none, memory, dir=/absolute/path", chosen)
 	}
 	n.overlay = overlay
+	if n.spec.Root.Readonly && overlay == "none" {
+		if err := makeMountPoints(n.spec.Root.Path, n.spec.Mounts); err != nil {
+			return err
+		}
+	}
 	n.config.Gofer.Debug = n.rt.Debug
 	n.config.Gofer.Root = agent.GoferMount{
 		Source: n.spec.Root.Path, Destination: "/", Recursive: true,
