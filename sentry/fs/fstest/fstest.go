@@ -4,6 +4,7 @@ package fstest
 
 import (
 	"fmt"
+	"hash/crc32"
 	"math/rand"
 	"os"
 	"runtime"
@@ -41,6 +42,7 @@ type world interface {
 	lstat(path string) (vfs.Attr, error)
 	list(path string) ([]string, error)
 	stamp(path string)
+	contents(path string) ([]byte, error)
 }
 
 // stampTime is what all times are set to after they have been looked at.
@@ -52,7 +54,16 @@ func (c *Config) state(w world, path string, out []string) []string {
 	if err != nil {
 		return append(out, fmt.Sprintf("%s: %v", path, err))
 	}
-	out = append(out, path+": "+c.Tell(path, &a, a.Atime != stampTime, a.Mtime != stampTime))
+	read, written := a.Atime != stampTime, a.Mtime != stampTime
+	if c.Still {
+		read, written = false, false
+	}
+	line := path + ": " + c.Tell(path, &a, read, written)
+	if c.Still && a.Type() == unix.S_IFREG {
+		b, err := w.contents(path)
+		line += fmt.Sprintf(" contents %08x %v", crc32.ChecksumIEEE(b), err)
+	}
+	out = append(out, line)
 	var names []string
 	if a.Type() == unix.S_IFDIR {
 		if names, err = w.list(path); err != nil {
@@ -62,7 +73,9 @@ func (c *Config) state(w world, path string, out []string) []string {
 	for _, n := range names {
 		out = c.state(w, strings.TrimSuffix(path, "/")+"/"+n, out)
 	}
-	w.stamp(path)
+	if !c.Still {
+		w.stamp(path)
+	}
 	return out
 }
 
@@ -87,7 +100,10 @@ type Config struct {
 	// Weights replaces how often each kind of operation comes, of which there is a usual table.
 	Weights map[string]int
 	// Xattrs replaces the names of attributes.
-	Xattrs       []string
+	Xattrs []string
+	// Still leaves times alone, and compares contents instead: setting times is a
+	// change, by which an overlay would have everything in its upper layer at once.
+	Still        bool
 	Seeds, Steps int
 	First        int // seed
 }
@@ -240,6 +256,8 @@ func (l *linux) list(path string) ([]string, error) {
 func (l *linux) stamp(path string) {
 	unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{stampTime, stampTime}, unix.AT_SYMLINK_NOFOLLOW)
 }
+
+func (l *linux) contents(path string) ([]byte, error) { return os.ReadFile(path) }
 
 var touches = [][]unix.Timespec{
 	nil,
@@ -456,6 +474,22 @@ func (s *sentry) list(path string) ([]string, error) {
 func (s *sentry) stamp(path string) {
 	if p, err := vfs.Resolve(s.users[0], s.start(), path, vfs.ResolveNoFollow); err == nil {
 		vfs.Utimens(s.users[0], p, &[2]unix.Timespec{stampTime, stampTime})
+	}
+}
+
+func (s *sentry) contents(path string) ([]byte, error) {
+	d, err := vfs.Open(s.users[0], s.start(), path, vfs.OpenHow{Flags: unix.O_RDONLY})
+	if err != nil {
+		return nil, err
+	}
+	defer d.Unref()
+	var all []byte
+	for b := make([]byte, 1<<16); ; {
+		n, err := d.Read(s.users[0], memory.Buffers{b})
+		all = append(all, b[:n]...)
+		if n == 0 || err != nil {
+			return all, err
+		}
 	}
 }
 

@@ -134,6 +134,9 @@ func (f *file) provide(fd int) {
 // done drops what descriptor gave. On an exclusive attachment it stays open for
 // a while, for who opens the file again; on a shared one the host may want it closed.
 func (f *file) done(fd *hostFD) {
+	if fd.writable {
+		f.Attr(nil) // what was written is known from now on, also without a descriptor
+	}
 	fd.drop()
 	if fd.refs.Load() > 1 {
 		return
@@ -214,13 +217,16 @@ func (f *file) SetAttr(ctx vfs.Context, s vfs.SetAttr) error {
 	return f.inode.SetAttr(ctx, s)
 }
 
-// resize truncates. Without stamp, truncate(2), a file of that size is left alone;
-// the host's ftruncate(2) stamps always, by its own clock.
+// resize truncates. The host's ftruncate(2) stamps always, by its own clock;
+// whether truncate(2) to the size that there is does is the host's file system's affair.
 func (f *file) resize(ctx vfs.Context, size int64, stamp bool) error {
 	if !stamp {
 		a, err := f.Attr(ctx)
-		if err != nil || a.Size == size {
+		if err != nil {
 			return err
+		}
+		if a.Size == size {
+			return f.inode.SetAttr(ctx, vfs.SetAttr{Mask: vfs.SetSize, Size: size})
 		}
 	}
 	return f.truncate(size)

@@ -154,9 +154,6 @@ func (o *openFile) HostFD() int {
 
 // Release implements vfs.File.
 func (o *openFile) Release() {
-	if o.writes {
-		o.file.Attr(nil) // what was written is known from now on, also without a descriptor
-	}
 	o.file.done(o.fd)
 	o.file.letGo()
 }

@@ -128,7 +128,7 @@ func (d *dir) Unlink(ctx vfs.Context, name string) error {
 	if err := d.removeLocked(ctx, name, d.upperDir().Unlink); err != nil {
 		return err
 	}
-	d.fs.lostLocked(ctx, victim)
+	d.fs.lostLocked(ctx, victim, d, name)
 	return nil
 }
 
@@ -148,11 +148,14 @@ func (d *dir) removeLocked(ctx vfs.Context, name string, remove func(vfs.Context
 	return nil
 }
 
-// lostLocked hears that a name of v went.
-func (f *FS) lostLocked(ctx vfs.Context, v vfs.Inode) {
+// lostLocked hears that v's name in d went.
+func (f *FS) lostLocked(ctx vfs.Context, v vfs.Inode, d *dir, name string) {
 	i := v.(inner).base()
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.parent == d && i.name == name {
+		i.parent, i.name = nil, "" // another name may be left, but we do not know which
+	}
 	switch {
 	case i.links > 1:
 		i.links--
@@ -214,7 +217,7 @@ func (d *dir) Rmdir(ctx vfs.Context, name string) error {
 	if err := d.removeLocked(ctx, name, d.upperDir().Rmdir); err != nil {
 		return err
 	}
-	d.fs.lostLocked(ctx, victim)
+	d.fs.lostLocked(ctx, victim, d, name)
 	return nil
 }
 

@@ -123,8 +123,14 @@ func (c *copier) place() error {
 			continue // it was moved meanwhile
 		}
 		defer c.fs.tree.Unlock()
-		if gone || parent == nil {
+		switch {
+		case gone:
 			return c.adoptNameless()
+		case parent == nil: // its other names are below, and lead here
+			c.hardlinksLocked()
+			c.tmp = ""
+			c.settle()
+			return nil
 		}
 		return c.moveLocked(parent, name)
 	}

@@ -98,7 +98,7 @@ func (r *renaming) doLocked() error {
 	}
 	r.source.(inner).base().moved(r.to, r.newName)
 	if r.target != nil {
-		r.from.fs.lostLocked(r.ctx, r.target)
+		r.from.fs.lostLocked(r.ctx, r.target, r.to, r.newName)
 	}
 	return nil
 }
