@@ -122,7 +122,7 @@ func TestLikeLinux(t *testing.T) {
 		still    bool
 	}{
 		{"memory above", true, true}, {"directory above", false, true},
-		{"memory above, times", true, false}, {"directory above, times", false, false},
+		{"memory above with times", true, false}, {"directory above, times", false, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			c := fstest.Config{
