@@ -10,15 +10,15 @@ import (
 )
 
 // view shows at, and what follows in a row within most bytes, if it is there and
-// allows want. The bytes stay while s.mu is held or until run.Release, if the
+// allows access. The bytes stay while s.mu is held or until run.Release, if the
 // run has an owner. Space.mu is held, at least for reading.
-func (s *Space) view(at Addr, most uint64, want platform.Access) (b []byte, r Run, ok bool) {
+func (s *Space) view(at Addr, most uint64, access platform.Access) (b []byte, r Run, ok bool) {
 	ar := s.find(at)
-	if ar == nil || !ar.allows(want) {
+	if ar == nil || !ar.allows(access) {
 		return nil, Run{}, false
 	}
 	most = min(most, uint64(ar.end-at))
-	write := want&platform.Write != 0
+	write := access&platform.Write != 0
 	in := uint64(at) % PageSize
 	v := vpn(at)
 	end := v + (in+most+PageSize-1)/PageSize
@@ -30,7 +30,7 @@ func (s *Space) view(at Addr, most uint64, want platform.Access) (b []byte, r Ru
 		if ar.private() {
 			end = v + s.table.holes(v, end)
 		}
-		run, err := o.pagesAhead(ar.offset(addr(v)), (end-v)*PageSize, PageSize, write)
+		run, err := o.pagesAhead(want{ar.offset(addr(v)), (end - v) * PageSize, PageSize, write, ar.private()})
 		if err != nil {
 			return nil, Run{}, false
 		}

@@ -344,7 +344,10 @@ func (s *Space) copyIn(ar *area, v, hi uint64) error {
 }
 
 func (s *Space) copyPiece(ar *area, v, hi uint64) (uint64, error) {
-	r, err := pagesOf(ar.obj, ar.offset(addr(v)), (hi-v)*PageSize, PageSize, false)
+	if f, ok := backing(ar.obj).(*HostFile); ok {
+		return s.readPiece(f, ar, v, hi)
+	}
+	r, err := pagesOf(ar.obj, want{off: ar.offset(addr(v)), n: (hi - v) * PageSize, fill: PageSize})
 	if err != nil {
 		return 0, err
 	}
@@ -362,11 +365,22 @@ func (s *Space) copyPiece(ar *area, v, hi uint64) (uint64, error) {
 	return uint64(e.n), s.showOwn(ar, v, e, true)
 }
 
-func pagesOf(m Mappable, off, n, fill uint64, write bool) (Run, error) {
-	if a, ok := aheadOf(m); ok {
-		return a.pagesAhead(off, n, fill, write)
+// readPiece does that by reading the file, which is cheaper than to look at it
+// through a window.
+func (s *Space) readPiece(f *HostFile, ar *area, v, hi uint64) (uint64, error) {
+	e, err := f.read(ar.offset(addr(v)), hi-v)
+	if err != nil {
+		return 0, err
 	}
-	return m.Pages(off, fill, write)
+	s.table.set(v, e)
+	return uint64(e.n), s.showOwn(ar, v, e, true)
+}
+
+func pagesOf(m Mappable, w want) (Run, error) {
+	if a, ok := aheadOf(m); ok {
+		return a.pagesAhead(w)
+	}
+	return m.Pages(w.off, w.fill, w.write)
 }
 
 // mapObject maps the object's own pages: from v on, then what lies before.
@@ -406,7 +420,7 @@ func (s *Space) mapPresent(ar *area, v, hi uint64, write bool) {
 
 // mapObjectRun maps one run of the object's pages and says how many.
 func (s *Space) mapObjectRun(ar *area, v, hi, fill uint64, write bool) (uint64, error) {
-	r, err := pagesOf(ar.obj, ar.offset(addr(v)), (hi-v)*PageSize, fill*PageSize, write)
+	r, err := pagesOf(ar.obj, want{ar.offset(addr(v)), (hi - v) * PageSize, fill * PageSize, write, ar.private()})
 	if err != nil {
 		return 0, err
 	}

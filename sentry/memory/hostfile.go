@@ -26,6 +26,8 @@ type HostFile struct {
 	fd      int  // the caller's, until the first window: then our own copy of it
 	owned   bool // fd is ours
 	windows []window
+	text    *text   // if it is a program's
+	old     []*text // of contents since changed, still mapped
 
 	usersMu sync.Mutex
 	users   users
@@ -69,11 +71,11 @@ func (h *HostFile) Close() error {
 
 // Pages implements Mappable.
 func (h *HostFile) Pages(off, n uint64, write bool) (Run, error) {
-	return h.pagesAhead(off, n, n, write)
+	return h.pagesAhead(want{off: off, n: n, fill: n, write: write})
 }
 
-func (h *HostFile) pagesAhead(off, n, _ uint64, write bool) (Run, error) {
-	if write && !h.writable {
+func (h *HostFile) pagesAhead(q want) (Run, error) {
+	if q.write && !h.writable {
 		return Run{}, unix.EACCES
 	}
 	size, err := h.size()
@@ -81,18 +83,23 @@ func (h *HostFile) pagesAhead(off, n, _ uint64, write bool) (Run, error) {
 		return Run{}, unix.EIO
 	}
 	end := (size + PageSize - 1) / PageSize
-	first := off / PageSize
+	first := q.off / PageSize
 	if first >= end {
 		return Run{}, unix.ENXIO
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if q.private && h.text != nil {
+		if r, err := h.text.pages(h.fd, q.off, min(q.n, (end-first)*PageSize)); err == nil {
+			return r, nil
+		}
+	}
 	w, err := h.windowLocked(first, end)
 	if err != nil {
 		return Run{}, err
 	}
 	at := first - w.first
-	most := min(uint64(len(w.host))/PageSize-at, end-first, max(n/PageSize, 1))
+	most := min(uint64(len(w.host))/PageSize-at, end-first, max(q.n/PageSize, 1))
 	h.Ref()
 	r := Run{file: h}
 	r.FD, r.Offset = h.fd, int64(first*PageSize)
@@ -112,6 +119,18 @@ func (h *HostFile) probe(off uint64) error {
 
 func (h *HostFile) present(uint64) bool { return true }
 
+// ownLocked makes the descriptor ours.
+func (h *HostFile) ownLocked() error {
+	if h.owned {
+		return nil
+	}
+	fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err == nil {
+		h.fd, h.owned = fd, true
+	}
+	return err
+}
+
 // windowLocked finds or makes the window with page first, in a file of size pages.
 func (h *HostFile) windowLocked(first, size uint64) (window, error) {
 	for _, w := range h.windows {
@@ -119,12 +138,8 @@ func (h *HostFile) windowLocked(first, size uint64) (window, error) {
 			return w, nil
 		}
 	}
-	if !h.owned {
-		fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 3)
-		if err != nil {
-			return window{}, err
-		}
-		h.fd, h.owned = fd, true
+	if err := h.ownLocked(); err != nil {
+		return window{}, err
 	}
 	n := uint64(hugePages)
 	if size < n {
@@ -207,6 +222,13 @@ func (h *HostFile) release() {
 		h.a.unwindow(w.pfn, uint32(len(w.host)/PageSize))
 	}
 	h.windows = nil
+	if h.text != nil {
+		h.old = append(h.old, h.text)
+	}
+	for _, t := range h.old {
+		t.o.Unref()
+	}
+	h.text, h.old = nil, nil
 	if h.owned {
 		unix.Close(h.fd)
 	}

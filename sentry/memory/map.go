@@ -70,8 +70,8 @@ func (s *Space) mapLocked(r MapRequest) (Addr, error) {
 	if err != nil {
 		return 0, err
 	}
-	if p, ok := r.Object.(interface{ probe(off uint64) error }); ok {
-		if err := p.probe(r.Offset); err != nil {
+	if f, ok := r.Object.(hostMapped); ok {
+		if err := s.prepare(f, r); err != nil {
 			return 0, err
 		}
 	}
@@ -87,6 +87,21 @@ func (s *Space) mapLocked(r MapRequest) (Addr, error) {
 		defer o.Unref() // the area has its own reference by then
 	}
 	return at, s.replace(ar, r.Populate || r.Locked)
+}
+
+// hostMapped is a HostFile, or embeds one.
+type hostMapped interface {
+	probe(off uint64) error
+	run() error
+}
+
+// prepare asks the host whether it can map the file, and has the text of a
+// program copied where that is cheaper to fault in.
+func (s *Space) prepare(f hostMapped, r MapRequest) error {
+	if s.a.private && !r.Shared && r.Prot&platform.Exec != 0 && s.a.plenty() {
+		return f.run()
+	}
+	return f.probe(r.Offset)
 }
 
 func newArea(at Addr, r MapRequest) *area {

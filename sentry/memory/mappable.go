@@ -25,10 +25,17 @@ type Mappable interface {
 	Unref()
 }
 
-// ahead is what Object and HostFile offer beyond Mappable: at most n bytes of
-// pages that are there, and if the first is not, at most fill bytes made for it.
+// want says which pages a mapping asks for: from off on, at most n bytes of those
+// that are there, and if the first is not, at most fill bytes made for it.
+type want struct {
+	off, n, fill uint64
+	write        bool // the mapping stores into them
+	private      bool // the mapping is private: a copy in the arena will do
+}
+
+// ahead is what Object and HostFile offer beyond Mappable.
 type ahead interface {
-	pagesAhead(off, n, fill uint64, write bool) (Run, error)
+	pagesAhead(want) (Run, error)
 
 	// present says that pagesAhead would make nothing at off.
 	present(off uint64) bool

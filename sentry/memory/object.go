@@ -283,10 +283,11 @@ func (o *Object) SeekHole(off uint64) (uint64, error) {
 
 // Pages implements Mappable.
 func (o *Object) Pages(off, n uint64, write bool) (Run, error) {
-	return o.pagesAhead(off, n, n, write)
+	return o.pagesAhead(want{off: off, n: n, fill: n, write: write})
 }
 
-func (o *Object) pagesAhead(off, n, fill uint64, write bool) (Run, error) {
+func (o *Object) pagesAhead(w want) (Run, error) {
+	off, n := w.off, w.n
 	o.mu.RLock()
 	r, err := o.lookLocked(off, n)
 	o.mu.RUnlock()
@@ -298,7 +299,7 @@ func (o *Object) pagesAhead(off, n, fill uint64, write bool) (Run, error) {
 	if r, err = o.lookLocked(off, n); err != nil || r.arena != nil {
 		return r, err
 	}
-	end := min(off+min(fill, n), (o.size+PageSize-1)/PageSize*PageSize)
+	end := min(off+min(w.fill, n), (o.size+PageSize-1)/PageSize*PageSize)
 	if _, err := o.makeLocked(off/PageSize, end/PageSize); err != nil {
 		return Run{}, err
 	}
