@@ -1,9 +1,8 @@
 package overlay
 
 import (
-	"time"
-
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
