@@ -98,6 +98,7 @@ func calls(platform string) []seccomp.Row {
 var platformCalls = map[string][]seccomp.Row{
 	"kvm": {
 		{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "KVM", When: []seccomp.Cond{{Arg: 1, Mask: 0xff00, Value: 0xae00}}},
+		{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "userfaultfd: shootdown", When: []seccomp.Cond{{Arg: 1, Mask: 0xff00, Value: 0xaa00}}},
 		{NR: unix.SYS_MMAP, Name: "mmap", Why: "struct kvm_run", When: seccomp.Is(3, unix.MAP_SHARED)},
 	},
 	"ptrace": {

@@ -3,6 +3,8 @@ package kvm
 import (
 	"sync/atomic"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // The one file here that imports unsafe. It is sound because
@@ -34,4 +36,12 @@ const frameSize = uint64(unsafe.Sizeof(frame{}))
 func word(b []byte) *atomic.Uint64 {
 	_ = b[7]
 	return (*atomic.Uint64)(unsafe.Pointer(unsafe.SliceData(b)))
+}
+
+// uffdIoctl passes one of the structures in notify.go, whose sizes the requests carry.
+func uffdIoctl[T any](fd int, req uintptr, arg *T) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), req, uintptr(unsafe.Pointer(arg))); errno != 0 {
+		return errno
+	}
+	return nil
 }

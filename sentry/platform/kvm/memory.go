@@ -43,8 +43,9 @@ const (
 // keeps what it derived from a table until it is told. So a page that was a
 // table is used again only after flush.
 type guestMemory struct {
-	vm  *kvm.VM
-	own []byte
+	vm       *kvm.VM
+	own      []byte
+	notifier *notifier // nil: mprotect has to do
 
 	mu       sync.Mutex
 	next     uint64   // first page of own never used
@@ -78,7 +79,7 @@ func newGuestMemory(vm *kvm.VM, maxSlots int) (*guestMemory, error) {
 	}
 	// Small pages: a huge one would hold a few tables and count for 2 MiB.
 	_ = unix.Madvise(own, unix.MADV_NOHUGEPAGE)
-	m := &guestMemory{vm: vm, own: own, slots: flushSlot + 1, maxSlots: uint32(maxSlots), top: appBase, next: pageSize}
+	m := &guestMemory{vm: vm, own: own, notifier: newNotifier(), slots: flushSlot + 1, maxSlots: uint32(maxSlots), top: appBase, next: pageSize}
 	if err := vm.SetMemory(flushSlot, flushGPA, own[:pageSize], 0); err != nil {
 		unix.Munmap(own)
 		return nil, err
@@ -173,6 +174,7 @@ func (m *guestMemory) add(host []byte) error {
 	if len(host) == 0 || len(host)%pageSize != 0 {
 		return fmt.Errorf("platform/kvm: a region of %d bytes is not whole pages", len(host))
 	}
+	m.notifier.watch(host)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at := address(host)
@@ -228,4 +230,7 @@ func (m *guestMemory) host(gpa, n uint64) []byte {
 	return nil
 }
 
-func (m *guestMemory) close() error { return unix.Munmap(m.own) }
+func (m *guestMemory) close() error {
+	m.notifier.close()
+	return unix.Munmap(m.own)
+}

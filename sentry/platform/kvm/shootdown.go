@@ -77,21 +77,24 @@ func (s *shootdown) done() error {
 	return nil
 }
 
-// touch changes the host's mapping of r for no other purpose. Where the host has
-// no page, nothing was derived from it either, and the kernel tells nobody.
+// touch has the kernel tell KVM that r changed, for no other purpose. Where the
+// host has no page, nothing was derived from it either, and nobody is told.
 //
-// The arena's protection goes to more and back: nobody who reads or writes it
-// meanwhile notices, neither the Sentry nor another address space, but for a fault
-// that KVM answers. A window is a shared mapping, so dropping its pages loses
-// nothing; its protection is not ours to know.
+// A window is a shared mapping, so dropping its pages loses nothing; its
+// protection is not ours to know. The arena's pages are notified of. Where that is
+// not to be had their protection changes and comes back, in a way that means nothing to
+// the CPU (arch/x86/mm/pgprot.c, protection_map: private pages to be written can be read):
+// nobody who reads or writes them meanwhile notices, neither the Sentry nor another
+// address space, but for a fault that KVM answers.
 func (m *guestMemory) touch(r run) bool {
 	b := m.host(r.gpa, r.n)
-	if b == nil {
+	switch {
+	case b == nil:
 		return false
-	}
-	if !r.arena {
+	case !r.arena:
 		return unix.Madvise(b, unix.MADV_DONTNEED) == nil
+	case m.notifier.notify(b):
+		return true
 	}
-	const plain = unix.PROT_READ | unix.PROT_WRITE
-	return unix.Mprotect(b, unix.PROT_WRITE) == nil && unix.Mprotect(b, plain) == nil
+	return unix.Mprotect(b, unix.PROT_WRITE) == nil && unix.Mprotect(b, unix.PROT_READ|unix.PROT_WRITE) == nil
 }
