@@ -1,6 +1,7 @@
 package platformtest
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"bulkhead/sentry/platform"
@@ -18,6 +19,7 @@ func Bench(b *testing.B, newPlatform func(testing.TB) platform.Platform) {
 		{"MapTouchUnmap16K", benchMap},
 		{"FirstTouch", benchTouch},
 		{"SwitchThreads", benchThreads},
+		{"SwitchSleepers", benchSleepers},
 		{"SwitchSpaces", benchSpaces},
 		{"Interrupt", benchInterrupt},
 		{"NewThread", benchNewThread},
@@ -123,6 +125,60 @@ func benchThreads(b *testing.B, newPlatform Make) {
 	}
 	close(ping)
 	<-pong
+}
+
+// benchSleepers does the same with platform.Sleeper.
+func benchSleepers(b *testing.B, newPlatform Make) {
+	p, g := newGuest(b, newPlatform, guestCall)
+	me, ok := g.th.(platform.Sleeper)
+	if !ok {
+		b.Skip("threads here are goroutines")
+	}
+	var turn atomic.Uint32 // 1: the other's, 2: the end
+	ready, done := make(chan platform.Sleeper, 1), make(chan error, 1)
+	go func() {
+		g, err := p.start()
+		if err != nil {
+			done <- err
+			close(ready)
+			return
+		}
+		defer g.th.Close()
+		other := g.th.(platform.Sleeper)
+		ready <- other
+		for {
+			for turn.Load() == 0 {
+				other.Sleep(-1)
+			}
+			if turn.Load() == 2 {
+				done <- nil
+				return
+			}
+			if _, err := g.until(platform.Syscall); err != nil {
+				done <- err
+				return
+			}
+			turn.Store(0)
+			me.Wake()
+		}
+	}()
+	other := <-ready
+	if other == nil {
+		b.Fatal(<-done)
+	}
+	for b.Loop() {
+		g.expect(b, platform.Syscall)
+		turn.Store(1)
+		other.Wake()
+		for turn.Load() == 1 {
+			me.Sleep(-1)
+		}
+	}
+	turn.Store(2)
+	other.Wake()
+	if err := <-done; err != nil {
+		b.Fatal(err)
+	}
 }
 
 func benchSpaces(b *testing.B, newPlatform Make) {

@@ -47,6 +47,7 @@ var suite = []struct {
 	{"InterruptBefore", testInterruptBefore},
 	{"InterruptNeverLost", testInterruptNeverLost},
 	{"NoRestart", testNoRestart},
+	{"Sleep", testSleep},
 	{"SwitchSpaces", testSwitchSpaces},
 	{"SwitchKeepsFPU", testSwitchFPU},
 	{"Shootdown", testShootdown},

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -147,6 +148,57 @@ func testNoRestart(t *testing.T, newPlatform Make) {
 		if g.Rip != uint64(textAt)+9 {
 			t.Fatalf("rax %d moved rip to %#x", nr, g.Rip)
 		}
+	}
+}
+
+// testSleep passes a turn to and fro between two threads that can sleep.
+func testSleep(t *testing.T, newPlatform Make) {
+	p, g := newGuest(t, newPlatform, guestCall)
+	me, ok := g.th.(platform.Sleeper)
+	if !ok {
+		t.Skip("threads here are goroutines")
+	}
+	me.Wake()
+	me.Wake()
+	me.Sleep(-1) // has been woken
+	me.Sleep(0)  // would time out
+	var turn atomic.Uint64
+	const turns = 2000
+	pass := func(g *guest, me, other platform.Sleeper, parity uint64) error {
+		for n := parity; n < turns; n += 2 {
+			for turn.Load() != n {
+				me.Sleep(time.Minute)
+			}
+			if _, err := g.until(platform.Syscall); err != nil {
+				return err
+			}
+			turn.Add(1)
+			other.Wake()
+		}
+		return nil
+	}
+	ready, done := make(chan platform.Sleeper, 1), make(chan error, 1)
+	go func() {
+		g, err := p.start()
+		if err != nil {
+			done <- err
+			close(ready)
+			return
+		}
+		defer g.th.Close()
+		other := g.th.(platform.Sleeper)
+		ready <- other
+		done <- pass(g, other, me, 1)
+	}()
+	other := <-ready
+	if other == nil {
+		t.Fatal(<-done)
+	}
+	if err := pass(g, me, other, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -18,6 +18,9 @@ import (
 //   - a thread that shares its CPU with others for several ticks while another
 //     CPU stands idle is asked to move.
 //
+// And threads that take turns (two ends of a pipe, a parent that waits for its
+// child) are brought together, for the same reason again: see sleeps.
+//
 // Nothing ticks while no thread runs.
 type cpus struct {
 	all  unix.CPUSet // what the Sentry may use
@@ -28,13 +31,16 @@ type cpus struct {
 
 	mu      sync.Mutex
 	threads map[*Thread]struct{}
+	byTID   map[int]*Thread
 	timer   *time.Timer
 	stopped bool
 }
 
 const (
 	tick     = 8 * time.Millisecond
-	patience = 4 // ticks in a crowd before a thread moves
+	patience = 4           // ticks in a crowd before a thread moves
+	aloof    = time.Second // how long it then stays away from whom it takes turns with
+	turns    = 4           // before two threads count as taking turns
 )
 
 // place is a thread's share of it.
@@ -45,6 +51,11 @@ type place struct {
 	floats  atomic.Bool   // the tracee was let go
 	seen    uint64        // runs at the last tick
 	crowded int           // ticks
+	left    time.Time     // a crowd
+
+	woke   *Thread // that this one woke last; of its own goroutine
+	wokeAt uint64  // runs then
+	turns  int     // how often who woke this thread went to sleep himself; under cpus.mu
 }
 
 func (c *cpus) init() error {
@@ -58,7 +69,7 @@ func (c *cpus) init() error {
 			c.ids, c.sets = append(c.ids, id), append(c.sets, one)
 		}
 	}
-	c.threads = map[*Thread]struct{}{}
+	c.threads, c.byTID = map[*Thread]struct{}{}, map[int]*Thread{}
 	return nil
 }
 
@@ -94,7 +105,7 @@ func (c *cpus) add(t *Thread) {
 	}
 	t.place.cpu = c.bestLocked(t.place.cpu)
 	t.place.want.Store(int32(t.place.cpu))
-	c.threads[t] = struct{}{}
+	c.threads[t], c.byTID[t.tid] = struct{}{}, t
 	c.mu.Unlock()
 	pin(0, &c.sets[t.place.cpu])
 }
@@ -129,6 +140,7 @@ func (c *cpus) remove(t *Thread) bool {
 	}
 	c.mu.Lock()
 	delete(c.threads, t)
+	delete(c.byTID, t.tid)
 	c.mu.Unlock()
 	return pin(0, &c.all) == nil
 }
@@ -254,8 +266,48 @@ func (c *cpus) balanceLocked() bool {
 			load[want]--
 			load[free]++
 			p.want.Store(int32(free))
+			p.left = time.Now()
 			idle = 0 // one a tick
 		}
 	}
 	return c.busyLocked()
+}
+
+// wakes notes that the calling thread, if it is one of ours, wakes t.
+func (c *cpus) wakes(t *Thread) {
+	if c.alone() {
+		return
+	}
+	c.mu.Lock()
+	waker := c.byTID[unix.Gettid()]
+	c.mu.Unlock()
+	if waker != nil && waker != t {
+		waker.place.woke, waker.place.wokeAt = t, waker.place.runs.Load()
+	}
+}
+
+// sleeps is told that t goes to sleep. If it woke another thread a moment ago the
+// two take turns, and the other had better be here. Should they compute at the same
+// time after all, balance parts them.
+func (c *cpus) sleeps(t *Thread) {
+	const soon = 2 * 3 // a few calls; runs counts twice
+	p := &t.place
+	other := p.woke
+	if other == nil {
+		return
+	}
+	p.woke = nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := &other.place
+	switch here := p.want.Load(); {
+	case p.runs.Load()-p.wokeAt > soon:
+		o.turns = 0
+	case o.want.Load() == here:
+	case o.turns < turns:
+		o.turns++
+	case time.Since(o.left) > aloof && time.Since(p.left) > aloof:
+		o.turns = 0
+		o.want.Store(here)
+	}
 }

@@ -5,6 +5,7 @@ package ptrace
 // structure of the size that the request implies or carries.
 
 import (
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -129,3 +130,14 @@ func whichCPU() int {
 
 // yield lets others run that wait for this CPU.
 func yield() { unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
+// futexWait sleeps until futexWake, if the word is 0; timeout may be nil.
+func futexWait(word *atomic.Uint32, timeout *unix.Timespec) {
+	const waitPrivate = 0 | 128 // FUTEX_WAIT | FUTEX_PRIVATE_FLAG
+	unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), waitPrivate, 0, uintptr(unsafe.Pointer(timeout)), 0, 0)
+}
+
+func futexWake(word *atomic.Uint32) {
+	const wakePrivate = 1 | 128 // FUTEX_WAKE | FUTEX_PRIVATE_FLAG
+	unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), wakePrivate, 1, 0, 0, 0)
+}

@@ -17,6 +17,7 @@ type Thread struct {
 	tid     int // the OS thread, for the goroutine is locked to it
 	tracees map[*space]*tracee
 	place   place
+	sleeper sleeper
 
 	as   *space // of the last Run
 	x    *tracee
@@ -35,6 +36,7 @@ type Thread struct {
 func (p *Platform) NewThread() (platform.Thread, error) {
 	runtime.LockOSThread()
 	t := &Thread{p: p, tid: unix.Gettid(), tracees: map[*space]*tracee{}}
+	t.sleeper.word.Store(idle)
 	p.cpus.add(t)
 	return t, nil
 }
