@@ -89,6 +89,9 @@ func (fs *FileSystem) newTerminal(ctx vfs.Context, root vfs.Path) (*Terminal, er
 // Index is the N of /dev/pts/N.
 func (t *Terminal) Index() int { return t.index }
 
+// Device is the slave's device number, for /proc/PID/stat.
+func (t *Terminal) Device() uint64 { return t.rdev }
+
 // unlock ends a change of the terminal and wakes whom it concerns.
 func (t *Terminal) unlock() {
 	ev := t.line.events

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"weak"
 
@@ -237,4 +239,42 @@ func (e *Endpoint) Peer() ([]byte, error) {
 		return nil, unix.ENOTCONN
 	}
 	return peer.Name()
+}
+
+// Table is the body of /proc/net/unix (af_unix.c, unix_seq_show). Where the
+// kernel prints a pointer stands the socket's number.
+func (ns *Names) Table() []byte {
+	ns.mu.Lock()
+	all := make([]*Endpoint, 0, len(ns.all))
+	for _, w := range ns.all {
+		if e := w.Value(); e != nil {
+			all = append(all, e)
+		}
+	}
+	ns.mu.Unlock()
+	slices.SortFunc(all, func(a, b *Endpoint) int { return int(int64(a.id) - int64(b.id)) })
+	var b []byte
+	for _, e := range all {
+		b = e.appendRow(b)
+	}
+	return b
+}
+
+func (e *Endpoint) appendRow(b []byte) []byte {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	// SS_UNCONNECTED and SS_CONNECTED, or SYN_SENT and FREE before accept.
+	st, flags := 1, 0
+	switch e.state {
+	case listening:
+		flags = 1 << 16 // __SO_ACCEPTCON
+	case established:
+		st = 3
+	}
+	b = fmt.Appendf(b, "%016x: %08X %08X %08X %04X %02X %5d", e.id, 2, 0, flags, e.typ, st, e.inode.Ino())
+	if e.name != nil {
+		b = append(b, ' ')
+		b = append(b, strings.ReplaceAll(e.name.path, "\x00", "@")...)
+	}
+	return append(b, '\n')
 }

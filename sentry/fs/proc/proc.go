@@ -1,0 +1,147 @@
+// Package proc is /proc: what programs are told of processes and of the machine,
+// in the formats of Linux's fs/proc and Documentation/filesystems/proc.rst.
+//
+// The machine is the container: its memory limit is all memory, its CPUs are all
+// CPUs. What nobody inside could have caused (interrupts, disks) is absent or
+// zero. Not here: /proc/kcore, kallsyms, kmsg and what else shows a kernel's
+// inside; /proc/PID/{pagemap,map_files,clear_refs,timers}.
+package proc
+
+import (
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/fs/kernfs"
+	"bulkhead/sentry/kernel"
+	"bulkhead/sentry/vfs"
+)
+
+// Config is what only the sandbox knows.
+type Config struct {
+	Kernel               *kernel.Kernel
+	OSRelease, OSVersion string // of uname(2)
+	CPUInfo              []byte // the host's /proc/cpuinfo, read before the jail
+	Filesystems          []string
+	// NetUnix writes /proc/net/unix; nil: no sockets.
+	NetUnix func() []byte
+	HidePID int // the mount option
+	HideGID uint32
+}
+
+// FileSystem is one instance.
+type FileSystem struct {
+	*kernfs.FileSystem
+	Config
+	tunables *tunables
+	net      *kernfs.Dir
+
+	mu    sync.Mutex
+	dirs  map[*kernel.Task]*taskDir // of processes and threads somebody looked at
+	prune int                       // how many dirs there may be before dead ones go
+
+	cpuMu sync.Mutex
+	cpu   [2]uint64 // user and system ticks shown last: they never go back
+}
+
+// New makes one.
+func New(c Config) *FileSystem {
+	fs := &FileSystem{FileSystem: kernfs.New("proc", unix.PROC_SUPER_MAGIC), Config: c,
+		dirs: map[*kernel.Task]*taskDir{}, prune: 64, tunables: newTunables()}
+	fs.net = fs.newNet()
+	root := fs.Dir()
+	root.Find, root.List = fs.find, fs.list
+	root.Links = func() uint32 { n, _ := fs.Kernel.Live(); return uint32(n) }
+	for _, f := range systemFiles {
+		root.Add(f.name, fs.NewFile(f.mode(), func(ctx vfs.Context) ([]byte, error) { return f.read(fs, ctx) }))
+	}
+	root.Add("self", fs.NewLink(fs.self))
+	root.Add("thread-self", fs.NewLink(fs.threadSelf))
+	root.Add("mounts", fs.TextLink("self/mounts"))
+	root.Add("net", fs.TextLink("self/net"))
+	fs.addSysctls(root.Sub("sys"))
+	fs.addEmpty(root)
+	return fs
+}
+
+// addEmpty adds directories that programs look into and find little.
+func (fs *FileSystem) addEmpty(root *kernfs.Dir) {
+	root.Sub("fs")
+	root.Sub("bus")
+	root.Sub("irq")
+	tty := root.Sub("tty")
+	tty.Add("drivers", fs.Text(ttyDrivers))
+	tty.Sub("driver")
+	tty.Sub("ldisc")
+	ipc := root.Sub("sysvipc")
+	for name, head := range sysvipcHeads {
+		ipc.Add(name, fs.Text(head))
+	}
+}
+
+// caller is the task that asks.
+func caller(ctx vfs.Context) (*kernel.Task, bool) {
+	t, ok := ctx.(*kernel.Task)
+	return t, ok
+}
+
+func (fs *FileSystem) self(ctx vfs.Context) (string, error) {
+	t, ok := caller(ctx)
+	if !ok {
+		return "", unix.ENOENT
+	}
+	return itoa(t.PID()), nil
+}
+
+func (fs *FileSystem) threadSelf(ctx vfs.Context) (string, error) {
+	t, ok := caller(ctx)
+	if !ok {
+		return "", unix.ENOENT
+	}
+	return itoa(t.PID()) + "/task/" + itoa(t.TID()), nil
+}
+
+func itoa[T ~int | ~int32 | ~int64](n T) string { return strconv.FormatInt(int64(n), 10) }
+
+// parseID reads a task's id as a name; it has one spelling.
+func parseID(name string) (int32, bool) {
+	n, err := strconv.ParseInt(name, 10, 32)
+	return int32(n), err == nil && n > 0 && name[0] >= '1' && name[0] <= '9'
+}
+
+// find is a process by its id, or a thread, which has a directory but is not
+// listed.
+func (fs *FileSystem) find(ctx vfs.Context, name string) (vfs.Inode, error) {
+	id, ok := parseID(name)
+	if !ok {
+		return nil, unix.ENOENT
+	}
+	if g := fs.Kernel.Group(id); g != nil {
+		return fs.visible(ctx, fs.dir(subject{g.Leader(), g, true}))
+	}
+	if t := fs.Kernel.Task(id); t != nil {
+		return fs.visible(ctx, fs.dir(subject{t, t.Group(), true}))
+	}
+	return nil, unix.ENOENT
+}
+
+// visible applies hidepid=2 (and 4: only what may be traced).
+func (fs *FileSystem) visible(ctx vfs.Context, d *taskDir) (vfs.Inode, error) {
+	if fs.HidePID >= 2 && !ctx.Creds().In(fs.HideGID) && mayTrace(ctx, d.subject) != nil {
+		return nil, unix.ENOENT
+	}
+	return d.Dir, nil
+}
+
+func (fs *FileSystem) list(ctx vfs.Context) ([]kernfs.Entry, error) {
+	var out []kernfs.Entry
+	for _, g := range sortedGroups(fs.Kernel) {
+		i, err := fs.visible(ctx, fs.dir(subject{g.Leader(), g, true}))
+		if err != nil {
+			continue
+		}
+		out = append(out, kernfs.Entry{Name: itoa(g.PID()), Ino: i.(*kernfs.Dir).Ino(), Type: unix.DT_DIR, Key: int64(g.PID())})
+	}
+	return out, nil
+}

@@ -1,0 +1,282 @@
+package proc
+
+import (
+	"crypto/rand"
+	"fmt"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/fs/kernfs"
+	"bulkhead/sentry/kernel"
+	"bulkhead/sentry/vfs"
+)
+
+// sysctl is one file of /proc/sys.
+type sysctl struct {
+	path string
+	text string // what it says; with keep, to begin with
+	keep bool   // writing changes what reading shows, and nothing else
+
+	read  func(fs *FileSystem) string
+	write func(fs *FileSystem, ctx vfs.Context, s string) error
+}
+
+// sysctls are those that programs read. A number that this kernel does not go by
+// is Linux's default.
+var sysctls = []sysctl{
+	{path: "kernel/ostype", text: "Linux"},
+	{path: "kernel/osrelease", read: func(fs *FileSystem) string { return fs.OSRelease }},
+	{path: "kernel/version", read: func(fs *FileSystem) string { return fs.OSVersion }},
+	{path: "kernel/arch", text: "x86_64"},
+	{path: "kernel/hostname", read: func(fs *FileSystem) string { return fs.Kernel.Hostname() }, write: setHostname},
+	{path: "kernel/domainname", read: func(fs *FileSystem) string { return fs.Kernel.Domainname() }, write: setDomainname},
+	{path: "kernel/pid_max", text: fmt.Sprint(kernel.PIDMax)},
+	{path: "kernel/threads-max", text: "192037"},
+	{path: "kernel/ns_last_pid", read: func(fs *FileSystem) string { _, last := fs.Kernel.Live(); return fmt.Sprint(last) }},
+	{path: "kernel/cap_last_cap", text: fmt.Sprint(unix.CAP_LAST_CAP)},
+	{path: "kernel/ngroups_max", text: "65536"},
+	{path: "kernel/overflowuid", text: "65534"},
+	{path: "kernel/overflowgid", text: "65534"},
+	{path: "kernel/shmmax", text: "18446744073692774399"},
+	{path: "kernel/shmall", text: "18446744073692774399"},
+	{path: "kernel/shmmni", text: "4096"},
+	{path: "kernel/shm_rmid_forced", text: "0"},
+	{path: "kernel/sem", text: "32000\t1024000000\t500\t32000"},
+	{path: "kernel/msgmax", text: "8192"},
+	{path: "kernel/msgmnb", text: "16384"},
+	{path: "kernel/msgmni", text: "32000"},
+	{path: "kernel/core_pattern", text: "core", keep: true},
+	{path: "kernel/core_uses_pid", text: "0", keep: true},
+	{path: "kernel/core_pipe_limit", text: "0"},
+	{path: "kernel/randomize_va_space", text: "2"},
+	{path: "kernel/kptr_restrict", text: "1"},
+	{path: "kernel/dmesg_restrict", text: "1"},
+	{path: "kernel/perf_event_paranoid", text: "4"}, // perf_event_open is not served
+	{path: "kernel/unprivileged_bpf_disabled", text: "2"},
+	{path: "kernel/io_uring_disabled", text: "2"},
+	{path: "kernel/panic", text: "0"},
+	{path: "kernel/panic_on_oops", text: "0"},
+	{path: "kernel/printk", text: "4\t4\t1\t7"},
+	{path: "kernel/tainted", text: "0"},
+	{path: "kernel/sched_child_runs_first", text: "0"},
+	{path: "kernel/sched_rr_timeslice_ms", text: "100"},
+	{path: "kernel/sched_rt_period_us", text: "1000000"},
+	{path: "kernel/sched_rt_runtime_us", text: "950000"},
+	{path: "kernel/numa_balancing", text: "0"},
+	{path: "kernel/sysctl_writes_strict", text: "1"},
+	{path: "kernel/keys/maxkeys", text: "200"},
+	{path: "kernel/keys/maxbytes", text: "20000"},
+	{path: "kernel/pty/max", text: "4096"},
+	{path: "kernel/pty/nr", text: "0"},
+	{path: "kernel/random/boot_id", read: func(fs *FileSystem) string { return fs.Kernel.BootID }},
+	{path: "kernel/random/uuid", read: func(*FileSystem) string { return uuid() }},
+	{path: "kernel/random/entropy_avail", text: "256"},
+	{path: "kernel/random/poolsize", text: "256"},
+	{path: "kernel/seccomp/actions_avail", text: "kill_process kill_thread trap errno user_notif trace log allow"},
+	{path: "kernel/yama/ptrace_scope", text: "0"},
+
+	{path: "vm/overcommit_memory", text: "0", keep: true},
+	{path: "vm/overcommit_ratio", text: "50", keep: true},
+	{path: "vm/overcommit_kbytes", text: "0"},
+	{path: "vm/max_map_count", text: "65530", keep: true},
+	{path: "vm/mmap_min_addr", text: "65536"},
+	{path: "vm/mmap_rnd_bits", text: "28"},
+	{path: "vm/legacy_va_layout", text: "0"},
+	{path: "vm/swappiness", text: "60", keep: true},
+	{path: "vm/nr_hugepages", text: "0"},
+	{path: "vm/nr_overcommit_hugepages", text: "0"},
+	{path: "vm/hugetlb_shm_group", text: "0"},
+	{path: "vm/min_free_kbytes", text: "67584"},
+	{path: "vm/dirty_ratio", text: "20", keep: true},
+	{path: "vm/dirty_background_ratio", text: "10", keep: true},
+	{path: "vm/dirty_expire_centisecs", text: "3000", keep: true},
+	{path: "vm/dirty_writeback_centisecs", text: "500", keep: true},
+	{path: "vm/oom_kill_allocating_task", text: "0"},
+	{path: "vm/panic_on_oom", text: "0"},
+	{path: "vm/page-cluster", text: "3"},
+	{path: "vm/vfs_cache_pressure", text: "100", keep: true},
+	{path: "vm/zone_reclaim_mode", text: "0"},
+	{path: "vm/unprivileged_userfaultfd", text: "0"},
+	{path: "vm/memfd_noexec", text: "0"},
+
+	{path: "fs/file-max", text: "9223372036854775807"},
+	{path: "fs/file-nr", text: "0\t0\t9223372036854775807"},
+	{path: "fs/inode-nr", text: "0\t0"},
+	{path: "fs/nr_open", text: "1048576"},
+	{path: "fs/pipe-max-size", text: "1048576"},
+	{path: "fs/pipe-user-pages-hard", text: "0"},
+	{path: "fs/pipe-user-pages-soft", text: "16384"},
+	{path: "fs/aio-max-nr", text: "65536"},
+	{path: "fs/aio-nr", text: "0"},
+	{path: "fs/mount-max", text: "100000"},
+	{path: "fs/suid_dumpable", text: "0"},
+	{path: "fs/lease-break-time", text: "45"},
+	{path: "fs/leases-enable", text: "1"},
+	{path: "fs/overflowuid", text: "65534"},
+	{path: "fs/overflowgid", text: "65534"},
+	{path: "fs/protected_symlinks", text: "0"},
+	{path: "fs/protected_hardlinks", text: "0"},
+	{path: "fs/protected_fifos", text: "0"},
+	{path: "fs/protected_regular", text: "0"},
+	{path: "fs/inotify/max_user_watches", text: "524288", keep: true},
+	{path: "fs/inotify/max_user_instances", text: "128", keep: true},
+	{path: "fs/inotify/max_queued_events", text: "16384", keep: true},
+	{path: "fs/epoll/max_user_watches", text: "1048576", keep: true},
+	{path: "fs/mqueue/msg_max", text: "10"},
+	{path: "fs/mqueue/msgsize_max", text: "8192"},
+	{path: "fs/mqueue/queues_max", text: "256"},
+
+	{path: "net/core/somaxconn", text: "4096", keep: true},
+	{path: "net/core/rmem_default", text: "212992"},
+	{path: "net/core/rmem_max", text: "212992"},
+	{path: "net/core/wmem_default", text: "212992"},
+	{path: "net/core/wmem_max", text: "212992"},
+	{path: "net/core/netdev_max_backlog", text: "1000"},
+	{path: "net/core/optmem_max", text: "131072"},
+	{path: "net/unix/max_dgram_qlen", text: "10"},
+	{path: "net/ipv4/ip_local_port_range", text: "32768\t60999", keep: true},
+	{path: "net/ipv4/ip_forward", text: "0", keep: true},
+	{path: "net/ipv4/ip_unprivileged_port_start", text: "1024", keep: true},
+	{path: "net/ipv4/ip_default_ttl", text: "64", keep: true},
+	{path: "net/ipv4/ping_group_range", text: "1\t0", keep: true},
+	{path: "net/ipv4/tcp_rmem", text: "4096\t131072\t6291456", keep: true},
+	{path: "net/ipv4/tcp_wmem", text: "4096\t16384\t4194304", keep: true},
+	{path: "net/ipv4/tcp_mem", text: "289782\t386377\t579564"},
+	{path: "net/ipv4/tcp_sack", text: "1", keep: true},
+	{path: "net/ipv4/tcp_timestamps", text: "1", keep: true},
+	{path: "net/ipv4/tcp_syncookies", text: "1", keep: true},
+	{path: "net/ipv4/tcp_fin_timeout", text: "60", keep: true},
+	{path: "net/ipv4/tcp_keepalive_time", text: "7200", keep: true},
+	{path: "net/ipv4/tcp_keepalive_intvl", text: "75", keep: true},
+	{path: "net/ipv4/tcp_keepalive_probes", text: "9", keep: true},
+	{path: "net/ipv4/tcp_max_syn_backlog", text: "1024", keep: true},
+	{path: "net/ipv4/tcp_congestion_control", text: "cubic", keep: true},
+	{path: "net/ipv4/tcp_available_congestion_control", text: "reno cubic"},
+	{path: "net/ipv4/tcp_allowed_congestion_control", text: "reno cubic"},
+
+	{path: "user/max_user_namespaces", text: "0"},
+	{path: "user/max_mnt_namespaces", text: "96018"},
+	{path: "user/max_inotify_instances", text: "128"},
+	{path: "user/max_inotify_watches", text: "524288"},
+}
+
+// tunables are the values of sysctls that keep what is written.
+type tunables struct {
+	mu sync.Mutex
+	v  map[string]string
+}
+
+func newTunables() *tunables { return &tunables{v: map[string]string{}} }
+
+func (t *tunables) get(path, or string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if v, ok := t.v[path]; ok {
+		return v
+	}
+	return or
+}
+
+func (t *tunables) set(path, v string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.v[path] = v
+}
+
+func (fs *FileSystem) addSysctls(root *kernfs.Dir) {
+	for _, c := range sysctls {
+		dir, name := root, c.path
+		for {
+			first, rest, ok := strings.Cut(name, "/")
+			if !ok {
+				break
+			}
+			dir, name = dir.Sub(first), rest
+		}
+		dir.Add(name, fs.newSysctl(c))
+	}
+}
+
+func (fs *FileSystem) newSysctl(c sysctl) *kernfs.File {
+	perm := uint32(0o444)
+	if c.keep || c.write != nil {
+		perm = 0o644
+	}
+	f := fs.NewFile(perm, func(vfs.Context) ([]byte, error) {
+		switch {
+		case c.read != nil:
+			return []byte(c.read(fs) + "\n"), nil
+		case c.keep:
+			return []byte(fs.tunables.get(c.path, c.text) + "\n"), nil
+		}
+		return []byte(c.text + "\n"), nil
+	})
+	switch {
+	case c.write != nil:
+		f.Write = func(ctx vfs.Context, b []byte) error {
+			return c.write(fs, ctx, strings.TrimRight(string(b), "\n\x00"))
+		}
+	case c.keep:
+		f.Write = func(_ vfs.Context, b []byte) error {
+			v, err := normal(c.text, string(b))
+			if err == nil {
+				fs.tunables.set(c.path, v)
+			}
+			return err
+		}
+	}
+	return f
+}
+
+// normal checks a value that is kept: numbers where there are numbers.
+func normal(old, s string) (string, error) {
+	s = strings.TrimRight(s, "\n\x00")
+	if old == "" || old[0] < '0' || old[0] > '9' {
+		return s, nil
+	}
+	fields := strings.Fields(s)
+	if len(fields) == 0 || len(fields) > len(strings.Fields(old)) {
+		return "", unix.EINVAL
+	}
+	for i, f := range fields {
+		n, err := parseInt([]byte(f))
+		if err != nil {
+			return "", err
+		}
+		fields[i] = fmt.Sprint(n)
+	}
+	return strings.Join(fields, "\t"), nil
+}
+
+func setHostname(fs *FileSystem, ctx vfs.Context, s string) error {
+	if !ctx.Creds().Has(unix.CAP_SYS_ADMIN) {
+		return unix.EPERM
+	}
+	if len(s) > 64 {
+		s = s[:64]
+	}
+	fs.Kernel.SetHostname(s)
+	return nil
+}
+
+func setDomainname(fs *FileSystem, ctx vfs.Context, s string) error {
+	if !ctx.Creds().Has(unix.CAP_SYS_ADMIN) {
+		return unix.EPERM
+	}
+	if len(s) > 64 {
+		s = s[:64]
+	}
+	fs.Kernel.SetDomainname(s)
+	return nil
+}
+
+// uuid is a new random one (RFC 9562 §5.4).
+func uuid() string {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
