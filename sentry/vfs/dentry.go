@@ -173,6 +173,9 @@ func (d *Dentry) childLocked(ctx Context, name string) (*Dentry, error) {
 
 // revalidate asks for a name of a volatile directory again.
 func (d *Dentry) revalidate(ctx Context, name string, old *Dentry) (*Dentry, error) {
+	if old != nil && old.mounts.Load() != 0 {
+		return old, nil // what is mounted on it stays, whatever becomes of the name
+	}
 	i, err := d.dir.Lookup(ctx, name)
 	if old != nil && (err == unix.ENOENT || err == nil && i != old.inode) {
 		old.dead.Store(true)

@@ -234,6 +234,9 @@ func (w *walker) dotdot() (Path, error) {
 			return p, nil
 		}
 	}
+	if p.Mount.root.Parent() != nil && !p.Dentry.under(p.Mount.root) {
+		return Path{}, unix.ENOENT // moved out of what a bind mount shows (fs/namei.c, path_connected)
+	}
 	parent := p.Dentry.Parent()
 	if parent == nil {
 		return p, nil
