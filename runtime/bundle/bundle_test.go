@@ -59,7 +59,7 @@ var complaints = []struct {
 	{"long hostname", func(s *specs.Spec) { s.Hostname = strings.Repeat("h", 65) }, "hostname: has 65 bytes, 64 are allowed"},
 	{"mount without destination", func(s *specs.Spec) { s.Mounts[0].Destination = "" }, "mounts[0].destination: is missing"},
 	{"mount without type", func(s *specs.Spec) { s.Mounts[0].Type = "" }, "mounts[0].type: is missing"},
-	{"mount of a disk", func(s *specs.Spec) { s.Mounts[1].Type = "ext4" }, `mounts[1].type: "ext4" cannot be mounted inside a sandbox`},
+	{"mount of a disk", func(s *specs.Spec) { s.Mounts[1].Type = "ext4" }, `mounts[1].type: "ext4" cannot be mounted at /dev inside a sandbox`},
 	{"bind without source", func(s *specs.Spec) { s.Mounts[0] = specs.Mount{Destination: "/x", Type: "bind"} }, "mounts[0].source: is missing"},
 	{"bind of nothing", func(s *specs.Spec) {
 		s.Mounts[0] = specs.Mount{Destination: "/x", Source: "/nonexistent", Options: []string{"rbind"}}

@@ -210,7 +210,7 @@ func checkMounts(s *specs.Spec) error {
 		case m.Type == "":
 			return complain(field+".type", "is missing")
 		case !slices.Contains(mountTypes, m.Type):
-			return complain(field+".type", "%q cannot be mounted inside a sandbox (bind, %s can)", m.Type, strings.Join(mountTypes, ", "))
+			return complain(field+".type", "%q cannot be mounted at %s inside a sandbox (bind, %s can)", m.Type, OneLine(m.Destination), strings.Join(mountTypes, ", "))
 		}
 		// Relative destinations are from /, as runc has it for old engines.
 		m.Destination = path.Clean("/" + m.Destination)

@@ -204,7 +204,7 @@ func TestCreateFails(t *testing.T) {
 		{name: "dies silently", args: []string{"die"}, want: "the sandbox ended during its start (exit status 70); its last words: panic: the sky has fallen"},
 		{name: "talks nonsense", args: []string{"babble"}, want: "agent: parse ready line: invalid character 'h' looking for beginning of value"},
 		{name: "hook fails", args: []string{"sleep"}, change: func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: sh("echo no >&2; exit 3")} }, want: "hook createRuntime[0], /bin/sh: exit status 3: no"},
-		{name: "bad pid file", args: []string{"sleep"}, option: func(c *Create) { c.PidFile = "/nonexistent/pid" }, want: "pid file: open /nonexistent/.pid: no such file or directory"},
+		{name: "bad pid file", args: []string{"sleep"}, option: func(c *Create) { c.PidFile = "/nonexistent/pid" }, want: "pid file /nonexistent/pid: no such file or directory"},
 		{name: "bad name", args: []string{"sleep"}, option: func(c *Create) { c.ID = "a/b" }, want: "container ID \"a/b\": only letters"},
 		{name: "bad cgroup", args: []string{"sleep"}, change: func(s *specs.Spec) {
 			s.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "900"}}

@@ -510,7 +510,10 @@ func WritePid(path string, pid int) error {
 	}
 	if err != nil {
 		os.Remove(tmp)
-		return fmt.Errorf("pid file: %w", err)
+		if pe := (*os.PathError)(nil); errors.As(err, &pe) {
+			err = pe.Err // of the temporary file
+		}
+		return fmt.Errorf("pid file %s: %w", bundle.OneLine(path), err)
 	}
 	return nil
 }
