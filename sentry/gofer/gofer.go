@@ -92,15 +92,16 @@ func Main(args []string) int {
 	if _, err := unix.FcntlInt(logFD, unix.F_GETFD, 0); err != nil {
 		out = os.Stderr
 	}
-	log := slog.New(slog.NewJSONHandler(out, nil))
-	if err := run(log); err != nil {
+	level := new(slog.LevelVar)
+	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level}))
+	if err := run(log, level); err != nil {
 		log.Error("gofer ends", "err", err)
 		return 1
 	}
 	return 0
 }
 
-func run(log *slog.Logger) error {
+func run(log *slog.Logger, level *slog.LevelVar) error {
 	if err := isolate(); err != nil {
 		return err
 	}
@@ -111,6 +112,9 @@ func run(log *slog.Logger) error {
 	config, err := ParseConfig(raw)
 	if err != nil {
 		return err
+	}
+	if config.Debug {
+		level.Set(slog.LevelDebug)
 	}
 	if err := wire.CheckSocket(socketFD); err != nil {
 		return err
@@ -127,6 +131,7 @@ func run(log *slog.Logger) error {
 		return err
 	}
 	debug.FreeOSMemory()
+	defer s.tell()
 	return s.serve(socketFD)
 }
 

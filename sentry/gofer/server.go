@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -114,6 +115,18 @@ type server struct {
 	log     *slog.Logger
 	trees   []*attachment
 	handles handles
+	counts  [256]atomic.Uint32 // requests served, by operation
+}
+
+// tell logs what was served: round trips are what a container waits for.
+func (s *server) tell() {
+	var all []any
+	for op := range s.counts {
+		if n := s.counts[op].Load(); n > 0 {
+			all = append(all, slog.Int(wire.Op(op).String(), int(n)))
+		}
+	}
+	s.log.Debug("requests", all...)
 }
 
 // newServer opens the attachments' sources, which is possible only before the jail.
@@ -204,6 +217,7 @@ func (w *worker) answer(sock int, q *wire.Request) error {
 	if q.Op == wire.Release {
 		return nil
 	}
+	w.counts[q.Op].Add(1)
 	r := wire.Reply{Tag: q.Tag, FD: -1}
 	if err := w.handle(q, &r); err != nil {
 		r.Errno = w.errno(q, err)
