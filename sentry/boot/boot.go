@@ -54,6 +54,7 @@ type sandbox struct {
 	init     *process
 	started  bool
 	listener *net.UnixListener
+	cpuinfo  []byte // the host's /proc/cpuinfo
 
 	mu    sync.Mutex
 	procs map[int32]*process // started from outside, not yet waited for

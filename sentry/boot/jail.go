@@ -16,6 +16,7 @@ import (
 // is from here on, its stub processes are too.
 func (s *sandbox) leaveHost() (err error) {
 	loader.Prepare()
+	s.cpuinfo, _ = os.ReadFile("/proc/cpuinfo")
 	if s.listener, err = agent.Listener(agent.ControlFD); err != nil {
 		return err
 	}

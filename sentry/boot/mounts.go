@@ -10,7 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/fs/devpts"
+	"bulkhead/sentry/fs/proc"
 	"bulkhead/sentry/fs/tmpfs"
+	"bulkhead/sentry/syscalls"
 	"bulkhead/sentry/vfs"
 )
 
@@ -104,7 +106,14 @@ func (s *sandbox) makers() map[string]func(data string) (vfs.FileSystem, error) 
 	}
 	return map[string]func(string) (vfs.FileSystem, error){
 		"tmpfs": tmp, "shm": tmp, "ramfs": tmp,
-		"mqueue": named("mqueue"), "proc": named("proc"), "sysfs": named("sysfs"),
+		"mqueue": named("mqueue"), "sysfs": named("sysfs"),
+		"proc": func(data string) (vfs.FileSystem, error) {
+			c := proc.Config{
+				Kernel: s.kernel, OSRelease: syscalls.Release, OSVersion: syscalls.Version, CPUInfo: s.cpuinfo,
+				Filesystems: []string{"nodev\tsysfs", "nodev\ttmpfs", "nodev\tproc", "nodev\tdevpts", "nodev\tmqueue", "nodev\toverlay"},
+			}
+			return proc.New(c), nil
+		},
 		"devpts": func(data string) (vfs.FileSystem, error) {
 			o, err := devpts.ParseOptions(data)
 			if err != nil {

@@ -177,7 +177,24 @@ func (g *ThreadGroup) timerFired(t *Timer) {
 		}
 		return
 	}
-	g.SendGroup(info, false)
+	g.k.mu.Lock()
+	defer g.k.mu.Unlock()
+	// A signal that is still queued stands for this expiry too.
+	for _, i := range g.pending.infos {
+		if i.Code() == SI_TIMER && int32(i.Uint32(16)) == t.ID {
+			i.put32(20, i.Uint32(20)+1+uint32(t.Overrun))
+			t.addOverrun(int64(i.Uint32(20)))
+			return
+		}
+	}
+	g.k.sendGroupLocked(g, info)
+}
+
+// addOverrun makes n what timer_getoverrun tells.
+func (t *Timer) addOverrun(n int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.Overrun = n
 }
 
 // Get finds a POSIX timer, Delete removes it, IDs lists them.

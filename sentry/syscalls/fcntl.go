@@ -58,7 +58,7 @@ func fcntl(t *kernel.Task, a *Args) (uintptr, error) {
 	case unix.F_SETFD:
 		return 0, t.FDs().SetCloexec(fd, a[2]&unix.FD_CLOEXEC != 0)
 	case unix.F_GETFL:
-		return uintptr(d.Flags()&^(unix.O_CLOEXEC|unix.O_CREAT|unix.O_EXCL|unix.O_NOCTTY|unix.O_TRUNC) | 0x8000), nil
+		return uintptr(d.Flags() &^ (unix.O_CLOEXEC | unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY | unix.O_TRUNC)), nil
 	case unix.F_SETFL:
 		return 0, d.SetFlags(t, d.Flags()&^settable|a.Int(2)&settable)
 	case unix.F_GETLK, unix.F_SETLK, unix.F_SETLKW, unix.F_OFD_GETLK, unix.F_OFD_SETLK, unix.F_OFD_SETLKW:
@@ -174,8 +174,8 @@ func recordLock(t *kernel.Task, d *vfs.Description, cmd int, at memory.Addr) err
 	return t.Wait(vfs.LockQueue(d), ^vfs.Events(0), false, 0, func() error { return vfs.SetLock(d, l, true) })
 }
 
-// lockRange turns start and length into first byte and the byte behind the last
-// (math.MaxInt64 for the end of all files).
+// lockRange turns start and length into the first and the last byte
+// (math.MaxInt64 for the end of all files): both are part of it.
 func lockRange(base, start, length int64) (from, to int64, err error) {
 	const forever = 1<<63 - 1
 	from = base + start
@@ -186,14 +186,11 @@ func lockRange(base, start, length int64) (from, to int64, err error) {
 	case length == 0:
 		to = forever
 	case length > 0:
-		if to = from + length; to < from {
-			if to != -1<<63 {
-				return 0, 0, unix.EOVERFLOW
-			}
-			to = forever
+		if to = from + length - 1; to < from {
+			return 0, 0, unix.EOVERFLOW
 		}
 	default:
-		from, to = from+length, from
+		from, to = from+length, from-1
 	}
 	if from < 0 {
 		return 0, 0, unix.EINVAL
@@ -211,7 +208,7 @@ func getLock(t *kernel.Task, d *vfs.Description, l vfs.Lock, at memory.Addr, b [
 	}
 	le.PutUint16(b[0:], uint16(got.Type))
 	if got.Type != unix.F_UNLCK {
-		n := got.End - got.Start
+		n := got.End - got.Start + 1
 		if got.End == 1<<63-1 {
 			n = 0
 		}

@@ -242,7 +242,7 @@ func waitEpoll(t *kernel.Task, a *Args, deadline time.Duration, now bool) (uintp
 func timerfdCreate(t *kernel.Task, a *Args) (uintptr, error) {
 	id, flags := int32(a.Int(0)), a.Int(1)
 	switch id {
-	case unix.CLOCK_REALTIME, unix.CLOCK_MONOTONIC, unix.CLOCK_BOOTTIME, unix.CLOCK_REALTIME_ALARM, unix.CLOCK_BOOTTIME_ALARM:
+	case unix.CLOCK_REALTIME, unix.CLOCK_MONOTONIC, unix.CLOCK_BOOTTIME:
 	default:
 		return 0, unix.EINVAL
 	}

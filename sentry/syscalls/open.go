@@ -34,6 +34,9 @@ func creat(t *kernel.Task, a *Args) (uintptr, error) {
 	return doOpen(t, unix.AT_FDCWD, a.Addr(0), vfs.OpenHow{Flags: unix.O_CREAT | unix.O_WRONLY | unix.O_TRUNC, Mode: a.Uint32(1)})
 }
 
+// largeFile is O_LARGEFILE, which 64-bit programs always have.
+const largeFile = 0x8000
+
 // knownOpenFlags are those that open(2) does not ignore.
 const knownOpenFlags = unix.O_ACCMODE | unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY | unix.O_TRUNC | unix.O_APPEND |
 	unix.O_NONBLOCK | unix.O_SYNC | unix.O_DSYNC | unix.O_ASYNC | unix.O_DIRECT | 0x8000 | unix.O_DIRECTORY |
@@ -77,6 +80,9 @@ func doOpen(t *kernel.Task, dirfd int, addr memory.Addr, how vfs.OpenHow) (uintp
 		return 0, err
 	}
 	how.Flags &= knownOpenFlags
+	if how.Flags&unix.O_PATH == 0 {
+		how.Flags |= largeFile
+	}
 	how.Mode = how.Mode & 0o7777 &^ t.FS().Umask()
 	d, err := vfs.Open(t, s, name, how)
 	if err != nil {

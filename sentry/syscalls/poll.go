@@ -58,8 +58,14 @@ func (p *pollSet) release() {
 // wait sleeps until scan finds something, a signal comes or the deadline is
 // there (0: none; poll: do not sleep).
 func (p *pollSet) wait(t *kernel.Task, deadline time.Duration, now bool) (int, error) {
-	if n := p.scan(); n > 0 || now {
+	if n := p.scan(); n > 0 {
 		return n, nil
+	}
+	if now {
+		if t.Interrupted() { // fs/select.c, do_poll: even where nothing is waited for
+			return 0, kernel.ERESTARTSYS
+		}
+		return 0, nil
 	}
 	c := make(chan struct{}, 1)
 	for i, d := range p.files {

@@ -55,6 +55,10 @@ func (x *transfer) do(t *kernel.Task, at memory.Addr, n uint64) (uintptr, error)
 	done := uint64(0)
 	for {
 		piece, release, err := t.MM().Pin(at+memory.Addr(done), min(n-done, maxPin), access)
+		if err == nil && x.write && uint64(piece.Len()) < min(n-done, maxPin) && !x.regular() {
+			release()
+			err = unix.EFAULT // a message is sent whole
+		}
 		if err != nil {
 			return partial(done, err)
 		}
@@ -259,7 +263,15 @@ func moveVector(t *kernel.Task, a *Args, write bool, pos int64, flags int) (uint
 	if err != nil {
 		return 0, err
 	}
+	if flags&unix.RWF_APPEND != 0 {
+		if attr, err := x.d.Stat(t); err == nil {
+			x.pos = attr.Size
+		}
+	}
 	n, err := x.vector(t, pieces)
+	if flags&unix.RWF_APPEND != 0 && pos < 0 && err == nil {
+		_, err = x.d.Seek(t, x.pos, unix.SEEK_SET)
+	}
 	if err == nil && flags&(unix.RWF_DSYNC|unix.RWF_SYNC) != 0 && write {
 		err = x.d.Sync(t, flags&unix.RWF_SYNC == 0)
 	}

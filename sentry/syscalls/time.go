@@ -48,7 +48,7 @@ func findClock(t *kernel.Task, id int32) (clock, error) {
 	mono := func() time.Duration { m, _ := t.Kernel().Refresh(false); return m }
 	real := func() time.Duration { _, r := t.Kernel().Refresh(false); return time.Duration(r) }
 	switch id {
-	case unix.CLOCK_REALTIME, unix.CLOCK_REALTIME_COARSE, unix.CLOCK_REALTIME_ALARM:
+	case unix.CLOCK_REALTIME, unix.CLOCK_REALTIME_COARSE:
 		return clock{real, false, true}, nil
 	case unix.CLOCK_TAI:
 		return clock{real, false, true}, nil
@@ -56,7 +56,7 @@ func findClock(t *kernel.Task, id int32) (clock, error) {
 		return clock{mono, false, false}, nil
 	case unix.CLOCK_MONOTONIC_RAW:
 		return clock{c.MonotonicRaw, false, false}, nil
-	case unix.CLOCK_BOOTTIME, unix.CLOCK_BOOTTIME_ALARM:
+	case unix.CLOCK_BOOTTIME: // the _ALARM clocks are EINVAL where there is no clock chip
 		return clock{func() time.Duration { return mono() + c.Boottime() - c.Monotonic() }, false, false}, nil
 	case unix.CLOCK_PROCESS_CPUTIME_ID:
 		return groupClock(t.Group(), 2), nil
