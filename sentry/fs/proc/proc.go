@@ -21,9 +21,9 @@ import (
 // Config is what only the sandbox knows.
 type Config struct {
 	Kernel               *kernel.Kernel
-	OSRelease, OSVersion string // of uname(2)
-	CPUInfo              []byte // the host's /proc/cpuinfo, read before the jail
-	Filesystems          []string
+	OSRelease, OSVersion string   // of uname(2)
+	CPUInfo              []byte   // the host's /proc/cpuinfo, read before the jail
+	Filesystems          []string // the lines of /proc/filesystems: "nodev\tproc"
 	// NetUnix writes /proc/net/unix; nil: no sockets.
 	NetUnix func() []byte
 	HidePID int // the mount option

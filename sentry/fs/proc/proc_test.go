@@ -56,7 +56,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	info, _ := os.ReadFile("/proc/cpuinfo")
-	w.fs = New(Config{Kernel: w.k, OSRelease: "6.12.0-bulkhead", OSVersion: "#1 SMP", CPUInfo: info, Filesystems: []string{"proc", "tmpfs"}})
+	w.fs = New(Config{Kernel: w.k, OSRelease: "6.12.0-bulkhead", OSVersion: "#1 SMP", CPUInfo: info, Filesystems: []string{"nodev\tproc", "nodev\ttmpfs"}})
 	ctx := vfs.SentryContext()
 	ns := vfs.NewNamespace(tmpfs.New(arena, tmpfs.Options{Mode: 0o755}), vfs.MountOptions{Source: "none"})
 	w.at = vfs.Start{Root: ns.Root(), At: ns.Root()}

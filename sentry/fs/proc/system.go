@@ -235,7 +235,7 @@ func version(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 func filesystems(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 	var b []byte
 	for _, f := range fs.Filesystems {
-		b = append(b, "nodev\t"+f+"\n"...)
+		b = append(b, f+"\n"...)
 	}
 	return b, nil
 }
