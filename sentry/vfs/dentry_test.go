@@ -180,7 +180,7 @@ func TestEviction(t *testing.T) {
 	w.do("mount one /d/mounted")
 	w.do("touch /d/mounted/f")
 	held := w.path("/d/held")
-	for i := range 70000 {
+	for i := range 40000 {
 		if _, err := Mknod(ctx, w.start(), fmt.Sprintf("/d/%d", i), unix.S_IFREG|0o600, 0); err != nil {
 			t.Fatal(err)
 		}

@@ -8,17 +8,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/fs/fstest"
 	"bulkhead/sentry/fs/tmpfs"
 	"bulkhead/sentry/memory"
-	"bulkhead/sentry/platform"
 	. "bulkhead/sentry/vfs"
 )
-
-// noPlatform runs nothing: the arena only needs to know where pages come from.
-type noPlatform struct{ platform.Platform }
-
-func (noPlatform) Private() bool          { return true }
-func (noPlatform) AddMemory([]byte) error { return nil }
 
 var ctx = SentryContext()
 
@@ -33,11 +27,7 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	a, err := memory.NewArena(noPlatform{}, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.Close() })
+	a := fstest.NewArena(t)
 	w := &world{t: t, arena: a}
 	w.ns = NewNamespace(w.tmpfs(), MountOptions{Source: "root"})
 	w.root = w.ns.Root()

@@ -6,26 +6,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/fs/fstest"
 	"bulkhead/sentry/fs/tmpfs"
 	"bulkhead/sentry/memory"
-	"bulkhead/sentry/platform"
 	"bulkhead/sentry/vfs"
 )
-
-// noPlatform runs nothing: the arena only needs to know where pages come from.
-type noPlatform struct{ platform.Platform }
-
-func (noPlatform) Private() bool          { return true }
-func (noPlatform) AddMemory([]byte) error { return nil }
 
 var ctx = vfs.SentryContext()
 
 func TestDevices(t *testing.T) {
-	arena, err := memory.NewArena(noPlatform{}, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer arena.Close()
+	arena := fstest.NewArena(t)
 	ns := vfs.NewNamespace(tmpfs.New(arena, tmpfs.Options{Mode: 0o755}), vfs.MountOptions{})
 	s := vfs.Start{Root: ns.Root(), At: ns.Root()}
 	Handle(arena, nil)

@@ -11,17 +11,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/fs/fstest"
 	"bulkhead/sentry/fs/tmpfs"
 	"bulkhead/sentry/memory"
-	"bulkhead/sentry/platform"
 	"bulkhead/sentry/vfs"
 )
-
-// noPlatform runs nothing: the arena only needs to know where pages come from.
-type noPlatform struct{ platform.Platform }
-
-func (noPlatform) Private() bool          { return true }
-func (noPlatform) AddMemory([]byte) error { return nil }
 
 var ctx = vfs.SentryContext()
 
@@ -127,10 +121,7 @@ func TestLikeLinux(t *testing.T) {
 	}
 
 	dir := t.TempDir()
-	arena, err := memory.NewArena(noPlatform{}, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	arena := fstest.NewArena(t)
 	ns := vfs.NewNamespace(tmpfs.New(arena, tmpfs.Options{Mode: 0o755}), vfs.MountOptions{})
 	s := vfs.Start{Root: ns.Root(), At: ns.Root()}
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
@@ -175,10 +166,7 @@ func TestLikeLinux(t *testing.T) {
 }
 
 func TestRemove(t *testing.T) {
-	arena, err := memory.NewArena(noPlatform{}, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	arena := fstest.NewArena(t)
 	ns := vfs.NewNamespace(tmpfs.New(arena, tmpfs.Options{Mode: 0o755}), vfs.MountOptions{})
 	d := New(0)
 	in := d.File().(*Instance)

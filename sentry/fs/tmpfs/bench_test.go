@@ -5,29 +5,29 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/fs/fstest"
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/vfs"
 )
 
 // deep makes /usr/lib/python3/site/module.py, and /lib as a symlink to usr/lib.
-func deep(b *testing.B) (*sentry, *user) {
-	s := newSentry(b)
-	root := s.users[0]
+func deep(b *testing.B) vfs.Start {
+	s := start(New(fstest.NewArena(b), Options{Mode: 0o755}))
 	for _, d := range []string{"/usr", "/usr/lib", "/usr/lib/python3", "/usr/lib/python3/site"} {
-		if err := vfs.Mkdir(root, s.start(), d, 0o755); err != nil {
+		if err := vfs.Mkdir(ctx, s, d, 0o755); err != nil {
 			b.Fatal(err)
 		}
 	}
-	if err := vfs.MakeSymlink(root, "usr/lib", s.start(), "/lib"); err != nil {
+	if err := vfs.MakeSymlink(ctx, "usr/lib", s, "/lib"); err != nil {
 		b.Fatal(err)
 	}
-	d, err := vfs.Open(root, s.start(), "/usr/lib/python3/site/module.py", vfs.OpenHow{Flags: unix.O_CREAT | unix.O_RDWR, Mode: 0o644})
+	d, err := vfs.Open(ctx, s, "/usr/lib/python3/site/module.py", vfs.OpenHow{Flags: unix.O_CREAT | unix.O_RDWR, Mode: 0o644})
 	if err != nil {
 		b.Fatal(err)
 	}
-	d.Write(root, memory.Buffers{pattern})
+	d.Write(ctx, memory.Buffers{pattern})
 	d.Unref()
-	return s, s.users[3]
+	return s
 }
 
 func stat(b *testing.B, ctx vfs.Context, s vfs.Start, name string, want error) {
@@ -44,19 +44,19 @@ func stat(b *testing.B, ctx vfs.Context, s vfs.Start, name string, want error) {
 
 func BenchmarkStat(b *testing.B) {
 	b.ReportAllocs()
-	s, u := deep(b)
+	s, u := deep(b), nobody{ctx}
 	for name, n := range map[string]string{"deep": "/usr/lib/python3/site/module.py", "link": "/lib/python3/site/module.py", "short": "/usr"} {
-		b.Run(name, func(b *testing.B) { stat(b, u, s.start(), n, nil) })
+		b.Run(name, func(b *testing.B) { stat(b, u, s, n, nil) })
 	}
-	b.Run("absent", func(b *testing.B) { stat(b, u, s.start(), "/usr/lib/python3/site/other.py", unix.ENOENT) })
-	b.Run("root", func(b *testing.B) { stat(b, s.users[0], s.start(), "/usr/lib/python3/site/module.py", nil) })
+	b.Run("absent", func(b *testing.B) { stat(b, u, s, "/usr/lib/python3/site/other.py", unix.ENOENT) })
+	b.Run("root", func(b *testing.B) { stat(b, ctx, s, "/usr/lib/python3/site/module.py", nil) })
 }
 
 func BenchmarkOpenClose(b *testing.B) {
 	b.ReportAllocs()
-	s, u := deep(b)
+	s, u := deep(b), nobody{ctx}
 	for b.Loop() {
-		d, err := vfs.Open(u, s.start(), "/usr/lib/python3/site/module.py", vfs.OpenHow{})
+		d, err := vfs.Open(u, s, "/usr/lib/python3/site/module.py", vfs.OpenHow{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -66,14 +66,14 @@ func BenchmarkOpenClose(b *testing.B) {
 
 func BenchmarkCreateUnlink(b *testing.B) {
 	b.ReportAllocs()
-	s, _ := deep(b)
+	s := deep(b)
 	for b.Loop() {
-		d, err := vfs.Open(s.users[0], s.start(), "/usr/lib/new", vfs.OpenHow{Flags: unix.O_CREAT | unix.O_RDWR})
+		d, err := vfs.Open(ctx, s, "/usr/lib/new", vfs.OpenHow{Flags: unix.O_CREAT | unix.O_RDWR})
 		if err != nil {
 			b.Fatal(err)
 		}
 		d.Unref()
-		if err := vfs.Unlink(s.users[0], s.start(), "/usr/lib/new"); err != nil {
+		if err := vfs.Unlink(ctx, s, "/usr/lib/new"); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -81,8 +81,8 @@ func BenchmarkCreateUnlink(b *testing.B) {
 
 func BenchmarkPread4K(b *testing.B) {
 	b.ReportAllocs()
-	s, u := deep(b)
-	d, err := vfs.Open(u, s.start(), "/usr/lib/python3/site/module.py", vfs.OpenHow{})
+	s, u := deep(b), nobody{ctx}
+	d, err := vfs.Open(u, s, "/usr/lib/python3/site/module.py", vfs.OpenHow{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/fs/fstest"
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/platform"
 	"bulkhead/sentry/vfs"
@@ -15,9 +16,13 @@ var ctx = vfs.SentryContext()
 
 // mounted is a file system with options, and where names in it begin.
 func mounted(t *testing.T, o Options) (*FileSystem, vfs.Start) {
-	fs := New(newArena(t), o)
-	ns := vfs.NewNamespace(fs, vfs.MountOptions{})
-	return fs, vfs.Start{Root: ns.Root(), At: ns.Root()}
+	fs := New(fstest.NewArena(t), o)
+	return fs, start(fs)
+}
+
+func start(fs *FileSystem) vfs.Start {
+	ns := vfs.NewNamespace(fs, vfs.MountOptions{Flags: unix.MS_RELATIME})
+	return vfs.Start{Root: ns.Root(), At: ns.Root()}
 }
 
 func create(t *testing.T, s vfs.Start, name string) *vfs.Description {
