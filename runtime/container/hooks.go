@@ -18,7 +18,12 @@ import (
 func (c *Container) hooks(ctx context.Context, kind string) error {
 	for _, k := range bundle.HookKinds(c.State.Hooks) {
 		if k.Name == kind && len(k.Hooks) > 0 {
-			if err := hook.Run(ctx, kind, k.Hooks, c.OCI()); err != nil {
+			s := c.OCI()
+			if kind == "poststart" {
+				// The program has started, though it may have ended since.
+				s.Status, s.Pid = specs.StateRunning, c.State.Sandbox.PID
+			}
+			if err := hook.Run(ctx, kind, k.Hooks, s); err != nil {
 				return err
 			}
 			c.rt.Milestone("hooks " + kind)
