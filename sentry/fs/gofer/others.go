@@ -40,6 +40,9 @@ func (s *special) ConnectHost(kind int) (int, error) {
 // GetXattr implements vfs.Xattrs. Most files have none, and are asked for the
 // same few over and over (security.capability by each exec).
 func (i *inode) GetXattr(_ vfs.Context, name string) ([]byte, error) {
+	if !served(name) {
+		return nil, unix.ENODATA
+	}
 	if i.fs.exclusive() {
 		names, err := i.xattrNames()
 		if err != nil {
@@ -51,6 +54,12 @@ func (i *inode) GetXattr(_ vfs.Context, name string) ([]byte, error) {
 	}
 	r, err := i.call(wire.Request{Op: wire.GetXattr, Xattr: name})
 	return r.Data, err
+}
+
+// served says that an attribute means something in here. The others in security.*
+// are those of the host's modules: ls asks for SELinux's of each file.
+func served(name string) bool {
+	return strings.HasPrefix(name, "user.") || name == "security.capability"
 }
 
 func (i *inode) xattrNames() (map[string]struct{}, error) {
@@ -69,7 +78,7 @@ func (i *inode) xattrNames() (map[string]struct{}, error) {
 	}
 	names = map[string]struct{}{}
 	for n := range strings.SplitSeq(string(r.Data), "\x00") {
-		if n != "" {
+		if served(n) {
 			names[n] = struct{}{}
 		}
 	}
