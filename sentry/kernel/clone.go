@@ -216,6 +216,7 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 		parent.children[n.group] = struct{}{}
 	}
 	k.joinLocked(n.group, g.jobs)
+	n.group.Timers.LimitCPU()
 	return nil
 }
 
@@ -278,6 +279,7 @@ func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
 	k.tasks[id] = n
 	n.group = k.newGroup(n, &SignalHandlers{})
 	n.group.Limits.SetAll(p.Limits)
+	n.group.Timers.LimitCPU()
 	k.newSessionLocked(n.group)
 	if k.init == nil && id == 1 {
 		k.init = n.group

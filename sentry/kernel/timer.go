@@ -15,7 +15,7 @@ type Timers struct {
 	itimers [3]*Timer
 	posix   map[int32]*Timer
 	next    int32
-	stopped bool
+	cpu     *Timer // RLIMIT_CPU
 }
 
 // Timer goes off once or again and again. What its time is measured by is a
@@ -141,6 +141,33 @@ func (ts *Timers) Interval(which int) (*Timer, error) {
 func (g *ThreadGroup) userTime() time.Duration { u, _ := g.CPUTime(); return u }
 func (g *ThreadGroup) allTime() time.Duration  { u, s := g.CPUTime(); return u + s }
 
+// LimitCPU watches RLIMIT_CPU: SIGXCPU at the soft limit and each second from
+// there, SIGKILL at the hard one (kernel/time/posix-cpu-timers.c,
+// check_process_timers).
+func (ts *Timers) LimitCPU() {
+	g := ts.g
+	l := g.Limits.Get(unix.RLIMIT_CPU)
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	const forever = 1 << 32 // seconds
+	if l.Cur >= forever {
+		if ts.cpu != nil {
+			ts.cpu.Set(0, 0)
+		}
+		return
+	}
+	if ts.cpu == nil {
+		ts.cpu = NewTimer(g.allTime, true, func(*Timer) {
+			if max := g.Limits.Get(unix.RLIMIT_CPU).Max; max < forever && g.allTime() >= time.Duration(max)*time.Second {
+				g.SendGroup(kernelInfo(unix.SIGKILL), true)
+				return
+			}
+			g.SendGroup(kernelInfo(unix.SIGXCPU), false)
+		})
+	}
+	ts.cpu.Set(max(time.Duration(l.Cur)*time.Second, 1), time.Second)
+}
+
 // maxTimers bounds what one process may have (RLIMIT_SIGPENDING does on Linux).
 const maxTimers = 4096
 
@@ -235,7 +262,7 @@ func (ts *Timers) stop() {
 	go func() {
 		ts.exec()
 		ts.mu.Lock()
-		all := ts.itimers
+		all := append(ts.itimers[:], ts.cpu)
 		ts.mu.Unlock()
 		for _, t := range all {
 			if t != nil {

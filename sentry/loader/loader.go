@@ -28,6 +28,10 @@ type Program struct {
 	Personality uint32
 	NoFollow    bool // AT_SYMLINK_NOFOLLOW
 	Empty       bool // AT_EMPTY_PATH
+	// Shown is what a script's interpreter is given for Name, where that is not a
+	// name: /dev/fd/N. Hidden says that N will be closed by then.
+	Shown  string
+	Hidden bool
 }
 
 // maxScripts is how many interpreters may stand before each other (BINPRM_MAX_RECURSION).
@@ -51,7 +55,10 @@ func Load(p Program) (kernel.Image, error) {
 	}
 	defer func() { f.d.Unref() }()
 	exe := f // privilege comes from the first ELF file, never from a script
-	execfn := p.Name
+	if p.Shown == "" {
+		p.Shown = p.Name
+	}
+	execfn := p.Shown
 	for depth := 0; ; depth++ {
 		head, err := f.head()
 		if err != nil {
@@ -63,6 +70,9 @@ func Load(p Program) (kernel.Image, error) {
 		if depth == maxScripts {
 			return kernel.Image{}, unix.ELOOP
 		}
+		if p.Hidden {
+			return kernel.Image{}, unix.ENOENT
+		}
 		interp, arg, err := parseScript(head)
 		if err != nil {
 			return kernel.Image{}, err
@@ -71,11 +81,11 @@ func Load(p Program) (kernel.Image, error) {
 		if arg != "" {
 			args = append(args, arg)
 		}
-		args = append(args, p.Name)
+		args = append(args, p.Shown)
 		if len(p.Args) > 0 {
 			args = append(args, p.Args[1:]...)
 		}
-		p.Args, p.Name = args, interp
+		p.Args, p.Name, p.Shown = args, interp, interp
 		next, err := open(p, interp, false, false)
 		if err != nil {
 			return kernel.Image{}, err

@@ -206,6 +206,9 @@ func changeLimit(t *kernel.Task, g *kernel.ThreadGroup, resource uint32, l kerne
 		return unix.EPERM // fs.nr_open
 	}
 	g.Limits.Set(int(resource), l)
+	if resource == unix.RLIMIT_CPU {
+		g.Timers.LimitCPU()
+	}
 	for _, x := range g.Tasks() {
 		if _, _, mm := x.Look(); mm != nil {
 			all := g.Limits.All()

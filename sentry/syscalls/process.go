@@ -1,6 +1,8 @@
 package syscalls
 
 import (
+	"strconv"
+
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/kernel"
@@ -90,7 +92,7 @@ func clone3(t *kernel.Task, a *Args) (uintptr, error) {
 	c := cloneArgs{w(0), w(1), w(2), w(3), w(4), w(5), w(6), w(7), w(8), w(9), w(10)}
 	const intoCgroup = 0x200000000
 	switch {
-	case c.Flags&0xff != 0, c.ExitSignal > kernel.NSIG, (c.Stack == 0) != (c.StackSize == 0),
+	case c.Flags&(0xff|unix.CLONE_DETACHED) != 0, c.ExitSignal > kernel.NSIG, (c.Stack == 0) != (c.StackSize == 0),
 		c.Flags&(unix.CLONE_THREAD|unix.CLONE_PARENT) != 0 && c.ExitSignal != 0,
 		c.SetTIDSize > 0, c.Flags&intoCgroup != 0:
 		return 0, unix.EINVAL
@@ -138,7 +140,7 @@ func execve(t *kernel.Task, a *Args) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	return exec(t, t.FS().Start(), name, a.Addr(1), a.Addr(2), 0)
+	return exec(t, t.FS().Start(), name, a.Addr(1), a.Addr(2), 0, unix.AT_FDCWD)
 }
 
 func execveat(t *kernel.Task, a *Args) (uintptr, error) {
@@ -154,7 +156,7 @@ func execveat(t *kernel.Task, a *Args) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	return exec(t, start, name, a.Addr(2), a.Addr(3), flags)
+	return exec(t, start, name, a.Addr(2), a.Addr(3), flags, a.Int(0))
 }
 
 // The most that arguments and environment may take: a quarter of the stack limit
@@ -189,7 +191,7 @@ func stringList(t *kernel.Task, at memory.Addr, left *int) ([]string, error) {
 	}
 }
 
-func exec(t *kernel.Task, start vfs.Start, name string, argv, envv memory.Addr, flags int) (uintptr, error) {
+func exec(t *kernel.Task, start vfs.Start, name string, argv, envv memory.Addr, flags, dirfd int) (uintptr, error) {
 	left := int(min(t.Limit(unix.RLIMIT_STACK)/4, 6<<20))
 	left = max(left, maxArgLen)
 	args, err := stringList(t, argv, &left)
@@ -200,7 +202,16 @@ func exec(t *kernel.Task, start vfs.Start, name string, argv, envv memory.Addr, 
 	if err != nil {
 		return 0, err
 	}
+	shown, hidden := "", false
+	if dirfd != unix.AT_FDCWD && (name == "" || name[0] != '/') {
+		shown = "/dev/fd/" + strconv.Itoa(dirfd)
+		if name != "" {
+			shown += "/" + name
+		}
+		hidden, _ = t.FDs().Cloexec(dirfd)
+	}
 	img, err := loader.Load(loader.Program{
+		Shown: shown, Hidden: hidden,
 		Kernel: t.Kernel(), Context: t, Start: start, Name: name, Args: args, Env: env,
 		Limits: t.Group().Limits.All(), Personality: t.Personality.Load(),
 		NoFollow: flags&unix.AT_SYMLINK_NOFOLLOW != 0, Empty: flags&unix.AT_EMPTY_PATH != 0,

@@ -155,7 +155,7 @@ func (d *Description) Seek(ctx Context, off int64, whence int) (int64, error) {
 	if d.Flags()&unix.O_PATH != 0 {
 		return 0, unix.EBADF
 	}
-	if !d.placed {
+	if _, own := d.file.(Seeker); !d.placed && !own {
 		return 0, unix.ESPIPE
 	}
 	d.posMu.Lock()

@@ -38,6 +38,8 @@ func (f *File) Count() uint64 {
 }
 
 // Stream implements vfs.Stream.
+func (f *File) Stream() {}
+
 func (f *File) Seek(_ vfs.Context, pos, _ int64, _ int) (int64, error) { return pos, nil }
 
 // Queue implements vfs.File.

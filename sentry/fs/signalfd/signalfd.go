@@ -35,6 +35,8 @@ func (f *File) SetMask(mask kernel.SigSet) {
 // Mask is for /proc/PID/fdinfo.
 func (f *File) Mask() kernel.SigSet { return kernel.SigSet(f.mask.Load()) }
 
+func (f *File) Stream() {}
+
 // Seek does nothing (fs/read_write.c, noop_llseek).
 func (f *File) Seek(_ vfs.Context, pos, _ int64, _ int) (int64, error) { return pos, nil }
 

@@ -55,6 +55,8 @@ func (f *File) Set(value, interval time.Duration, absolute bool) (left, old time
 // Left is the time to the next expiry, and the interval.
 func (f *File) Left() (left, interval time.Duration) { return f.timer.Left() }
 
+func (f *File) Stream() {}
+
 // Seek does nothing (fs/read_write.c, noop_llseek).
 func (f *File) Seek(_ vfs.Context, pos, _ int64, _ int) (int64, error) { return pos, nil }
 
