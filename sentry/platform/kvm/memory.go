@@ -43,9 +43,10 @@ const (
 // keeps what it derived from a table until it is told. So a page that was a
 // table is used again only after flush.
 type guestMemory struct {
-	vm       *kvm.VM
-	own      []byte
-	notifier *notifier // nil: mprotect has to do
+	vm        *kvm.VM
+	own       []byte
+	notifier  *notifier  // nil: mprotect has to do,
+	protectMu sync.Mutex // one at a time
 
 	mu       sync.Mutex
 	next     uint64   // first page of own never used

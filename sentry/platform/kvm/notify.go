@@ -22,9 +22,9 @@ const (
 )
 
 type (
-	uffdAPIArg      struct{ api, features, ioctls uint64 }
-	uffdRegisterArg struct{ start, size, mode, ioctls uint64 }
-	uffdProtectArg  struct{ start, size, mode uint64 }
+	uffdAPIArg      struct{ api, features, _ uint64 }
+	uffdRegisterArg struct{ start, size, mode, _ uint64 }
+	uffdProtectArg  struct{ start, size, _ uint64 } // mode 0
 )
 
 // newNotifier may fail, on a kernel without userfaultfd: then touch uses mprotect.

@@ -66,6 +66,9 @@ func (t *thread) probeCalls(c *platform.Context, as *addressSpace, n int) (time.
 			return 0, err
 		}
 		exit, err := v.VCPU.Run()
+		for exit == kvm.ExitInterrupted && err == nil { // Go's runtime sends signals too
+			exit, err = v.VCPU.Run()
+		}
 		if err != nil {
 			return 0, err
 		}

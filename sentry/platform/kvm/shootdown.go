@@ -96,5 +96,13 @@ func (m *guestMemory) touch(r run) bool {
 	case m.notifier.notify(b):
 		return true
 	}
+	m.protectMu.Lock()
+	defer m.protectMu.Unlock()
 	return unix.Mprotect(b, unix.PROT_WRITE) == nil && unix.Mprotect(b, unix.PROT_READ|unix.PROT_WRITE) == nil
+}
+
+// settle returns when no protection is other than it should be.
+func (m *guestMemory) settle() {
+	m.protectMu.Lock()
+	defer m.protectMu.Unlock()
 }

@@ -21,6 +21,7 @@ type thread struct {
 	rax      uint64         // what the application would find in RAX now
 	reload   bool           // the vCPU's general registers are not the application's
 	stepping bool
+	absent   bool // the last KVM_RUN found no page
 	locked   bool // to the OS thread
 
 	// crew is the runner that has the vCPU, if it is not out.
@@ -131,6 +132,9 @@ func (t *thread) decode(exit kvm.Exit, err error, c *platform.Context) (platform
 	v := t.v
 	if err != nil {
 		return t.broken(c, err)
+	}
+	if exit != kvm.ExitMemoryFault {
+		t.absent = false
 	}
 	switch exit {
 	case kvm.ExitIO:
@@ -263,10 +267,15 @@ func (t *thread) interrupted(c *platform.Context) (platform.Event, error) {
 
 // broken is a KVM_RUN that failed. EFAULT is a page that the host cannot give,
 // behind the end of a file that was cut: Linux sends SIGBUS. The address is not
-// told; the instruction's is better than none.
+// told; the instruction's is better than none. Once is not enough: a shootdown
+// may have had the page between two protections (guestMemory.touch).
 func (t *thread) broken(c *platform.Context, err error) (platform.Event, error) {
 	if !isFault(err) {
 		return platform.Event{}, err
+	}
+	if t.absent = !t.absent; t.absent {
+		t.p.mem.settle()
+		return platform.Event{}, nil
 	}
 	if _, err := t.v.fetch(c); err != nil {
 		return platform.Event{}, err
