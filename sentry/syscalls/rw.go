@@ -3,8 +3,10 @@ package syscalls
 import (
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/fs/devpts"
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/memory"
+	"bulkhead/sentry/net/socket"
 	"bulkhead/sentry/platform"
 	"bulkhead/sentry/vfs"
 )
@@ -109,7 +111,12 @@ func (x *transfer) some(t *kernel.Task, b memory.Buffers) (int, error) {
 	}
 	err := try()
 	if err == unix.EAGAIN && !x.nonblock {
-		err = t.Wait(x.d.Queue(), mask, false, 0, try)
+		late := func() error {
+			n, err := x.d.File().(devpts.Timed).ReadLate(t, b)
+			done += n
+			return err
+		}
+		err = x.wait(t, mask, try, late)
 	}
 	if err == unix.EPIPE && x.write {
 		pipeSignal(t)
@@ -118,6 +125,43 @@ func (x *transfer) some(t *kernel.Task, b memory.Buffers) (int, error) {
 		return done, nil
 	}
 	return done, err
+}
+
+// wait sleeps until try goes through, or the file's own patience ends: a
+// socket's SO_RCVTIMEO, or a terminal's VTIME, which starts anew with each byte.
+func (x *transfer) wait(t *kernel.Task, mask vfs.Events, try, late func() error) error {
+	switch f := x.d.File().(type) {
+	case socket.Socket:
+		limit, send := f.Timeouts()
+		if x.write {
+			limit = send
+		}
+		return timedOut(t.Wait(x.d.Queue(), mask, false, timeout(t, limit), try), limit != 0)
+	case devpts.Timed:
+		if !x.write {
+			return waitTimed(t, f, x.d.Queue(), mask, try, late)
+		}
+	}
+	return t.Wait(x.d.Queue(), mask, false, 0, try)
+}
+
+func waitTimed(t *kernel.Task, f devpts.Timed, q *vfs.Queue, mask vfs.Events, try, late func() error) error {
+	c := make(chan struct{}, 1)
+	w := vfs.NewWaiter(mask, c)
+	q.Add(w)
+	defer q.Remove(w)
+	for {
+		if err := try(); err != unix.EAGAIN {
+			return err
+		}
+		switch err := t.BlockUntil(c, timeout(t, f.ReadTimeout())); err {
+		case nil:
+		case unix.ETIMEDOUT:
+			return late()
+		default:
+			return err
+		}
+	}
 }
 
 // pipeSignal sends SIGPIPE to the thread that wrote.
