@@ -24,6 +24,7 @@ import (
 	"bulkhead/runtime/agent"
 	"bulkhead/sentry/fs/devpts"
 	"bulkhead/sentry/fs/gofer"
+	"bulkhead/sentry/fs/sys"
 	"bulkhead/sentry/gofer/wire"
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/memory"
@@ -55,6 +56,7 @@ type sandbox struct {
 	started  bool
 	listener *net.UnixListener
 	cpuinfo  []byte // the host's /proc/cpuinfo
+	caches   []sys.Cache
 
 	mu    sync.Mutex
 	procs map[int32]*process // started from outside, not yet waited for

@@ -9,6 +9,7 @@ import (
 	"bulkhead/sentry/fs/dev"
 	"bulkhead/sentry/fs/devpts"
 	"bulkhead/sentry/fs/pipe"
+	"bulkhead/sentry/fs/sys"
 	"bulkhead/sentry/vfs"
 )
 
@@ -72,6 +73,16 @@ func (s *sandbox) device(d specs.LinuxDevice) error {
 	return vfs.Chown(ctx, p, uid, gid)
 }
 
-// mountCgroup shows the container's control group as an empty, read-only
-// directory: sysfs has the limits (see mountAll).
-func (s *sandbox) mountCgroup(m specs.Mount, flags vfs.MountFlags) error { return nil }
+// mountCgroup shows the container's limits in the layout of cgroup v2.
+func (s *sandbox) mountCgroup(m specs.Mount, flags vfs.MountFlags) error {
+	at, err := s.mountPoint(m.Destination, false)
+	if err != nil {
+		return err
+	}
+	fs := sys.NewCgroup(s.kernel, func() sys.Limits {
+		l := s.config.Limits
+		const period = 100_000 // microseconds
+		return sys.Limits{Memory: uint64(max(l.Memory, 0)), Pids: l.Pids, Quota: int64(l.CPUs * period), Period: period}
+	})
+	return s.ns.Mount(vfs.SentryContext(), at, fs, vfs.MountOptions{Flags: flags | unix.MS_RDONLY, Source: "cgroup"})
+}

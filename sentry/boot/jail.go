@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/runtime/agent"
+	"bulkhead/sentry/fs/sys"
 	"bulkhead/sentry/jail"
 	"bulkhead/sentry/loader"
 	"bulkhead/sentry/seccomp"
@@ -17,6 +18,7 @@ import (
 func (s *sandbox) leaveHost() (err error) {
 	loader.Prepare()
 	s.cpuinfo, _ = os.ReadFile("/proc/cpuinfo")
+	s.caches = sys.HostCaches()
 	if s.listener, err = agent.Listener(agent.ControlFD); err != nil {
 		return err
 	}

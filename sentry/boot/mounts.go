@@ -11,6 +11,7 @@ import (
 
 	"bulkhead/sentry/fs/devpts"
 	"bulkhead/sentry/fs/proc"
+	"bulkhead/sentry/fs/sys"
 	"bulkhead/sentry/fs/tmpfs"
 	"bulkhead/sentry/syscalls"
 	"bulkhead/sentry/vfs"
@@ -106,12 +107,16 @@ func (s *sandbox) makers() map[string]func(data string) (vfs.FileSystem, error) 
 	}
 	return map[string]func(string) (vfs.FileSystem, error){
 		"tmpfs": tmp, "shm": tmp, "ramfs": tmp,
-		"mqueue": named("mqueue"), "sysfs": named("sysfs"),
+		"mqueue": named("mqueue"),
+		"sysfs": func(string) (vfs.FileSystem, error) {
+			return sys.New(sys.Config{Kernel: s.kernel, Caches: s.caches, HugePages: s.plat.Private()}), nil
+		},
 		"proc": func(data string) (vfs.FileSystem, error) {
 			c := proc.Config{
 				Kernel: s.kernel, OSRelease: syscalls.Release, OSVersion: syscalls.Version, CPUInfo: s.cpuinfo,
-				Filesystems: []string{"nodev\tsysfs", "nodev\ttmpfs", "nodev\tproc", "nodev\tdevpts", "nodev\tmqueue", "nodev\toverlay"},
+				Filesystems: []string{"nodev\tsysfs", "nodev\tcgroup2", "nodev\ttmpfs", "nodev\tproc", "nodev\tdevpts", "nodev\tmqueue", "nodev\toverlay"},
 			}
+			c.NetUnix = s.kernel.World.(*syscalls.World).Names.Table
 			return proc.New(c), nil
 		},
 		"devpts": func(data string) (vfs.FileSystem, error) {

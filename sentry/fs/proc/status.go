@@ -209,7 +209,7 @@ func stat(fs *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
 	nums := []any{
 		t.TID(), g.PPID(), jobs.ID(), session.ID(), tty, foreground, 0x400000,
 		faults, 0, 0, 0, ticks(user), ticks(sys), ticks(cuser), ticks(csys),
-		priority(t), t.Nice.Load(), len(g.Tasks()), 0, ticks(t.StartTime), z.Virtual, z.Resident / pageSize,
+		priority(t), t.Nice.Load(), len(g.Tasks()), 0, ticks(fs.sinceBoot(t)), z.Virtual, z.Resident / pageSize,
 		g.Limits.Get(unix.RLIMIT_RSS).Cur, uint64(at.codeStart), uint64(at.codeEnd), uint64(stack), 0, 0,
 		uint64(pending) & low, uint64(blocked) & low, uint64(ignored) & low, uint64(caught) & low,
 		0, 0, 0, int(unix.SIGCHLD), fs.cpuOf(t), realTime(t), t.Policy.Load(), 0, 0, 0,
@@ -221,6 +221,13 @@ func stat(fs *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
 		b = fmt.Appendf(b, " %d", n)
 	}
 	return append(b, '\n'), nil
+}
+
+// sinceBoot is when t started in the container's own time, which /proc/uptime
+// counts.
+func (fs *FileSystem) sinceBoot(t *kernel.Task) time.Duration {
+	c := fs.Kernel.Clock
+	return max(t.StartTime-(c.Boottime()-c.Uptime()), 0)
 }
 
 func realTime(t *kernel.Task) int32 {

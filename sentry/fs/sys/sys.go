@@ -148,12 +148,10 @@ func (b *builder) caches(d *kernfs.Dir, cpu int) {
 		last = max(last, c["level"])
 	}
 	for i, c := range b.cfg.Caches {
-		files := map[string]string{"shared_cpu_list": strconv.Itoa(cpu), "shared_cpu_map": mask(cpu, cpu+1)}
+		files := maps.Clone(c)
+		files["id"], files["shared_cpu_list"], files["shared_cpu_map"] = strconv.Itoa(cpu), strconv.Itoa(cpu), mask(cpu, cpu+1)
 		if c["level"] == last && last > "2" {
-			files["shared_cpu_list"], files["shared_cpu_map"] = list(b.n), mask(0, b.n)
-		}
-		for k, v := range c {
-			files[k] = v
+			files["id"], files["shared_cpu_list"], files["shared_cpu_map"] = "0", list(b.n), mask(0, b.n)
 		}
 		b.text(d.Sub("index"+strconv.Itoa(i)), files)
 	}
