@@ -94,5 +94,10 @@ func TestReopen(t *testing.T) {
 	if n, err := r.Read(ctx, bufs(b)); n != 0 || err != nil {
 		t.Errorf("read at the end: %d %v", n, err)
 	}
+	again, err := vfs.OpenPath(ctx, r.Path(), unix.O_RDONLY) // with no writer left
+	if err != nil || !again.File().(vfs.SlowOpen).Opened() || again.Ready(vfs.EventIn) != vfs.EventHup {
+		t.Errorf("opened again at the end: %v", err)
+	}
+	again.Unref()
 	r.Unref()
 }

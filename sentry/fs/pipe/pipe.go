@@ -63,7 +63,7 @@ func New(ctx vfs.Context, flags int) (r, w *vfs.Description) {
 	p := newPipe()
 	p.readers, p.writers, p.rOpens, p.wOpens = 1, 1, 1, 1
 	i := vfs.NewAnonInode(ctx, unix.S_IFIFO|0o600, func(_ vfs.Context, _ vfs.Path, flags int) (vfs.File, error) {
-		return p.open(flags)
+		return p.open(flags, true)
 	})
 	name := vfs.AnonName("pipe", i.Ino())
 	flags &= unix.O_NONBLOCK | unix.O_DIRECT
@@ -88,7 +88,7 @@ func Open(_ vfs.Context, at vfs.Path, flags int) (vfs.File, error) {
 	if p == nil {
 		p = newPipe()
 	}
-	f, err := p.open(flags)
+	f, err := p.open(flags, false)
 	if err == nil {
 		fifos.of[i] = p
 		p.released = func() { delete(fifos.of, i) }
@@ -96,19 +96,20 @@ func Open(_ vfs.Context, at vfs.Path, flags int) (vfs.File, error) {
 	return f, err
 }
 
-// open is fifo_open (fs/pipe.c).
-func (p *Pipe) open(flags int) (*File, error) {
+// open is fifo_open (fs/pipe.c). anon: opening a pipe again through
+// /proc/PID/fd waits for nobody.
+func (p *Pipe) open(flags int, anon bool) (*File, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	f := &File{p: p}
+	f := &File{p: p, anon: anon}
 	switch flags & unix.O_ACCMODE {
 	case unix.O_RDONLY:
 		f.read, f.seen = true, p.wOpens
-		if p.writers > 0 {
-			f.seen-- // somebody is there
+		if p.writers > 0 || anon {
+			f.seen-- // somebody is or was there
 		}
 	case unix.O_WRONLY:
-		if p.readers == 0 && flags&unix.O_NONBLOCK != 0 {
+		if p.readers == 0 && flags&unix.O_NONBLOCK != 0 && !anon {
 			return nil, unix.ENXIO
 		}
 		f.write, f.seen = true, p.rOpens
