@@ -19,7 +19,7 @@ func (s *sandbox) choosePlatform() (err error) {
 		return err
 	}
 	s.why = report.Reason
-	s.log.Info("platform", "name", report.Chosen, "reason", report.Reason)
+	s.log.Info("platform", "name", report.Chosen, "reason", report.Reason, "measured", report.Costs)
 	return nil
 }
 
