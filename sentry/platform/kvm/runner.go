@@ -34,6 +34,12 @@ const (
 	enough   = 3
 	patience = 150 * time.Microsecond
 
+	// worthwhile is how many calls a runner must have saved an exit before one of
+	// the two sides got tired, to be taken on again at once. Otherwise it takes
+	// twice as many quick calls as the last time, up to tooMany.
+	worthwhile = 32
+	tooMany    = 100
+
 	// yieldAfter is how long a watcher keeps other goroutines of its P waiting.
 	yieldAfter = 10 * time.Microsecond
 )
@@ -92,7 +98,7 @@ func (r *runner) linger() {
 }
 
 // hot says that a runner would pay.
-func (t *thread) hot() bool { return t.quick >= enough && !t.stepping && !t.p.pinned }
+func (t *thread) hot() bool { return t.quick >= enough+t.need && !t.stepping && !t.p.pinned }
 
 // judge looks at an event that came by an exit.
 func (t *thread) judge(ev platform.Event, start time.Time) {
@@ -106,12 +112,24 @@ func (t *thread) judge(ev platform.Event, start time.Time) {
 	}
 }
 
+// settle judges a runner's work when one side got tired of waiting: the other did not
+// get a CPU, or the application computes, or its calls take long.
+func (t *thread) settle() {
+	if t.served >= worthwhile {
+		t.need, t.quick = 0, enough
+	} else {
+		t.need, t.quick = min(2*t.need+enough, tooMany), 0
+	}
+	t.served = 0
+}
+
 // watch waits for the vCPU that a runner has: for a call in the slot, or for its exit.
 func (t *thread) watch(c *platform.Context) (platform.Event, error) {
 	v := t.v
 	var start, yielded time.Time
 	for i := 1; ; i++ {
 		if v.slot.state.Load() == posted {
+			t.served++
 			return t.call(c), nil
 		}
 		if v.out.Load() {
@@ -127,7 +145,7 @@ func (t *thread) watch(c *platform.Context) (platform.Event, error) {
 		case start.IsZero():
 			start, yielded = now, now
 		case now.Sub(start) > patience:
-			t.quick = 0
+			t.settle()
 			t.wait()
 		case now.Sub(yielded) > yieldAfter:
 			runtime.Gosched()

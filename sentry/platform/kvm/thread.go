@@ -25,8 +25,10 @@ type thread struct {
 	locked   bool // to the OS thread
 
 	// crew is the runner that has the vCPU, if it is not out.
-	crew  *runner
-	quick int // calls in a row that came soon after the last
+	crew   *runner
+	quick  int // calls in a row that came soon after the last
+	need   int // of them for a runner, beyond enough: fewer runs paid
+	served int // calls that the runner saved an exit
 
 	// Interrupt sets intr, then looks at busy; Run sets busy, then looks at intr.
 	intr atomic.Bool
@@ -66,6 +68,7 @@ func (t *thread) Run(c *platform.Context, space platform.AddressSpace) (platform
 func (t *thread) enter(c *platform.Context, as *addressSpace) (platform.Event, error) {
 	v := t.v
 	if t.crew != nil && v.out.Load() { // the stub did not wait for so long
+		t.settle()
 		if err := t.bringOut(); err != nil {
 			return platform.Event{}, err
 		}
