@@ -72,17 +72,25 @@ func (d *dir) child(q wire.Request) (r wire.Reply, err error) {
 	return d.fs.conn.Call(&q)
 }
 
-// ask looks name up on the host.
+// ask looks name up on the host. The directories on the way that have no id yet
+// get theirs by the same request.
 func (d *dir) ask(name string) (vfs.Inode, error) {
-	r, err := d.child(wire.Request{Op: wire.Walk, Names: []string{name}, Flags: wire.WalkList})
+	id, way, names := d.route(name)
+	r, err := d.fs.conn.Call(&wire.Request{Op: wire.Walk, ID: id, Names: names, Flags: wire.WalkList})
 	if err != nil {
 		return nil, err
 	}
-	if len(r.Nodes) == 0 {
+	for j, w := range way {
+		if j >= len(r.Nodes) || keyOf(&r.Nodes[j].Attr).kind != unix.S_IFDIR {
+			return nil, unix.ESTALE // the name of a directory of ours leads elsewhere
+		}
+		w.h.set(r.Nodes[j].ID)
+	}
+	if len(r.Nodes) == len(way) {
 		d.note(r.Entries, r.End)
 		return nil, r.Stop
 	}
-	n := &r.Nodes[0]
+	n := &r.Nodes[len(way)]
 	i := d.fs.adopt(&n.Attr, n.ID, n.Target, d, name)
 	if sub, ok := i.(*dir); ok {
 		sub.note(r.Entries, r.End)
@@ -91,6 +99,26 @@ func (d *dir) ask(name string) (vfs.Inode, error) {
 	}
 	d.noteChild(name, i)
 	return i, nil
+}
+
+// route leads to name in d from the nearest directory with an id: names from
+// there, way the directories that they go through.
+func (d *dir) route(name string) (id uint32, way []*dir, names []string) {
+	names = []string{name}
+	for len(names) < wire.MaxWalk {
+		if id = d.h.get(); id != wire.NoID {
+			break
+		}
+		d.inode.mu.Lock()
+		up, own := d.parent, d.name
+		d.inode.mu.Unlock()
+		if up == nil {
+			break // a directory that was removed: the gofer says EBADF
+		}
+		way, names = append([]*dir{d}, way...), append([]string{own}, names...)
+		d = up
+	}
+	return id, way, names
 }
 
 // note keeps the entries of d, which are all if end.
@@ -229,14 +257,11 @@ func (d *dir) learnNames() bool {
 	var all []wire.Short
 	for range many {
 		r, err := d.child(q)
-		if err != nil {
+		if err != nil || !r.End && len(r.Short) == 0 {
 			return false
 		}
 		all = append(all, r.Short...)
 		if !r.End {
-			if len(r.Short) == 0 {
-				return false
-			}
 			q.Offset = r.Short[len(r.Short)-1].Cookie
 			continue
 		}

@@ -83,8 +83,14 @@ func (o *openDir) fillNames() error {
 		if r.End || len(r.Short) == 0 {
 			return nil
 		}
+		if len(o.list) > maxList {
+			return unix.EIO // it goes round in circles
+		}
 	}
 }
+
+// maxList is more than the names of any directory that fits in memory here.
+const maxList = 8 << 20
 
 // fillEntries asks for attributes as well: who lists a directory often wants
 // them next, one by one. A big directory's are not worth their memory.
@@ -108,6 +114,9 @@ func (o *openDir) fillEntries() error {
 		if r.End || len(r.Entries) == 0 {
 			o.dir.note(all, len(all) <= many)
 			return nil
+		}
+		if len(o.list) > maxList {
+			return unix.EIO
 		}
 	}
 }

@@ -180,7 +180,7 @@ func (f *file) Attr(vfs.Context) (vfs.Attr, error) {
 		return f.show(&a), err
 	}
 	defer fd.drop()
-	if !fd.writable {
+	if !fd.writable && f.fs.exclusive() {
 		if a, ok := f.cached(); ok {
 			return f.show(&a), nil
 		}

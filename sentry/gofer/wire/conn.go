@@ -22,6 +22,14 @@ type Conn struct {
 	reading  bool     // somebody is in recvmsg
 	released []uint32 // ids that the next request takes along
 	err      error    // why the connection is of no more use
+	sent     uint64
+}
+
+// Calls is how many requests were sent that have a reply.
+func (c *Conn) Calls() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent
 }
 
 type call struct {
@@ -121,6 +129,7 @@ func (c *Conn) enter(q *Request, w *call) error {
 	}
 	q.Tag, q.Released = c.tag, c.takeReleasedLocked()
 	c.calls[q.Tag] = w
+	c.sent++
 	return nil
 }
 
