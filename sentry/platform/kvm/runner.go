@@ -38,7 +38,7 @@ const (
 	// the two sides got tired, to be taken on again at once. Otherwise it takes
 	// twice as many quick calls as the last time, up to tooMany.
 	worthwhile = 32
-	tooMany    = 100
+	tooMany    = 30
 
 	// yieldAfter is how long a watcher keeps other goroutines of its P waiting.
 	yieldAfter = 10 * time.Microsecond
