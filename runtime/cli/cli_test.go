@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"bulkhead/runtime/container"
+	"bulkhead/runtime/state"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
@@ -311,5 +313,15 @@ func TestListShowsRemains(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(root); len(left) != 0 {
 		t.Errorf("left: %v", left)
+	}
+
+	// docker keeps runc's containers beside ours.
+	os.Mkdir(filepath.Join(root, "runcs"), 0o700)
+	os.WriteFile(filepath.Join(root, "runcs", "state.json"), []byte(`{"id":"runcs","init_process_pid":1}`), 0o600)
+	if err := a.rt.Delete(context.Background(), "runcs", true); !errors.Is(err, state.ErrForeign) {
+		t.Errorf("delete of another runtime's: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "runcs", "state.json")); err != nil {
+		t.Error(err)
 	}
 }

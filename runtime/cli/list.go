@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -65,13 +66,14 @@ func (a *app) list() *cobra.Command {
 			}
 			rows := []row{}
 			for _, id := range ids {
-				if quiet {
+				switch c, err := a.rt.Open(id); {
+				case quiet && !errors.Is(err, state.ErrForeign):
 					fmt.Println(id)
-					continue
-				}
-				if c, err := a.rt.Open(id); err == nil {
+				case err == nil:
 					rows = append(rows, describe(c))
-				} else {
+				case errors.Is(err, state.ErrForeign):
+					a.log.Debug("not ours", "container", id, "err", err)
+				default:
 					// The remains of a creation that was cut off, or removed meanwhile.
 					a.log.Warn("state cannot be read; delete --force removes it", "container", id, "err", err)
 					rows = append(rows, row{ID: id, Status: specs.StateStopped})

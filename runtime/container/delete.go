@@ -35,6 +35,9 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	}
 	defer dir.Unlock()
 	s, err := dir.Load()
+	if errors.Is(err, state.ErrForeign) {
+		return err
+	}
 	if err != nil {
 		if !force {
 			return fmt.Errorf("%w; delete --force removes it", err)

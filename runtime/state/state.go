@@ -41,6 +41,10 @@ var (
 	ErrExist    = errors.New("container with given ID already exists")
 )
 
+// ErrForeign says that another program, or a newer version of this one, keeps its
+// state there: docker gives all its runtimes one root.
+var ErrForeign = errors.New("not a state of this program's")
+
 // State is state.json.
 type State struct {
 	Version    int                  `json:"version"`
@@ -204,7 +208,7 @@ func (d *Dir) Load() (*State, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if s.Version != version {
-		return nil, fmt.Errorf("%s: has version %d, this program knows %d", path, s.Version, version)
+		return nil, fmt.Errorf("%s: has version %d, this program knows %d: %w", path, s.Version, version, ErrForeign)
 	}
 	return s, nil
 }

@@ -93,7 +93,7 @@ func TestLoadRefuses(t *testing.T) {
 	}
 	defer d.Unlock()
 	for _, row := range []struct{ data, want string }{
-		{"", "unexpected end"}, {"{", "unexpected end"}, {`{"version":99}`, "has version 99"}, {`{"version":"x"}`, "cannot unmarshal"},
+		{"", "unexpected end"}, {"{", "unexpected end"}, {`{"version":99}`, "has version 99"}, {`{"id":"of runc's"}`, "not a state of this program's"}, {`{"version":"x"}`, "cannot unmarshal"},
 	} {
 		if err := os.WriteFile(filepath.Join(d.Path, stateFile), []byte(row.data), 0o600); err != nil {
 			t.Fatal(err)
