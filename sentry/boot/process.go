@@ -64,6 +64,9 @@ func (s *sandbox) prepare(p *specs.Process, terminal bool, files []*os.File) (*p
 		return nil, err
 	}
 	proc.task = t
+	withHome := *p
+	withHome.Env = s.withHome(p.Env, p.User.UID)
+	p = &withHome
 	if p.OOMScoreAdj != nil {
 		t.Group().OOMScoreAdj.Store(int32(*p.OOMScoreAdj))
 	}
