@@ -111,7 +111,8 @@ func (s *Space) resolve(ar *area, v uint64, write bool) error {
 // copiesSoon says that a private file map is better copied at the first load
 // than shown and replaced at the first store.
 func (s *Space) copiesSoon(ar *area) bool {
-	return s.a.private && ar.prot&platform.Write != 0 && ar.size()/PageSize <= 4*s.tuning().copies
+	return s.a.private && ar.prot&platform.Write != 0 && ar.size()/PageSize <= 4*s.tuning().copies &&
+		isProgram(ar.obj)
 }
 
 // show makes the platform map b's pages at v. A platform that has no room any
@@ -315,6 +316,9 @@ func (s *Space) copyRun(v, hi uint64) error {
 
 // copyObject gives the space private copies of the object's pages around v.
 func (s *Space) copyObject(ar *area, v uint64) error {
+	if !isProgram(ar.obj) {
+		return s.copyIn(ar, v, v+1)
+	}
 	lo, hi := s.around(ar, v, copyWindow)
 	lo = s.holeStart(v, lo)
 	hi = v + s.table.holes(v, hi)

@@ -16,6 +16,7 @@ const smallWindow = 16
 // arena's region: the page cache is the host's, shared with everybody there. It
 // implements Mappable.
 type HostFile struct {
+	programMark
 	a        *Arena
 	writable bool
 	size     func() (uint64, error)

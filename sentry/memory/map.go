@@ -70,10 +70,8 @@ func (s *Space) mapLocked(r MapRequest) (Addr, error) {
 	if err != nil {
 		return 0, err
 	}
-	if f, ok := r.Object.(hostMapped); ok {
-		if err := s.prepare(f, r); err != nil {
-			return 0, err
-		}
+	if err := s.prepare(r); err != nil {
+		return 0, err
 	}
 	ar := newArea(at, r)
 	if err := s.mayGrow(ar, at); err != nil {
@@ -97,8 +95,16 @@ type hostMapped interface {
 
 // prepare asks the host whether it can map the file, and has the text of a
 // program copied where that is cheaper to fault in.
-func (s *Space) prepare(f hostMapped, r MapRequest) error {
-	if s.a.private && !r.Shared && r.Prot&platform.Exec != 0 && s.a.plenty() {
+func (s *Space) prepare(r MapRequest) error {
+	runs := !r.Shared && r.Prot&platform.Exec != 0
+	if o, ok := aheadOf(r.Object); ok && runs {
+		o.program().Store(true)
+	}
+	f, ok := r.Object.(hostMapped)
+	switch {
+	case !ok:
+		return nil
+	case runs && s.a.private && s.a.plenty():
 		return f.run()
 	}
 	return f.probe(r.Offset)
@@ -284,7 +290,7 @@ func (s *Space) eager(ar *area, populate bool) (next Addr) {
 			s.fill(ar, lo, hi)
 		}
 	case ar.private() && ar.prot&platform.Write != 0:
-		if pages <= s.tuning().copies || populate {
+		if pages <= s.tuning().copies && isProgram(ar.obj) || populate {
 			s.copyIn(ar, lo, hi)
 		}
 	case populate || ar.is(internal) && pages <= s.tuning().eager:

@@ -1,6 +1,8 @@
 package memory
 
 import (
+	"sync/atomic"
+
 	"bulkhead/sentry/platform"
 )
 
@@ -39,6 +41,26 @@ type ahead interface {
 
 	// present says that pagesAhead would make nothing at off.
 	present(off uint64) bool
+
+	program() *programMark
+}
+
+var (
+	_ ahead = (*Object)(nil)
+	_ ahead = (*HostFile)(nil)
+)
+
+// programMark marks a file that was mapped privately to be executed: an ELF file.
+// Only of these are private copies made ahead of need. Of other files a private
+// mapping shows what is written to them until it stores itself, as on Linux,
+// where POSIX would let it show either.
+type programMark struct{ atomic.Bool }
+
+func (p *programMark) program() *programMark { return p }
+
+func isProgram(m Mappable) bool {
+	o, ok := aheadOf(m)
+	return ok && o.program().Load()
 }
 
 // Indirect is a Mappable that passes on to another, which may change (a file

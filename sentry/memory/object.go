@@ -15,6 +15,7 @@ const MaxObject = math.MaxInt64 &^ (PageSize - 1)
 // shared anonymous memory. It implements Mappable. NewObject's caller holds the
 // first reference; the last Unref frees the pages.
 type Object struct {
+	programMark
 	a    *Arena
 	refs atomic.Int64
 
