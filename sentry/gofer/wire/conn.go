@@ -216,8 +216,11 @@ func (c *Conn) deliver(b []byte, fd int) error {
 	if err != nil {
 		return err
 	}
-	if want := layouts[w.op].fd && r.Errno == 0; want != (fd >= 0) {
-		return fmt.Errorf("gofer: reply to %v with descriptor %d, errno %d", w.op, fd, r.Errno)
+	switch want := layouts[w.op].fd && r.Errno == 0; {
+	case !want && fd >= 0:
+		return fmt.Errorf("gofer: reply to %v with a descriptor", w.op)
+	case want && fd < 0: // it was dropped on the way into a full table
+		r = Reply{Tag: r.Tag, Errno: unix.EMFILE}
 	}
 	r.FD = fd
 	c.mu.Lock()

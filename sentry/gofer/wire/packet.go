@@ -39,8 +39,9 @@ func Send(fd int, b []byte, pass int) error {
 	}
 }
 
-// Receive takes a packet into b, and its descriptor or -1. io.EOF says that the
-// other end has gone. flags are recvmsg's.
+// Receive takes a packet into b, and its descriptor or -1, also if the process
+// has no room for it (EMFILE). io.EOF says that the other end has gone. flags
+// are recvmsg's.
 func Receive(fd int, b []byte, flags int) (n, pass int, err error) {
 	oob := make([]byte, controlSize)
 	var oobn, got int
@@ -62,7 +63,7 @@ func Receive(fd int, b []byte, flags int) (n, pass int, err error) {
 	if n == 0 && pass < 0 {
 		return 0, -1, io.EOF
 	}
-	if got&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+	if got&unix.MSG_TRUNC != 0 || got&unix.MSG_CTRUNC != 0 && pass >= 0 {
 		if pass >= 0 {
 			unix.Close(pass)
 		}
