@@ -1,6 +1,9 @@
 package gofer
 
 import (
+	"slices"
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/gofer/wire"
@@ -48,13 +51,57 @@ func (o *openDir) fill(ctx vfs.Context) error {
 		}
 	}
 	o.add("..", up, unix.DT_DIR)
-	o.dir.mu.Lock()
-	plain := o.dir.complete || !o.dir.fs.exclusive()
-	o.dir.mu.Unlock()
-	if plain {
+	complete, local := o.dir.local()
+	switch {
+	case local != nil:
+		o.list = append(o.list, local...)
+		return nil
+	case complete, !o.dir.fs.exclusive():
 		return o.fillNames()
 	}
 	return o.fillEntries()
+}
+
+// local says whether all names are known, and lists them if all that a list tells is.
+func (d *dir) local() (complete bool, list []vfs.Dirent) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.complete {
+		return false, nil
+	}
+	list = make([]vfs.Dirent, 0, len(d.names))
+	for name, h := range d.names {
+		e, ok := h.dirent()
+		if !ok {
+			return true, nil
+		}
+		e.Name = name
+		list = append(list, e)
+	}
+	slices.SortFunc(list, func(a, b vfs.Dirent) int { return strings.Compare(a.Name, b.Name) })
+	for i := range list {
+		list[i].Off = int64(i) + 3 // behind "." and ".."
+	}
+	return true, list
+}
+
+// dirent is what a list tells of what h knows.
+func (h *hint) dirent() (e vfs.Dirent, ok bool) {
+	if h == nil {
+		return e, false
+	}
+	if h.attr != nil {
+		return vfs.Dirent{Ino: h.attr.Ino, Type: uint8(h.attr.Mode >> 12)}, true // IFTODT
+	}
+	i := h.ahead
+	if h.child != nil {
+		i = h.child.get()
+	}
+	if i == nil {
+		return e, false
+	}
+	b := inodeOf(i)
+	return vfs.Dirent{Ino: b.ino(), Type: uint8(b.kind >> 12)}, true
 }
 
 func (i *inode) ino() uint64 {
