@@ -208,7 +208,8 @@ func (p *ProcessGroup) orphanedLocked(ignore *ThreadGroup) bool {
 		if g == ignore || g.dead || g.parent == nil || g.parent.jobs == nil {
 			continue
 		}
-		if g.parent.jobs != p && g.parent.jobs.session == p.session && g.parent != p.session.k.init {
+		// A container's init may be a shell with jobs; Linux excepts only the host's.
+		if g.parent.jobs != p && g.parent.jobs.session == p.session {
 			return false
 		}
 	}
