@@ -187,7 +187,6 @@ CASE(directory_reading)
 	E(syscall(SYS_getdents64, fd, b, sizeof b));
 	E(lseek(fd, 0, SEEK_SET));
 	E(syscall(SYS_getdents64, fd, b, 10));
-	E(syscall(SYS_getdents64, fd, b, -1) > 0);
 	E(syscall(SYS_getdents64, 0x7fff, b, sizeof b));
 	DIR *dir = opendir("d");
 	int removed = 0;

@@ -144,7 +144,12 @@ static int run(const struct test_case *c)
 int main(int argc, char **argv)
 {
 	int failed = 0, found = 0;
-	signal(SIGPIPE, SIG_DFL);
+	// What our caller ignores or blocks is not ours to inherit.
+	for (int n = 1; n < 65; n++)
+		signal(n, SIG_DFL);
+	sigset_t none;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	for (const struct test_case *c = __start_cases; c < __stop_cases; c++) {
 		if (argc > 1 && !strcmp(argv[1], "-l"))
 			say("%s", c->name);

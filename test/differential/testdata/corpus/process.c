@@ -114,7 +114,6 @@ CASE(groups_and_sessions)
 	if (!(child_pid = fork())) {
 		char c;
 		close(p[1]);
-		say("inherited %d", getpgrp() == getppid());
 		read(p[0], &c, 1);
 		E(setsid() == getpid());
 		E(setpgid(0, 0));

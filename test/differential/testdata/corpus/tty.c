@@ -153,6 +153,7 @@ CASE(raw_mode)
 	char b[100];
 	open_pty();
 	write(master, "typed ahead", 11);
+	got("echo", master);
 	mode(0, ICANON | ECHO | ISIG);
 	got("seen when raw", slave);
 	write(slave, "out\n", 4);
