@@ -252,3 +252,32 @@ func TestFileAttachment(t *testing.T) {
 		t.Errorf("readdir of a file: %v", err)
 	}
 }
+
+// TestKernelViews: what is mounted beneath shows files, or nothing.
+func TestKernelViews(t *testing.T) {
+	c := gofertest.Dial(t, gofer.Config{
+		Root:   gofer.Mount{Source: "/", Recursive: true, ReadOnly: true},
+		Mounts: []gofer.Mount{{Source: "/proc", ReadOnly: true}},
+	})
+	for path, want := range map[string]unix.Errno{
+		"proc": 0, "sys": 0, "proc/1": unix.ENOENT, "proc/sysrq-trigger": unix.ENOENT, "sys/kernel/mm": unix.ENOENT, "dev/pts/ptmx": unix.ENOENT, "etc/passwd": 0,
+	} {
+		r := call(t, c, wire.Request{Op: wire.Walk, Names: strings.Split(path, "/"), Flags: wire.WalkList})
+		if r.Stop != want {
+			t.Errorf("%s: got %v, want %v", path, r.Stop, want)
+		}
+	}
+	id := call(t, c, wire.Request{Op: wire.Walk, Names: []string{"proc"}}).Nodes[0].ID
+	if r := call(t, c, wire.Request{Op: wire.Names, ID: id}); len(r.Short) > 0 || !r.End {
+		t.Errorf("names in /proc: %d, the end: %v", len(r.Short), r.End)
+	}
+	if r, err := c.Call(&wire.Request{Op: wire.Open, ID: id, Name: "cmdline"}); err != unix.EACCES {
+		t.Errorf("open of a file in /proc: %+v, %v", r, err)
+	}
+	if a := call(t, c, wire.Request{Op: wire.GetAttr, ID: id}).Attr; a.Mode&unix.S_IFMT != unix.S_IFDIR || a.Ino == 0 {
+		t.Errorf("attributes of /proc: %+v", a)
+	}
+	if r := call(t, c, wire.Request{Op: wire.Walk, ID: 1, Names: []string{"cpuinfo"}}); r.Stop != 0 {
+		t.Errorf("/proc as a mount of its own: %v", r.Stop)
+	}
+}

@@ -42,6 +42,13 @@ func (w *worker) walk(o *object, q *wire.Request, r *wire.Reply) error {
 		}
 		defer w.handles.drop(last)
 		dir = last
+		if dir.shut {
+			if i < len(q.Names)-1 {
+				r.Stop = unix.ENOENT
+			}
+			r.End = q.Flags&wire.WalkList != 0
+			return nil
+		}
 	}
 	if q.Flags&wire.WalkList != 0 && dir.mode&unix.S_IFMT == unix.S_IFDIR {
 		w.listSmall(dir, r, min(budget, smallList))
@@ -66,7 +73,7 @@ func (w *worker) node(dir *object, fd int, flags uint32) (wire.Node, error) {
 		}
 	}
 	if a.Mode&unix.S_IFMT == unix.S_IFDIR || flags&wire.WalkIDs != 0 {
-		n.ID = w.handles.add(fd, a.Mode, dir.tree)
+		n.ID = w.handles.add(fd, &a, dir.tree)
 	} else {
 		unix.Close(fd)
 	}

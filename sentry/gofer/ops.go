@@ -57,6 +57,9 @@ func (w *worker) handle(q *wire.Request, r *wire.Reply) error {
 	if op.writes && o.tree.ReadOnly {
 		return unix.EROFS
 	}
+	if o.shut {
+		return shutAnswer(o, q, r)
+	}
 	return op.serve(w, o, q, r)
 }
 
@@ -139,6 +142,6 @@ func (w *worker) adopt(o *object, fd int, r *wire.Reply) (err error) {
 		unix.Close(fd)
 		return err
 	}
-	r.ID = w.handles.add(fd, r.Attr.Mode, o.tree)
+	r.ID = w.handles.add(fd, &r.Attr, o.tree)
 	return nil
 }

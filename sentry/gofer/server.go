@@ -24,6 +24,7 @@ type attachment struct {
 	Mount
 	fd   int // of the detached copy of its mounts
 	attr wire.Attr
+	devs sync.Map // of mounts beneath that show what is in them
 }
 
 func (a *attachment) flags() uint32 {
@@ -45,7 +46,8 @@ type object struct {
 	fd   int // O_PATH
 	mode uint32
 	tree *attachment
-	refs int // under handles.mu: the id's and one of each request that uses it
+	shut bool // a directory that shows nothing; see shut.go
+	refs int  // under handles.mu: the id's and one of each request that uses it
 }
 
 // path leads to the object itself, from the directory that the process is in
@@ -60,10 +62,11 @@ type handles struct {
 	free []uint32
 }
 
-func (h *handles) add(fd int, mode uint32, tree *attachment) uint32 {
+func (h *handles) add(fd int, a *wire.Attr, tree *attachment) uint32 {
+	shut := tree.shut(fd, a)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	o := &object{fd: fd, mode: mode, tree: tree, refs: 1}
+	o := &object{fd: fd, mode: a.Mode, tree: tree, shut: shut, refs: 1}
 	if n := len(h.free); n > 0 {
 		o.id, h.free = h.free[n-1], h.free[:n-1]
 		h.byID[o.id] = o
@@ -138,7 +141,7 @@ func newServer(mounts []Mount, log *slog.Logger) (*server, error) {
 			return nil, err
 		}
 		s.trees = append(s.trees, a)
-		s.handles.add(a.fd, a.attr.Mode, a)
+		s.handles.add(a.fd, &a.attr, a)
 	}
 	return s, nil
 }
