@@ -23,6 +23,7 @@ func (s *Space) Brk(to Addr) Addr {
 }
 
 func (s *Space) brkLocked(to Addr) (Addr, error) {
+	s.settle(false, 0)
 	if to < s.brkStart || to >= s.limit-PageSize {
 		return s.brk, nil
 	}
@@ -38,7 +39,7 @@ func (s *Space) brkLocked(to Addr) (Addr, error) {
 		if uint64(end-s.brkStart) > s.limitData || !s.roomy(old, end+PageSize) || s.mayGrow(ar, old) != nil {
 			return s.brk, nil
 		}
-		if err := s.replace(ar, false); err != nil {
+		if err := s.replace(ar, some); err != nil {
 			return s.brk, err
 		}
 	}

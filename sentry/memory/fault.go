@@ -32,6 +32,7 @@ func (s *Space) faultLocked(at Addr, access platform.Access) error {
 	if s.dead || at >= s.limit {
 		return unix.EFAULT
 	}
+	s.settle(false, 0)
 	ar := s.find(at)
 	if ar == nil {
 		if ar = s.growStack(at); ar == nil {

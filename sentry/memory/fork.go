@@ -26,6 +26,7 @@ func (s *Space) Fork() (*Space, error) {
 }
 
 func (s *Space) forkLocked(c *Space) error {
+	s.settle(false, 0)
 	c.limitAS, c.limitData, c.limitStack = s.limitAS, s.limitData, s.limitStack
 	c.brkStart, c.brk, c.stackLow, c.stackHigh = s.brkStart, s.brk, s.stackLow, s.stackHigh
 	c.table = s.table.share()

@@ -66,6 +66,7 @@ func (s *Space) mapLocked(r MapRequest) (Addr, error) {
 	if r.Prot&^r.MaxProt != 0 {
 		return 0, unix.EACCES
 	}
+	s.settle(r.Fixed, r.At)
 	at, err := s.place(r)
 	if err != nil {
 		return 0, err
@@ -84,7 +85,12 @@ func (s *Space) mapLocked(r MapRequest) (Addr, error) {
 		ar.flags |= internal
 		defer o.Unref() // the area has its own reference by then
 	}
-	return at, s.replace(ar, r.Populate || r.Locked)
+	how := eagernessOf(r)
+	err = s.replace(ar, how)
+	if how == later {
+		s.pending = pending{ar.start, ar.end}
+	}
+	return at, err
 }
 
 // hostMapped is a HostFile, or embeds one.
@@ -234,7 +240,7 @@ func (s *Space) gap(n uint64, align, lo, hi Addr) (Addr, error) {
 }
 
 // replace puts ar where it says, instead of what is there.
-func (s *Space) replace(ar *area, populate bool) error {
+func (s *Space) replace(ar *area, how eagerness) error {
 	old, _, err := s.covered(ar.start, ar.end)
 	if err != nil {
 		return err
@@ -248,7 +254,7 @@ func (s *Space) replace(ar *area, populate bool) error {
 	s.insert(ar)
 	s.grow(ar, int64(ar.size()))
 	// What is shown at once needs no unmapping before: platform.Map replaces.
-	next := s.eager(ar, populate)
+	next := s.eager(ar, how)
 	if was && next < ar.end {
 		err = s.as.Unmap(next, uint64(ar.end-next))
 	}
@@ -279,11 +285,12 @@ func (s *Space) remove(lo, hi Addr, old []*area) []extent {
 // eager maps what a new area will need soon, from its start on, and says how
 // far it came. What goes wrong is left to the faults that follow, as Linux does
 // for MAP_POPULATE (mm/gup.c, __mm_populate).
-func (s *Space) eager(ar *area, populate bool) (next Addr) {
+func (s *Space) eager(ar *area, how eagerness) (next Addr) {
+	populate := how == all
 	pages := ar.size() / PageSize
 	lo, hi := vpn(ar.start), vpn(ar.end)
 	switch {
-	case ar.prot == 0 || s.a.tight() && !populate:
+	case ar.prot == 0 || how == later || s.a.tight() && !populate:
 		return ar.start
 	case ar.obj == nil:
 		if pages <= s.tuning().eager || populate {
@@ -327,6 +334,7 @@ func (s *Space) Unmap(at Addr, n uint64) error {
 	if at%PageSize != 0 || n == 0 || n > uint64(s.limit) || at > s.limit-Addr(n) {
 		return unix.EINVAL
 	}
+	s.settle(true, at)
 	return s.unmapLocked(at, at+Addr(n))
 }
 

@@ -115,5 +115,5 @@ func (s *Space) TrampolineArea(near platform.Addr, size uint64) (platform.Addr, 
 	if err := s.mayGrow(ar, at); err != nil {
 		return 0, err
 	}
-	return at, s.replace(ar, true)
+	return at, s.replace(ar, all)
 }

@@ -13,6 +13,7 @@ func (s *Space) Protect(at Addr, n uint64, access platform.Access) error {
 	if at%PageSize != 0 {
 		return unix.EINVAL
 	}
+	s.settle(true, at)
 	if n == 0 {
 		return nil
 	}

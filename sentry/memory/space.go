@@ -31,10 +31,11 @@ type Space struct {
 	// stack and mappings begin, downwards. They never change.
 	limit, stackTop, mapBase Addr
 
-	mu    sync.RWMutex
-	areas []*area // by address, without overlap
-	table table   // pages of the space's own: anonymous memory and private copies
-	gone  []Mappable
+	mu      sync.RWMutex
+	areas   []*area // by address, without overlap
+	pending pending
+	table   table // pages of the space's own: anonymous memory and private copies
+	gone    []Mappable
 
 	limitAS, limitData, limitStack uint64 // bytes
 	virtual, data, locked          uint64 // bytes
