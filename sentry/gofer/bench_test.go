@@ -34,6 +34,16 @@ func BenchmarkCallAfterPause(b *testing.B) {
 	b.ReportMetric(float64(in.Nanoseconds())/float64(n), "ns/call")
 }
 
+// BenchmarkStart is from the start of the process to its first answer.
+func BenchmarkStart(b *testing.B) {
+	root := tree(b)
+	for b.Loop() {
+		c := gofertest.Dial(b, gofer.Config{Root: gofer.Mount{Source: root}})
+		call(b, c, wire.Request{Op: wire.Hello})
+		c.Close()
+	}
+}
+
 func BenchmarkOpen(b *testing.B) {
 	c := gofertest.Dial(b, gofer.Config{Root: gofer.Mount{Source: tree(b)}})
 	r := call(b, c, wire.Request{Op: wire.Walk, Names: []string{"a", "b", "c"}})

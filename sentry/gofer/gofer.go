@@ -28,6 +28,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -130,7 +131,8 @@ func run(log *slog.Logger, level *slog.LevelVar) error {
 	if err := enterJail(n); err != nil {
 		return err
 	}
-	debug.FreeOSMemory()
+	// Not now: a collection would stand between the container and its first file.
+	time.AfterFunc(500*time.Millisecond, debug.FreeOSMemory)
 	defer s.tell()
 	return s.serve(socketFD)
 }
