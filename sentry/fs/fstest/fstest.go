@@ -108,8 +108,8 @@ type Config struct {
 	First        int // seed
 }
 
-// unshare gives the test's thread a mount namespace of its own.
-func unshare(t *testing.T) {
+// Unshare gives the test's thread a mount namespace of its own.
+func Unshare(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("the comparison with Linux needs root, to mount and to act as others")
 	}
@@ -611,7 +611,7 @@ func Compare(t *testing.T, c Config) {
 func (c *Config) compare(t *testing.T, seed int64) {
 	r := rand.New(rand.NewSource(seed))
 	kinds := allKinds(c.Weights)
-	unshare(t)
+	Unshare(t)
 	s := newSentry(t, c) // first: what it starts must have the host's root
 	l := newLinux(t, c)
 	c.state(l, "/", nil)

@@ -60,3 +60,11 @@ func TestMasks(t *testing.T) {
 	}
 	_ = unix.O_RDONLY
 }
+
+func TestHammer(t *testing.T) {
+	for _, exclusive := range []bool{true, false} {
+		fstest.Hammer(t, func(t *testing.T, arena *memory.Arena) vfs.FileSystem {
+			return attach(t, arena, gofers.Mount{Source: tempDir(t), Exclusive: exclusive})
+		}, 8, 400)
+	}
+}

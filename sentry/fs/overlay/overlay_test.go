@@ -140,3 +140,15 @@ func TestLikeLinux(t *testing.T) {
 		})
 	}
 }
+
+func TestHammer(t *testing.T) {
+	for _, inMemory := range []bool{true, false} {
+		done := make(chan bool)
+		go func() { // the layers are mounts of this goroutine's thread
+			defer close(done)
+			fstest.Unshare(t)
+			fstest.Hammer(t, func(t *testing.T, arena *memory.Arena) vfs.FileSystem { return layers(t, arena, inMemory) }, 8, 400)
+		}()
+		<-done
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package gofertest
+
+const cgo = false
