@@ -21,8 +21,10 @@ type area struct {
 	dev, ino   uint64
 	path       func() string
 
-	// mapped says that the platform may show something here.
-	mapped bool
+	// mapped says that the platform may show something here; shownBytes is about how
+	// much of a host's file it does.
+	mapped     bool
+	shownBytes uint64
 
 	// Fault-around: how many pages the last one made, and where.
 	window         uint32
@@ -102,11 +104,13 @@ func (s *Space) split(at Addr) error {
 	tail := new(area)
 	*tail = *ar
 	tail.start = at
+	tail.shownBytes = min(tail.shownBytes, uint64(tail.end-at))
 	if ar.obj != nil {
 		tail.off = ar.off + uint64(at-ar.start)
 		s.hold(tail)
 	}
 	s.resize(ar, ar.start, at)
+	ar.shownBytes = min(ar.shownBytes, ar.size())
 	s.insert(tail)
 	return nil
 }
@@ -195,6 +199,7 @@ func (s *Space) merge(lo, hi Addr) {
 		s.forget(b)
 		s.resize(a, a.start, b.end)
 		a.mapped = a.mapped || b.mapped
+		a.shownBytes += b.shownBytes
 	}
 	if keep < i {
 		n := copy(s.areas[keep:], s.areas[i:])

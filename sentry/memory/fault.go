@@ -302,6 +302,7 @@ func (s *Space) mapObjectRun(ar *area, v, hi, fill uint64, write bool) (uint64, 
 	if ar.private() || r.readOnly() {
 		access &^= platform.Write
 	}
+	ar.shownBytes = min(ar.shownBytes+uint64(len(r.Host)), ar.size())
 	return uint64(len(r.Host)) / PageSize, s.show(ar, v, r.Segment, access)
 }
 

@@ -156,15 +156,6 @@ func (h *HostFile) windowLocked(first, size uint64) (window, error) {
 	return w, nil
 }
 
-// reach is how many bytes of the file lie behind off.
-func (h *HostFile) reach(off uint64) uint64 {
-	size, err := h.size()
-	if err != nil || size <= off {
-		return 0
-	}
-	return pageUp(size - off)
-}
-
 // sync writes back what was stored, for msync(MS_SYNC).
 func (h *HostFile) sync() error {
 	if !h.writable {

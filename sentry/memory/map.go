@@ -271,6 +271,7 @@ func (s *Space) remove(lo, hi Addr, old []*area) []extent {
 	if len(old) == 0 {
 		return nil
 	}
+	s.notePeak()
 	for _, o := range old {
 		s.grow(o, -int64(o.size()))
 		s.forget(o)
@@ -383,6 +384,7 @@ func (s *Space) invalidate(obj any, off, n uint64, copies bool) {
 func (s *Space) forgetPages(ar *area, lo, hi Addr, own bool) error {
 	var stale []extent
 	if own {
+		s.notePeak()
 		stale = s.table.take(vpn(lo), vpn(hi))
 	}
 	var err error

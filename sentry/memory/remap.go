@@ -150,7 +150,7 @@ func (s *Space) relocate(ar *area, r remap) (Addr, error) {
 	moved := new(area)
 	*moved = *ar
 	moved.off = ar.offset(r.old)
-	moved.start, moved.end, moved.mapped = to, to+Addr(r.newSize), false
+	moved.start, moved.end, moved.mapped, moved.shownBytes = to, to+Addr(r.newSize), false, 0
 	if moved.obj == nil {
 		moved.off = 0
 	}

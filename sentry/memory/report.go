@@ -87,18 +87,19 @@ func (s *Space) anonymousName(ar *area) string {
 }
 
 // shown estimates how much of the object is in memory for this area: its pages,
-// or all of a host's file that was mapped, for only the host knows its cache.
+// or what was mapped of a host's file, for only the host knows its cache.
 func (ar *area) shown() uint64 {
 	switch o := backing(ar.obj).(type) {
 	case *Object:
 		return o.resident(ar.off, ar.size())
 	case *HostFile:
-		if ar.mapped {
-			return min(ar.size(), o.reach(ar.off))
-		}
+		return ar.shownBytes
 	}
 	return 0
 }
+
+// notePeak is called before pages go.
+func (s *Space) notePeak() { s.peakPages = max(s.peakPages, uint64(s.table.pages)) }
 
 // Sizes sums up.
 func (s *Space) Sizes() Sizes {
@@ -126,7 +127,8 @@ func (s *Space) Sizes() Sizes {
 	}
 	z.Shared = z.ResidentFile + z.ResidentShmem
 	z.Resident = z.ResidentAnon + z.Shared
-	s.peakResident = max(s.peakResident, z.Resident)
+	s.notePeak()
+	s.peakResident = max(s.peakResident, z.Resident, s.peakPages*PageSize+z.Shared)
 	z.PeakResident = s.peakResident
 	return z
 }

@@ -40,6 +40,7 @@ type Space struct {
 	limitAS, limitData, limitStack uint64 // bytes
 	virtual, data, locked          uint64 // bytes
 	peakVirtual, peakResident      uint64
+	peakPages                      uint64 // of the table's
 	brkStart, brk                  Addr
 	stackLow, stackHigh            Addr
 	dead                           bool
