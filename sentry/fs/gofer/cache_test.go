@@ -163,8 +163,14 @@ func TestHostChanges(t *testing.T) {
 	if a, err := m.stat("file"); err != nil || a.Type() != unix.S_IFDIR {
 		t.Errorf("a directory of that name: mode %o, %v", a.Mode, err)
 	}
+	time.Sleep(2 * attrLife) // how old what is known may be is what is promised
+	m.must(os.Rename(m.path("file"), m.path("moved")))
+	if _, err := m.stat("file"); err != unix.ENOENT {
+		t.Errorf("after a directory was renamed outside: %v", err)
+	}
+	m.must(os.Rename(m.path("moved"), m.path("file")))
 	m.must(os.Chmod(m.path("file"), 0o711))
-	time.Sleep(2 * attrLife) // how old attributes may be is what is promised
+	time.Sleep(2 * attrLife)
 	if a, err := m.stat("file"); err != nil || a.Mode&0o777 != 0o711 {
 		t.Errorf("after chmod outside: mode %o, %v", a.Mode, err)
 	}

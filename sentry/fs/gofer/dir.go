@@ -2,6 +2,7 @@ package gofer
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,7 @@ type hint struct {
 	child known      // the inode that was looked up, if it is still around
 	ahead vfs.Inode  // what a Prefetch went through, until it is looked up
 	attr  *wire.Attr // what came with a list of the directory, until it is looked up
+	seen  time.Time  // when child was
 }
 
 // Volatile implements vfs.Volatile.
@@ -151,7 +153,7 @@ func (d *dir) note(entries []wire.Entry, end bool) {
 
 // noteChild keeps that name is there and leads to i.
 func (d *dir) noteChild(name string, i vfs.Inode) {
-	d.setName(name, &hint{child: weaken(i)})
+	d.setName(name, &hint{child: weaken(i), seen: time.Now()})
 }
 
 // setName keeps what is known of name.
@@ -182,8 +184,17 @@ func (d *dir) dropName(name string) {
 }
 
 // revalidate is Lookup on a shared attachment: a name that leads where it did
-// costs a stat on the host.
+// costs a stat on the host. A directory is believed to be there for as long as its
+// attributes are, so that a walk to file after file beneath it asks for the files alone.
 func (d *dir) revalidate(name string) (vfs.Inode, error) {
+	d.mu.Lock()
+	h := d.names[name]
+	d.mu.Unlock()
+	if h != nil && h.child != nil && time.Since(h.seen) < attrLife {
+		if sub, ok := h.child.get().(*dir); ok {
+			return sub, nil
+		}
+	}
 	r, err := d.child(wire.Request{Op: wire.GetAttr, Name: name})
 	if err != nil {
 		d.dropName(name)

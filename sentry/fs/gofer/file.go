@@ -164,6 +164,10 @@ func (f *file) descriptor(write bool) (*hostFD, error) {
 		q.Flags = unix.O_RDWR
 	}
 	r, err := f.call(q)
+	if err == unix.EMFILE { // ours is as likely to be full as the gofer's
+		f.fs.idle.empty()
+		r, err = f.call(q)
+	}
 	if err != nil {
 		return nil, err
 	}

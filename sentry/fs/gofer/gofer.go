@@ -5,8 +5,8 @@
 // An exclusive attachment is changed by nobody else: what was learned of it stays
 // true until we change it, so that names (also those that do not exist),
 // attributes and descriptors are kept. Of a shared one (a bind mount) every
-// name is asked for again on every walk, and attributes are as old as
-// attrLife at most.
+// name is asked for again on every walk, and attributes, and names of directories
+// that are there, are as old as attrLife at most.
 //
 // FIFOs, sockets and devices are the Sentry's own, opened by vfs's handlers. No
 // such thing is ever opened on the host.
