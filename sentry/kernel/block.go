@@ -57,6 +57,9 @@ func (t *Task) block(c <-chan struct{}, timeout <-chan time.Time) (timedOut bool
 		return false, nil
 	default:
 	}
+	if t.waiter != nil {
+		t.waiter.Waiting()
+	}
 	t.voluntary.Add(1)
 	t.account(&t.sys)
 	t.blockedIn.Store(&sleeping)

@@ -30,6 +30,7 @@ type Task struct {
 	tid    int32
 	group  *ThreadGroup
 	thread platform.Thread
+	waiter platform.Waiter // the thread, if a CPU of its waits for answers; or nil
 	ctx    platform.Context
 
 	// work is not zero when the task must look at signals, stops or its end
@@ -271,6 +272,7 @@ func (t *Task) main() {
 		t.k.mu.Lock()
 		t.thread = thread
 		t.k.mu.Unlock()
+		t.waiter, _ = thread.(platform.Waiter)
 		defer thread.Close()
 		t.loop()
 	}
