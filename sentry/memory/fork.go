@@ -16,7 +16,9 @@ func (s *Space) Fork() (*Space, error) {
 	c := newSpace(s.a, s.p, as)
 	c.stackTop, c.mapBase = s.stackTop, s.mapBase
 	s.mu.Lock()
+	c.mu.Lock() // objects know the child from its first area on
 	err = s.forkLocked(c)
+	c.unlock()
 	s.unlock()
 	if err != nil {
 		c.Release()
