@@ -49,6 +49,9 @@ func (s *sandbox) prepare(p *specs.Process, terminal bool, files []*os.File) (*p
 		fds.Unref()
 		return nil, err
 	}
+	if c := p.ConsoleSize; c != nil && proc.bridge != nil {
+		proc.bridge.Resize(unix.Winsize{Row: uint16(c.Height), Col: uint16(c.Width)})
+	}
 	limits := rlimits(p)
 	mm, err := memory.NewSpace(s.arena, s.plat)
 	if err != nil {
