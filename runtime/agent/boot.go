@@ -56,6 +56,10 @@ type BootConfig struct {
 	// host's SIGWINCH reaches it; the new size is to be had by TIOCGWINSZ.
 	Terminal bool `json:"terminal,omitempty"`
 
+	// OrdinaryInit lets signals end init as they end any process, though it is
+	// process 1. Who types `bulkhead do sleep 100` expects ^C to work.
+	OrdinaryInit bool `json:"ordinaryInit,omitempty"`
+
 	LogLevel  string `json:"logLevel,omitempty"`  // debug, info, warn, error
 	LogFormat string `json:"logFormat,omitempty"` // text, json
 

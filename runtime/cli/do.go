@@ -153,7 +153,7 @@ func (d *doFlags) container(args []string) (*container.Create, error) {
 	}
 	return &container.Create{
 		ID: doPrefix + strings.ToLower(rand.Text()[:12]), Bundle: &bundle.Bundle{Dir: cwd, Spec: spec},
-		NoCgroup: true, DieWithCaller: true, RootShared: true,
+		NoCgroup: true, DieWithCaller: true, OrdinaryInit: true, RootShared: true,
 	}, nil
 }
 

@@ -39,6 +39,7 @@ type Create struct {
 	PreserveFDs   int          // descriptors 3 and up to hand on
 	NoCgroup      bool
 	DieWithCaller bool
+	OrdinaryInit  bool // signals end the program, though it is process 1 (do)
 	RootShared    bool // the root's files may change under the container (do)
 }
 
@@ -450,7 +451,7 @@ func (n *creation) boot(ctx context.Context) error {
 		ID: n.ID, Bundle: n.Bundle.Dir, Spec: n.spec, Platform: s.Platform,
 		Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
 		Network: n.network(), Terminal: n.spec.Process.Terminal,
-		LogLevel: "info", LogFormat: n.rt.LogFormat, Began: n.rt.Began,
+		OrdinaryInit: n.OrdinaryInit, LogLevel: "info", LogFormat: n.rt.LogFormat, Began: n.rt.Began,
 	}
 	if n.rt.Debug {
 		c.LogLevel = "debug"

@@ -182,6 +182,7 @@ func (s *sandbox) makeKernel() (err error) {
 		Hostname: spec.Hostname, Domain: spec.Domainname,
 		PIDs: int(max(s.config.Limits.Pids, 0)), Memory: memoryTotal(s.config.Limits.Memory),
 		CPUs: cpus(s.config.Limits.CPUs), Cgroup: "/", World: syscalls.NewWorld(s.arena),
+		OrdinaryInit: s.config.OrdinaryInit,
 	})
 	if err != nil {
 		return err

@@ -50,7 +50,7 @@ func (t *Task) doWork() bool {
 			k.mu.Unlock()
 			t.handler(info, act)
 			k.mu.Lock()
-		case ignoredByDfl.Has(sig), t.group == k.init && !unblockable.Has(sig):
+		case ignoredByDfl.Has(sig), t.group == k.init && !k.OrdinaryInit && !unblockable.Has(sig):
 		case stopSignals.Has(sig):
 			if sig == unix.SIGSTOP || !t.group.jobs.orphanedLocked(nil) {
 				t.beginStopLocked(sig)

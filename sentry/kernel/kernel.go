@@ -42,7 +42,9 @@ type Config struct {
 	Memory   uint64 // bytes, 0 for the host's; what /proc/meminfo shows
 	CPUs     int    // what programs count, at least 1
 	Cgroup   string // path that /proc/PID/cgroup shows
-	World    any    // what rooms above keep for the whole container; see syscalls.World
+	// OrdinaryInit lets signals end process 1 as they end any other.
+	OrdinaryInit bool
+	World        any // what rooms above keep for the whole container; see syscalls.World
 }
 
 // Kernel is one container's (or pod's) operating system.

@@ -227,7 +227,7 @@ func (g *ThreadGroup) ignoredLocked(sig unix.Signal, force bool) bool {
 		return true
 	case a.Handler != SigDfl:
 		return false
-	case g == g.k.init && !(force && unblockable.Has(sig)):
+	case g == g.k.init && !g.k.OrdinaryInit && !(force && unblockable.Has(sig)):
 		return true
 	}
 	return ignoredByDfl.Has(sig)
