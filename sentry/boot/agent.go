@@ -25,6 +25,9 @@ func (s *sandbox) Start(context.Context, string) error {
 		return unix.EALREADY
 	}
 	s.started = true
+	if b := s.init.bridge; b != nil {
+		b.SyncSize()
+	}
 	s.milestone("start init")
 	s.init.task.Begin()
 	return nil

@@ -12,6 +12,7 @@ import (
 func (s *sandbox) followSize() {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, unix.SIGWINCH)
+	s.init.bridge.SyncSize() // it may have changed before anybody listened
 	for range changed {
 		s.init.bridge.SyncSize()
 	}
