@@ -13,6 +13,7 @@
 //     of a directory;
 //   - each attachment is a detached copy of its mount tree, nodev, nosuid,
 //     nosymfollow and read-only if it is to be, so that `..` ends at its root;
+//   - file systems that show the host's kernel, mounted beneath, are empty (shut.go);
 //   - the process has an empty root, namespaces of its own, the capabilities of
 //     file ownership alone and a list of system calls (jail.go, calls.go).
 //

@@ -10,6 +10,9 @@
 // A file that was open for reading when somebody copied it up goes on with the
 // copy, also where it is mapped shared; on Linux it keeps the old contents.
 //
+// An upper layer must be able to hold whiteouts and, on directories, attributes
+// of the user namespace: not overlayfs, not Linux's tmpfs before 6.6.
+//
 // Lock order: inode.copying, FS.tree, FS.mu, inode.mu, then the layers' own. The
 // caller has vfs's directory locks around operations on names. Copies of
 // contents are made in the work directory with copying alone held, and moved
