@@ -30,6 +30,7 @@ var rooms = []room{
 	{"kvm", nil, "mechanism only"},
 
 	{"sentry/seccomp", nil, "an allow-list from a table; who is allowed what is its user's business"},
+	{"sentry/jail", nil, "an empty root and no capabilities, for the sandbox and the gofer"},
 	{"sentry/platform", []string{"sentry/platform/kvm"}, "how application code runs; auto chooses among the platforms"},
 	{"sentry/platform/kvm", []string{"kvm", "sentry/platform"}, "the only way from the Sentry to /dev/kvm"},
 	{"sentry/memory", upTo("sentry/memory"), "pages and address spaces"},
@@ -40,9 +41,10 @@ var rooms = []room{
 	{"sentry/net", append(upTo("sentry/net"), "gvisor.dev/gvisor/"), "sockets are files; inet stands on the tcpip library"},
 	{"sentry/loader", upTo("sentry/loader"), "maps programs that vfs opens"},
 	{"sentry/syscalls", append(upTo("sentry/syscalls"), "sentry/fs/gofer"), "the table sees every room that answers"},
-	{"sentry/gofer", []string{"sentry/gofer/wire", "sentry/seccomp"}, "another process: it shares the protocol with the Sentry, nothing else"},
+	{"sentry/gofer", []string{"sentry/gofer/wire", "sentry/seccomp", "sentry/jail"}, "another process: it shares the protocol with the Sentry, nothing else"},
 	{"sentry/gofer/wire", nil, "the protocol alone, read by both ends"},
-	{"sentry/boot", append(upTo("sentry/boot"), "sentry/platform/kvm", "sentry/fs/gofer", "sentry/gofer/wire", "sentry/seccomp", "runtime/agent"), "assembles the sandbox and serves the agent protocol"},
+	{"sentry/boot", append(upTo("sentry/boot"), "sentry/platform/kvm", "sentry/fs/gofer", "sentry/gofer/wire", "sentry/seccomp", "sentry/jail", "runtime/agent",
+		"github.com/opencontainers/runtime-spec/"), "assembles the sandbox and serves the agent protocol"},
 
 	{"runtime/agent", []string{"github.com/opencontainers/runtime-spec/"}, "the protocol between runtime and sandbox; knows the spec and neither end"},
 	{"runtime", []string{
