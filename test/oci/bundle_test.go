@@ -22,6 +22,7 @@ import (
 	"bulkhead/test/rig"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // program is one OCI runtime with a state directory of its own.
@@ -105,6 +106,10 @@ var rootfs = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	// What a runtime leaves behind becomes ours, so that it can be seen and reaped.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	if dir, err := rootfs(); err == nil {
 		os.RemoveAll(dir)
@@ -250,6 +255,7 @@ func (p *program) state(t *testing.T, name string) specs.State {
 func (p *program) until(t *testing.T, name string, want specs.ContainerState) {
 	t.Helper()
 	for limit := time.Now().Add(rig.Limit); ; {
+		descendants(os.Getpid()) // reaps: a process of exec's that nobody reaps keeps its PID namespace
 		if got := p.state(t, name).Status; got == want {
 			return
 		} else if time.Now().After(limit) {

@@ -1,56 +1,79 @@
 package oci
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"bulkhead/test/rig"
+
+	"golang.org/x/sys/unix"
 )
 
 // traces is what a container can leave on a host.
 type traces struct{ processes, mounts, cgroups, files []string }
 
-// look finds what is there now of containers of ours; root is the state directory.
+// look finds what is there now of this test's containers; root is the state
+// directory. Whatever else runs on this machine does not count: processes are
+// ours by descent (TestMain adopts orphans), the rest by our containers' names.
 func look(t *testing.T, root string) traces {
 	t.Helper()
-	var now traces
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, entry := range entries {
-		line, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
-		if err != nil || len(line) == 0 {
-			continue
-		}
-		text := strings.ReplaceAll(string(line), "\x00", " ")
-		if strings.HasPrefix(text, "bulkhead-") || strings.Contains(text, root) {
-			now.processes = append(now.processes, entry.Name()+" "+text)
-		}
+	now := traces{processes: descendants(os.Getpid())}
+	ours := func(name string) bool {
+		return strings.Contains(name, fmt.Sprintf("test-%d-", os.Getpid())) || strings.Contains(name, root)
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		t.Fatal(err)
 	}
-	now.mounts = strings.Split(string(mounts), "\n")
+	for line := range strings.Lines(string(mounts)) {
+		if ours(line) {
+			now.mounts = append(now.mounts, line)
+		}
+	}
 	for _, dir := range []string{"/sys/fs/cgroup", root} {
 		filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
 			switch {
 			case err != nil || name == dir:
 			case dir == root:
 				now.files = append(now.files, name)
-			case entry.IsDir():
+			case entry.IsDir() && ours(name):
 				now.cgroups = append(now.cgroups, name)
 			}
 			return nil
 		})
 	}
 	return now
+}
+
+// descendants lists the processes below pid. Adopted ones that ended are reaped,
+// as a shim would reap them.
+func descendants(pid int) []string {
+	var all []string
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, task := range tasks {
+		children, _ := os.ReadFile(task)
+		for child := range strings.FieldsSeq(string(children)) {
+			number, err := strconv.Atoi(child)
+			if err != nil {
+				continue
+			}
+			line, err := os.ReadFile(filepath.Join("/proc", child, "cmdline"))
+			if err == nil && len(line) == 0 { // a zombie, or one that is just ending
+				unix.Wait4(number, nil, unix.WNOHANG, nil)
+				continue
+			}
+			all = append(all, child+" "+strings.ReplaceAll(string(line), "\x00", " "))
+			all = append(all, descendants(number)...)
+		}
+	}
+	return all
 }
 
 func (now traces) beyond(before traces) []string {

@@ -53,7 +53,7 @@ int main(int argc, char **argv)
 	if (!strcmp(act, "child_hog")) { // a child takes the memory; its parent lives
 		int status;
 		if (!fork())
-			execl(argv[0], argv[0], "hog", NULL);
+			execl("/proc/self/exe", "acts", "hog", NULL);
 		wait(&status);
 		printf("child died by signal %d\n", WTERMSIG(status));
 		return 0;

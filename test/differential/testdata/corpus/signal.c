@@ -446,7 +446,6 @@ CASE(stop_and_continue)
 	say("%s", state_of(child_pid));
 	kill(child_pid, SIGTERM); // waits for the continue, which lets it die
 	E(waitid(P_PID, child_pid, &i, WEXITED | WNOHANG) + i.si_pid);
-	handle(SIGCONT, naming, 0);
 	kill(child_pid, SIGCONT);
 	E(waitpid(child_pid, &s, 0) == child_pid);
 	status("child", s);

@@ -41,6 +41,9 @@ var cases = []struct {
 }
 
 func main() {
+	if os.Args[1] == "terminates" {
+		terminates()
+	}
 	for _, c := range cases {
 		switch os.Args[1] {
 		case "-l":
@@ -280,6 +283,11 @@ func signals() {
 	signal.Ignore(syscall.SIGUSR1)
 	check(syscall.Kill(os.Getpid(), syscall.SIGUSR1))
 	fmt.Println("alive")
+	// In a child, for a sandbox spares its PID 1, as Linux does.
+	fmt.Println(exec.Command(os.Args[0], "terminates").Run())
+}
+
+func terminates() {
 	check(syscall.Kill(os.Getpid(), syscall.SIGTERM))
 	select {}
 }
