@@ -160,6 +160,14 @@ func (n *creation) choose(context.Context) error {
 		}
 		n.config.Join = append(n.config.Join, ns)
 	}
+	if n.spec.Hostname == "" {
+		// A new uts namespace begins as a copy, one that is joined has a name.
+		name, err := sandbox.Hostname(n.spec.Linux.Namespaces)
+		if err != nil {
+			return err
+		}
+		n.spec.Hostname = name
+	}
 	if n.spec.Process.Terminal != (n.ConsoleSocket != "" || n.Pty != nil) {
 		if n.spec.Process.Terminal {
 			return errors.New("process.terminal: a detached container needs --console-socket for its terminal")

@@ -63,3 +63,18 @@ func InNamespacesOf(pid int, f func() error) error {
 	}
 	return within(all, f)
 }
+
+// Hostname is the name that the host has in the uts namespace of the list, or in ours.
+func Hostname(namespaces []specs.LinuxNamespace) (name string, err error) {
+	var uts []specs.LinuxNamespace
+	for _, ns := range namespaces {
+		if ns.Type == specs.UTSNamespace && ns.Path != "" {
+			uts = append(uts, ns)
+		}
+	}
+	err = within(uts, func() (err error) {
+		name, err = os.Hostname()
+		return err
+	})
+	return name, err
+}
