@@ -8,7 +8,9 @@
 package proc
 
 import (
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +31,31 @@ type Config struct {
 	HidePID int // the mount option
 	HideGID uint32
 }
+
+// With is c changed by mount(2)'s data. fs/proc/root.c, proc_fs_parameters.
+func (c Config) With(data string) (Config, error) {
+	for f := range strings.SplitSeq(data, ",") {
+		key, value, _ := strings.Cut(f, "=")
+		var ok bool
+		switch key {
+		case "":
+			ok = f == ""
+		case "hidepid":
+			i := slices.Index(hidePIDs, value)
+			c.HidePID, ok = i%5, i >= 0 && value != ""
+		case "gid":
+			n, err := strconv.ParseUint(value, 10, 32)
+			c.HideGID, ok = uint32(n), err == nil
+		}
+		if !ok {
+			return c, unix.EINVAL
+		}
+	}
+	return c, nil
+}
+
+// hidePIDs are values of hidepid, by number and by name.
+var hidePIDs = []string{"0", "1", "2", "", "4", "off", "noaccess", "invisible", "", "ptraceable"}
 
 // FileSystem is one instance.
 type FileSystem struct {

@@ -401,3 +401,59 @@ func TestRanges(t *testing.T) {
 		}
 	}
 }
+
+func TestOptions(t *testing.T) {
+	for _, row := range []struct {
+		data string
+		hide int
+		gid  uint32
+		err  error
+	}{
+		{"", 0, 0, nil}, {"hidepid=2,gid=7", 2, 7, nil}, {"hidepid=invisible", 2, 0, nil}, {"hidepid=ptraceable", 4, 0, nil},
+		{"hidepid=3", 0, 0, unix.EINVAL}, {"hidepid=", 0, 0, unix.EINVAL}, {"what", 0, 0, unix.EINVAL}, {"gid=x", 0, 0, unix.EINVAL},
+	} {
+		c, err := Config{}.With(row.data)
+		if err != row.err || err == nil && (c.HidePID != row.hide || c.HideGID != row.gid) {
+			t.Errorf("%q: hidepid %d gid %d %v, want %d %d %v", row.data, c.HidePID, c.HideGID, err, row.hide, row.gid, row.err)
+		}
+	}
+}
+
+// TestOthersSecrets asks as another user.
+func TestOthersSecrets(t *testing.T) {
+	w := newWorld(t)
+	w.init.SetCreds(&vfs.Creds{UID: 5, EUID: 5, SUID: 5, FSUID: 5, FSGID: 5}) // group 0 would see all
+	arena := w.k.Arena
+	mm, err := memory.NewSpace(arena, still{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := w.init.FS()
+	other, err := w.k.Spawn(kernel.NewProcess{FS: ns, FDs: vfs.NewFDTable(), MM: mm, Creds: &vfs.Creds{UID: 6, EUID: 6, SUID: 6, FSUID: 6},
+		Limits: kernel.DefaultLimits(), Comm: "other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := itoa(other.PID()) + "/"
+	for _, name := range []string{"environ", "maps", "mem", "auxv", "io", "fd", "syscall"} {
+		if _, err := w.try(dir + name); err != unix.EACCES {
+			t.Errorf("%s: %v, want EACCES", name, err)
+		}
+	}
+	for _, name := range []string{"cwd", "exe", "ns/net", "root"} {
+		p, err := vfs.Resolve(w.init, w.at, "/proc/"+dir+name, vfs.ResolveNoFollow)
+		if err == nil {
+			_, err = vfs.Readlink(w.init, p)
+		}
+		if err != unix.EACCES && name != "exe" {
+			t.Errorf("%s: %v, want EACCES", name, err)
+		}
+	}
+	if s := w.read(dir + "status"); !strings.Contains(s, "Uid:\t6\t6\t6\t6\n") {
+		t.Errorf("status: %q", s)
+	}
+	w.fs.HidePID = 2
+	if _, err := w.try(dir + "status"); err != unix.ENOENT {
+		t.Errorf("hidepid=2: %v, want ENOENT", err)
+	}
+}

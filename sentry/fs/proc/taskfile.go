@@ -289,7 +289,7 @@ func oomScore(fs *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
 	if m := s.memory(); m != nil {
 		adj := int64(s.g.OOMScoreAdj.Load())
 		total := max(int64(fs.total()), 1)
-		points = (1000+int64(m.Sizes().Resident)*1000/total+adj)*2/3 | 0
+		points = (1000 + int64(m.Sizes().Resident)*1000/total + adj) * 2 / 3
 		if adj == -1000 {
 			points = 0
 		}
