@@ -135,17 +135,6 @@ func TestLife(t *testing.T) {
 	if err := r.Delete(ctx, "c", false); err == nil {
 		t.Error("a running container was deleted")
 	}
-	if err := c.Pause(ctx); err != nil {
-		t.Fatal(err)
-	}
-	want(Paused)
-	if _, err := c.Exec(ctx, b.Spec.Process, nil); err == nil {
-		t.Error("exec in a paused container")
-	}
-	if err := c.Resume(ctx); err != nil {
-		t.Fatal(err)
-	}
-	want(specs.StateRunning)
 	if s, err := c.Stats(ctx); err != nil || s.Host == nil || s.Inside == nil {
 		t.Errorf("Stats: %+v, %v", s, err)
 	}
@@ -156,7 +145,18 @@ func TestLife(t *testing.T) {
 	if again, err := r.Open("c"); err != nil || *again.State.Resources.Pids.Limit != 50 {
 		t.Errorf("the update was not kept: %v", err)
 	}
+	if err := c.Pause(ctx); err != nil {
+		t.Fatal(err)
+	}
+	want(Paused)
+	if _, err := c.Exec(ctx, b.Spec.Process, nil); err == nil {
+		t.Error("exec in a paused container")
+	}
 	if err := c.Signal(ctx, unix.SIGTERM, false); err != nil {
+		t.Errorf("Signal while paused: %v", err)
+	}
+	want(Paused)
+	if err := c.Resume(ctx); err != nil {
 		t.Fatal(err)
 	}
 	status, err := child.Wait()

@@ -14,6 +14,10 @@ import (
 // answerPatience bounds a call that a sandbox answers at once if it is well.
 const answerPatience = 2 * time.Second
 
+// postPatience is for a frozen sandbox, which cannot answer: what is sent lies
+// in its socket until it goes on.
+const postPatience = 20 * time.Millisecond
+
 // Signal sends a signal to the container's program, or to all of its processes.
 // SIGKILL always works, also where the Sentry itself hangs: the sandbox is
 // killed then.
@@ -35,20 +39,23 @@ func (c *Container) Signal(ctx context.Context, n unix.Signal, all bool) error {
 		g.Freeze(false)
 		return err
 	}
-	if now == Paused {
-		// Delivered when the container goes on; the frozen Sentry cannot answer.
-		// An engine does not ask for this: it resumes first.
-		return ErrPaused
-	}
 	client, err := c.dial(ctx)
 	if err == nil {
 		defer client.Close()
-		limited, cancel := context.WithTimeout(ctx, answerPatience)
+		patience := answerPatience
+		if now == Paused {
+			patience = postPatience
+		}
+		limited, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		err = client.Signal(limited, &agent.SignalRequest{Signal: int(n), All: all})
 	}
 	switch {
 	case err == nil:
+		return nil
+	case now == Paused && errors.Is(err, context.DeadlineExceeded):
+		// As Linux has it: the signal is there when the container goes on. docker
+		// stop signals first and resumes then.
 		return nil
 	case n == unix.SIGKILL:
 		c.rt.Log.Warn("the sandbox does not answer and is killed", "container", c.State.ID, "err", err)
@@ -104,7 +111,11 @@ func (c *Container) Resume(ctx context.Context) error {
 	if err := g.Freeze(false); err != nil {
 		return err
 	}
-	return c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Resume(ctx, "") })
+	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Resume(ctx, "") })
+	if errors.Is(err, ErrNotRunning) || errors.Is(err, agent.ErrGone) {
+		return nil // it went on, and ended: by a signal that came while it was paused
+	}
+	return err
 }
 
 // ask makes one call that is answered at once.
