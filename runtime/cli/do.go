@@ -5,10 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"bulkhead/runtime/bundle"
 	"bulkhead/runtime/console"
@@ -85,10 +87,21 @@ func (a *app) sweep(ctx context.Context) {
 		if !strings.HasPrefix(id, doPrefix) {
 			continue
 		}
-		if c, err := a.rt.Open(id); err == nil && c.Status() == specs.StateStopped {
+		c, err := a.rt.Open(id)
+		if err == nil && c.Status() == specs.StateStopped {
 			a.rt.Delete(ctx, id, false)
 		}
+		if errors.Is(err, fs.ErrNotExist) && settled(filepath.Join(a.rt.Root, id)) {
+			a.rt.Delete(ctx, id, true) // killed before it could write its state
+		}
 	}
+}
+
+// settled says that nobody is just making the directory.
+func settled(dir string) bool {
+	const age = 10 * time.Second
+	info, err := os.Stat(dir)
+	return err == nil && time.Since(info.ModTime()) > age
 }
 
 // container describes the sandbox: a bundle without a directory.
