@@ -72,6 +72,10 @@ var rootfs = sync.OnceValues(func() (string, error) {
 			return "", err
 		}
 	}
+	// runc before 1.2 gives a tmpfs its mount point's mode, whatever its options say.
+	if err := os.Chmod(filepath.Join(dir, "tmp"), 0o777|os.ModeSticky); err != nil {
+		return "", err
+	}
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		return "", err
