@@ -124,8 +124,8 @@ func TestLogsAndExec(t *testing.T) {
 		if r := d.do(t, "exec", name, "nosuchprogram"); r.Code != 127 && r.Code != 126 {
 			t.Errorf("exec of a missing program: %s", r)
 		}
-		terminal := rig.Open(t, rig.Command{}, "docker", "-H", d.host, "exec", "-it", name, "sh", "-c", "tty; stty size; read x; echo got $x; exit 3")
-		terminal.Expect("/dev/pts/0\r\n24 80\r\n")
+		terminal := rig.Open(t, rig.Command{}, "docker", "-H", d.host, "exec", "-it", name, "sh", "-c", "tty; until [ \"$(stty size 2>/dev/null)\" = '24 80' ]; do sleep 0.05; done; echo sized; read x; echo got $x; exit 3")
+		terminal.Expect("/dev/pts/0\r\nsized\r\n") // docker sizes the terminal once it runs
 		terminal.Type("line\n")
 		terminal.Expect("got line\r\n")
 		if text, code := terminal.Close(); code != 3 {
@@ -203,7 +203,7 @@ func TestPauseStatsInspect(t *testing.T) {
 		if strings.HasPrefix(usage, "0B") || !strings.Contains(usage, "MiB / 1") || err != nil || n < 1 {
 			t.Errorf("stats: %s", stats)
 		}
-		if out := d.must(t, "exec", name, "cat", "/sys/fs/cgroup/memory.max"); out != "104857600" {
+		if out := d.must(t, "exec", name, "sh", "-c", "cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes"); out != "104857600" {
 			t.Errorf("the limit inside: %s", out)
 		}
 		if code := d.must(t, "update", "--memory", "200m", "--memory-swap", "-1", name); !strings.Contains(code, name[:12]) && code != name {
