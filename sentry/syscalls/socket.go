@@ -7,6 +7,7 @@ import (
 
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/memory"
+	"bulkhead/sentry/net/netlink"
 	"bulkhead/sentry/net/socket"
 	unixnet "bulkhead/sentry/net/unix"
 	"bulkhead/sentry/platform"
@@ -15,7 +16,7 @@ import (
 
 func socketCalls() []row {
 	return []row{
-		{unix.SYS_SOCKET, socketCall, Partial, "AF_UNIX; other families are EAFNOSUPPORT"},
+		{unix.SYS_SOCKET, socketCall, Partial, "AF_UNIX and NETLINK_ROUTE; other families are EAFNOSUPPORT"},
 		{unix.SYS_SOCKETPAIR, socketpair, Full, ""},
 		{unix.SYS_BIND, bind, Full, ""},
 		{unix.SYS_LISTEN, listen, Full, ""},
@@ -43,14 +44,22 @@ func socketCall(t *kernel.Task, a *Args) (uintptr, error) {
 	if typ&^(sockFlags|0xf) != 0 {
 		return 0, unix.EINVAL
 	}
-	if family != unix.AF_UNIX {
-		return 0, unix.EAFNOSUPPORT
-	}
-	s, err := unixnet.New(t, world(t).Names, typ&0xf, a.Int(2))
+	s, err := newSocket(t, family, typ&0xf, a.Int(2))
 	if err != nil {
 		return 0, err
 	}
 	return installNew(t, socket.NewDescription(s, typ&unix.SOCK_NONBLOCK), typ&unix.SOCK_CLOEXEC != 0)
+}
+
+// newSocket makes a socket of a family that the container has.
+func newSocket(t *kernel.Task, family, typ, protocol int) (socket.Socket, error) {
+	switch family {
+	case unix.AF_UNIX:
+		return unixnet.New(t, world(t).Names, typ, protocol)
+	case unix.AF_NETLINK:
+		return netlink.New(t, typ, protocol)
+	}
+	return nil, unix.EAFNOSUPPORT
 }
 
 func socketpair(t *kernel.Task, a *Args) (uintptr, error) {

@@ -1,0 +1,162 @@
+package netlink
+
+import (
+	"bytes"
+	"fmt"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/kernel"
+	"bulkhead/sentry/memory"
+	"bulkhead/sentry/net/socket"
+	"bulkhead/sentry/vfs"
+)
+
+type caller struct{ vfs.Context }
+
+func (caller) PID() int32            { return 7 }
+func (caller) FS() *kernel.FSContext { return nil }
+
+// request is a dump of typ for family.
+func request(typ uint16, family byte) []byte {
+	return header{typ, unix.NLM_F_REQUEST | unix.NLM_F_DUMP, 3, 0}.message([]byte{family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+}
+
+// ask sends b on a new socket and returns all answers.
+func ask(t *testing.T, b []byte) (out []byte) {
+	c := caller{vfs.SentryContext()}
+	s, err := New(c, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Send(c, &socket.Message{Data: memory.Buffers{b}}, 0); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		buf := make([]byte, 8192)
+		n, err := s.Receive(c, &socket.Message{Data: memory.Buffers{buf}}, 0)
+		if err == unix.EAGAIN {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, buf[:n]...)
+	}
+}
+
+// loopbacks are the attributes of lo in a dump, by number, and its fixed part.
+func loopbacks(t *testing.T, b []byte, fixed int) (attrs map[uint16]string, info string) {
+	ms, err := syscall.ParseNetlinkMessage(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range ms {
+		if m.Header.Type == unix.NLMSG_DONE || m.Data[4] != loopback || m.Data[0] == unix.AF_INET6 {
+			continue
+		}
+		as, err := syscall.ParseNetlinkRouteAttr(&m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		attrs = map[uint16]string{}
+		for _, a := range as {
+			attrs[a.Attr.Type] = string(a.Value)
+		}
+		return attrs, string(m.Data[:fixed])
+	}
+	t.Fatal("no loopback device")
+	return nil, ""
+}
+
+func TestLikeHost(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		typ   uint16
+		fixed int
+		vary  []uint16
+	}{
+		{"links", unix.RTM_GETLINK, unix.SizeofIfInfomsg, []uint16{unix.IFLA_STATS, unix.IFLA_STATS64}},
+		{"addresses", unix.RTM_GETADDR, unix.SizeofIfAddrmsg, []uint16{unix.IFA_CACHEINFO}},
+	} {
+		b, err := syscall.NetlinkRIB(int(row.typ), unix.AF_UNSPEC)
+		if err != nil {
+			t.Skipf("the host's netlink: %v", err)
+		}
+		want, wantInfo := loopbacks(t, b, row.fixed)
+		got, gotInfo := loopbacks(t, ask(t, request(row.typ, unix.AF_UNSPEC)), row.fixed)
+		if gotInfo != wantInfo {
+			t.Errorf("%s: got %x, host %x", row.name, gotInfo, wantInfo)
+		}
+		for typ, v := range got {
+			if bytes.Contains([]byte(fmt.Sprint(row.vary)), []byte(fmt.Sprint(typ))) {
+				if len(v) > len(want[typ]) {
+					t.Errorf("%s: attribute %d has %d bytes, host %d", row.name, typ, len(v), len(want[typ]))
+				}
+				continue
+			}
+			if v != want[typ] {
+				t.Errorf("%s: attribute %d is %q, host %q", row.name, typ, v, want[typ])
+			}
+		}
+	}
+}
+
+func TestRequests(t *testing.T) {
+	one := func(typ, flags uint16, body []byte) []byte {
+		return header{typ, unix.NLM_F_REQUEST | flags, 9, 0}.message(body)
+	}
+	info := make([]byte, unix.SizeofIfInfomsg)
+	second := append([]byte{}, info...)
+	second[4] = 2
+	for _, row := range []struct {
+		name string
+		in   []byte
+		want []uint16
+		err  unix.Errno
+	}{
+		{"links", request(unix.RTM_GETLINK, 0), []uint16{unix.RTM_NEWLINK, unix.NLMSG_DONE}, 0},
+		{"IPv6 addresses", request(unix.RTM_GETADDR, unix.AF_INET6), []uint16{unix.NLMSG_DONE}, 0},
+		{"routes", request(unix.RTM_GETROUTE, 0), []uint16{unix.NLMSG_DONE}, 0},
+		{"by name", one(unix.RTM_GETLINK, 0, append(info, attribute(unix.IFLA_IFNAME, []byte("lo\x00"))...)), []uint16{unix.RTM_NEWLINK}, 0},
+		{"another name", one(unix.RTM_GETLINK, 0, append(info, attribute(unix.IFLA_IFNAME, []byte("eth0\x00"))...)), []uint16{unix.NLMSG_ERROR}, unix.ENODEV},
+		{"another index", one(unix.RTM_GETLINK, 0, second), []uint16{unix.NLMSG_ERROR}, unix.ENODEV},
+		{"change", one(unix.RTM_NEWLINK, unix.NLM_F_ACK, info), []uint16{unix.NLMSG_ERROR}, unix.EPERM},
+		{"two", append(request(unix.RTM_GETLINK, 0), request(unix.RTM_GETADDR, 0)...),
+			[]uint16{unix.RTM_NEWLINK, unix.NLMSG_DONE, unix.RTM_NEWADDR, unix.NLMSG_DONE}, 0},
+		{"half a header", []byte{1, 2, 3}, nil, 0},
+		{"too long", []byte{255, 0, 0, 0, 18, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0}, nil, 0},
+	} {
+		ms, err := syscall.ParseNetlinkMessage(ask(t, row.in))
+		if err != nil {
+			t.Errorf("%s: %v", row.name, err)
+			continue
+		}
+		var got []uint16
+		for _, m := range ms {
+			got = append(got, m.Header.Type)
+			if m.Header.Type == unix.NLMSG_ERROR {
+				if e := unix.Errno(-int32(uint32(m.Data[0]) | uint32(m.Data[1])<<8 | uint32(m.Data[2])<<16 | uint32(m.Data[3])<<24)); e != row.err {
+					t.Errorf("%s: %v, want %v", row.name, e, row.err)
+				}
+			}
+		}
+		if fmt.Sprint(got) != fmt.Sprint(row.want) {
+			t.Errorf("%s: got messages %v, want %v", row.name, got, row.want)
+		}
+	}
+}
+
+func FuzzAnswer(f *testing.F) {
+	f.Add(request(unix.RTM_GETLINK, 0))
+	f.Add(header{unix.RTM_GETLINK, unix.NLM_F_REQUEST, 1, 0}.message(append(make([]byte, 16), attribute(unix.IFLA_IFNAME, []byte("lo"))...)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, d := range answer(b, 1) {
+			if _, err := syscall.ParseNetlinkMessage(d); err != nil {
+				t.Errorf("%x: %v", d, err)
+			}
+		}
+	})
+}
