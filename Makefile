@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Static and without cgo: the sandbox process re-executes itself in an empty root.
 # No VCS stamping: it fails in a tree that belongs to another user.
 export CGO_ENABLED = 0
-GO_BUILD = go build -buildvcs=false -trimpath -ldflags '-X main.version=$(VERSION)'
+GO_BUILD = go build -buildvcs=false -trimpath -ldflags '-X bulkhead/runtime/cli.Commit=$(VERSION)'
 
 .DEFAULT_GOAL := help
 .PHONY: help build test unit e2e fuzz demo bench lint install clean
@@ -33,8 +33,7 @@ e2e: build ## only the tests that run programs, bundles and docker in the sandbo
 fuzz: ## every fuzz target of the loader, the config and the gofer's protocol, a minute in all
 	@scripts/fuzz 60
 
-demo: ## run a program in a sandbox on each platform of this host
-	@scripts/need build
+demo: build ## run a program in a sandbox on each platform of this host
 	@scripts/demo
 
 bench: build ## compare native, our platforms and the runtimes on PATH
@@ -42,7 +41,7 @@ bench: build ## compare native, our platforms and the runtimes on PATH
 	@go run ./test/bench $(BENCH)
 
 lint: ## gofmt, go vet and staticcheck
-	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	@test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
 	go vet ./...
 	go tool staticcheck ./...
 

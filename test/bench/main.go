@@ -152,10 +152,14 @@ func median(values []float64) float64 {
 
 func (t *table) print(runs, starts int) error {
 	fmt.Printf("%s\nmedians of %d runs, of %d starts; in brackets: times native\n\n", host(), runs, starts)
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "\t%s\t\n", strings.Join(t.columns, "\t"))
+	names := 0
 	for _, r := range t.rows {
-		fmt.Fprintf(w, "%s", r.Name)
+		names = max(names, len(r.Name))
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(w, "%*s\t%s\t\n", names, "", strings.Join(t.columns, "\t"))
+	for _, r := range t.rows {
+		fmt.Fprintf(w, "%-*s", names, r.Name) // the numbers are right-aligned, the names are not
 		for _, column := range t.columns {
 			value, ok := r.Median[column]
 			if !ok {
