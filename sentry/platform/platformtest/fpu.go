@@ -139,6 +139,40 @@ func testSavedFPU(t *testing.T, newPlatform Make) {
 	}
 }
 
+// testSaveKeeps: what the Sentry stored and no Run has loaded yet is the state
+// that Save shows. Two signals in a row come to this.
+func testSaveKeeps(t *testing.T, newPlatform Make) {
+	p, g := newGuest(t, newPlatform, guestSse)
+	for i := range p.data.Host[:256] {
+		p.data.Host[i] = byte(i)
+	}
+	g.expect(t, platform.Syscall)
+	if err := g.th.Save(&g.Context); err != nil {
+		t.Fatal(err)
+	}
+	want := slices.Repeat([]byte{0x5a}, 16)
+	copy(g.FPU[xmm0At:], want)
+	g.Fs_base = uint64(dataAt)
+	g.Dirty = platform.DirtyFPU | platform.DirtyBase
+	if err := g.th.Save(&g.Context); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.FPU[xmm0At : xmm0At+16]; !bytes.Equal(got, want) {
+		t.Errorf("saved %x, want %x as stored", got, want)
+	}
+	if g.Fs_base != uint64(dataAt) {
+		t.Errorf("saved FS base %#x, want %#x as stored", g.Fs_base, uint64(dataAt))
+	}
+	g.FPU = nil // the state after exec
+	if err := g.th.Save(&g.Context); err != nil {
+		t.Fatal(err)
+	}
+	if len(g.FPU) < 576 || !bytes.Equal(g.FPU[xmm0At:xmm0At+256], make([]byte, 256)) ||
+		binary.LittleEndian.Uint32(g.FPU[24:]) != 0x1f80 || binary.LittleEndian.Uint16(g.FPU) != 0x37f {
+		t.Errorf("saved %x, want the state after exec", g.FPU)
+	}
+}
+
 // testSwitchFPU: a thread that enters another address space keeps its registers.
 func testSwitchFPU(t *testing.T, newPlatform Make) {
 	w := newWorld(t, newPlatform)

@@ -41,6 +41,7 @@ var suite = []struct {
 	{"X87", testX87},
 	{"FreshFPU", testFreshFPU},
 	{"SavedFPU", testSavedFPU},
+	{"SaveKeepsStored", testSaveKeeps},
 	{"SelfModifying", testSelfModifying},
 	{"ManyThreads", testManyThreads},
 	{"InterruptSpinning", testInterruptSpinning},

@@ -227,9 +227,16 @@ func loadable(r platform.Registers) platform.Registers {
 }
 
 // Save implements platform.Thread. The bases came with the other registers.
+// What the Sentry stored since the last Run is newer than what the tracee has: a
+// second signal may be delivered, or one on the way out of a handler.
 func (t *Thread) Save(c *platform.Context) error {
-	c.Fs_base, c.Gs_base = t.regs.Fs_base, t.regs.Gs_base
-	if t.x == nil || t.x.gone.Load() {
+	if c.Dirty&platform.DirtyBase == 0 {
+		c.Fs_base, c.Gs_base = t.regs.Fs_base, t.regs.Gs_base
+	}
+	switch {
+	case c.Dirty&platform.DirtyFPU != 0 && c.FPU != nil:
+		return nil
+	case c.Dirty&platform.DirtyFPU != 0, t.x == nil, t.x.gone.Load():
 		c.FPU = append(c.FPU[:0], t.p.xstate.fresh...)
 		return nil
 	}
