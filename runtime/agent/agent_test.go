@@ -24,7 +24,6 @@ type fake struct {
 	started bool
 	procs   map[int]chan ExitStatus
 	waiting chan struct{} // one value for each Wait that has begun
-	signals []SignalRequest
 }
 
 func newFake() *fake {

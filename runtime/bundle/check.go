@@ -250,7 +250,7 @@ func HookKinds(h *specs.Hooks) []HookKind {
 		h = &specs.Hooks{}
 	}
 	return []HookKind{
-		//nolint:staticcheck // prestart is deprecated, and docker's way to set up its networks
+		//lint:ignore SA1019 prestart is deprecated, and docker's way to set up its networks
 		{"prestart", h.Prestart},
 		{"createRuntime", h.CreateRuntime},
 		{"createContainer", h.CreateContainer},

@@ -95,7 +95,8 @@ func TestLife(t *testing.T) {
 	}
 	b := bundleOf(t, func(s *specs.Spec) {
 		s.Hooks = &specs.Hooks{
-			Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"), CreateContainer: hook("createContainer"), //nolint:staticcheck
+			//lint:ignore SA1019 docker still uses it
+			Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"), CreateContainer: hook("createContainer"),
 			StartContainer: []specs.Hook{{Path: "/exit", Args: []string{"exit", "0"}}}, Poststart: hook("poststart"), Poststop: hook("poststop"),
 		}
 	}, "sleep")
@@ -350,7 +351,7 @@ func TestExec(t *testing.T) {
 	}
 
 	// Stand-ins: one whose process ends, one that gets a signal, one that is killed.
-	e, err = c.Exec(ctx, process("exit", "9"), nil)
+	_, err = c.Exec(ctx, process("exit", "9"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

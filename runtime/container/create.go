@@ -53,7 +53,6 @@ type creation struct {
 	config  sandbox.Config
 	overlay string        // kind
 	group   *cgroup.Group // or nil
-	hooked  bool          // hooks were begun, so poststop is due
 	undo    []func()      // in reverse, if anything fails
 	own     []*os.File    // to close in any case
 }

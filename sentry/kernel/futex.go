@@ -30,7 +30,6 @@ type futexWaiter struct {
 	bucket *futexBucket // under the lock of the bucket it names; nil once woken
 	bits   uint32
 	c      chan struct{} // closed on wake
-	index  int           // of futex_waitv
 	owner  *sync.Mutex
 }
 

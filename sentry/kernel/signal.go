@@ -33,8 +33,6 @@ var (
 	stopSignals  = set(unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 	ignoredByDfl = set(unix.SIGCONT, unix.SIGCHLD, unix.SIGWINCH, unix.SIGURG)
 	synchronous  = set(unix.SIGSEGV, unix.SIGBUS, unix.SIGILL, unix.SIGTRAP, unix.SIGFPE, unix.SIGSYS)
-	coreSignals  = set(unix.SIGQUIT, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGFPE, unix.SIGSEGV,
-		unix.SIGBUS, unix.SIGSYS, unix.SIGXCPU, unix.SIGXFSZ)
 )
 
 // Values of si_code (include/uapi/asm-generic/siginfo.h).

@@ -246,7 +246,8 @@ func TestHooks(t *testing.T) {
 				return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo " + name + ` $A $(grep -o '"status": *"[a-z]*"' | cut -d'"' -f4) >>` + file}, Env: []string{"A=env", "PATH=/bin:/usr/bin"}}}
 			}
 			s.Hooks = &specs.Hooks{
-				Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"), //nolint:staticcheck // docker still uses it
+				//lint:ignore SA1019 docker still uses it
+				Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"),
 				Poststart: hook("poststart"), Poststop: hook("poststop"),
 			}
 		}

@@ -248,13 +248,6 @@ f0 48 ff 07                    ; lock incq (%rdi)
 eb f8                          ; jmp 0x0
 `
 
-	// reads RDI for ever, counting at RSI
-	guestReader = `
-48 8b 07                       ; mov (%rdi),%rax
-48 ff 06                       ; incq (%rsi)
-eb f8                          ; jmp 0x0
-`
-
 	// RCX pages from RDI, RSI bytes apart
 	guestTouch = `
 48 ff 07                       ; incq (%rdi)
