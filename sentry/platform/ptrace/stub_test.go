@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -363,6 +364,7 @@ func dyingSentry() {
 	}
 	go func() {
 		for r.seg.Host[0] != 1 { // the guest's first store
+			runtime.Gosched()
 		}
 		fmt.Println("running")
 	}()
