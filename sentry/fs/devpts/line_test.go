@@ -344,7 +344,7 @@ func compare(t testing.TB, data []byte, pause int) (diff string) {
 
 // settle waits for the host's workers, as long as the host differs from ours.
 func settle(host *hostPair, ours *ourPair) {
-	for until := time.Now().Add(300 * time.Millisecond); time.Now().Before(until); {
+	for until := time.Now().Add(2 * time.Second); time.Now().Before(until); {
 		same := true
 		for _, master := range []bool{false, true} { // polling makes the host work
 			same = host.poll(master) == ours.poll(master) && same
