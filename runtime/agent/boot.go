@@ -56,6 +56,9 @@ type BootConfig struct {
 	// host's SIGWINCH reaches it; the new size is to be had by TIOCGWINSZ.
 	Terminal bool `json:"terminal,omitempty"`
 
+	// Start lets init run as soon as the sandbox is ready, without a call of Start.
+	Start bool `json:"start,omitempty"`
+
 	// OrdinaryInit lets signals end init as they end any process, though it is
 	// process 1. Who types `bulkhead do sleep 100` expects ^C to work.
 	OrdinaryInit bool `json:"ordinaryInit,omitempty"`

@@ -73,6 +73,7 @@ func (a *app) runForeground(ctx context.Context, o *container.Create, keep bool)
 		}
 		defer o.Pty.Master.Close()
 	}
+	o.Start = true
 	c, err := a.rt.Create(ctx, o)
 	if err != nil {
 		return err

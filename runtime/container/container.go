@@ -67,6 +67,7 @@ type Container struct {
 	// Process is set for the creator alone, whose child the sandbox is.
 	Process *sandbox.Sandbox
 	Ready   *agent.Ready
+	begun   bool // the program runs since Create; the rest of Start is to be done
 }
 
 // Open finds a container.
@@ -187,6 +188,10 @@ func (c *Container) Start(ctx context.Context) error {
 }
 
 func (c *Container) startLocked(ctx context.Context) error {
+	if c.begun {
+		c.begun = false
+		return c.afterStart(ctx)
+	}
 	if now := c.Status(); now != specs.StateCreated {
 		if now == specs.StateStopped {
 			return errors.New("cannot start a container that has stopped")
@@ -214,6 +219,11 @@ func (c *Container) startLocked(ctx context.Context) error {
 		c.kill()
 		return err
 	}
+	return c.afterStart(ctx)
+}
+
+// afterStart runs the poststart hooks, whose failure ends the container.
+func (c *Container) afterStart(ctx context.Context) error {
 	if err := c.hooks(ctx, "poststart"); err != nil {
 		c.kill()
 		return err

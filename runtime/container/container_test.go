@@ -236,6 +236,31 @@ func TestCreateFails(t *testing.T) {
 	}
 }
 
+// A program that may run at once does, and the rest of Start still follows.
+func TestStartAtOnce(t *testing.T) {
+	r, ctx := runtimeFor(t), t.Context()
+	record := filepath.Join(t.TempDir(), "record")
+	b := bundleOf(t, func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststart: sh("echo hook > " + record)} }, "exit", "5")
+	c, err := r.Create(ctx, &Create{ID: "c", Bundle: b, Start: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Release()
+	if s, err := c.Process.Process.Wait(); err != nil || s.ExitCode() != 5 {
+		t.Errorf("%v, %v", s, err)
+	}
+	if err := c.Start(ctx); err != nil {
+		t.Error(err)
+	}
+	if b, _ := os.ReadFile(record); string(b) != "hook\n" {
+		t.Errorf("the hook wrote %q", b)
+	}
+	if err := c.Remove(ctx); err != nil {
+		t.Error(err)
+	}
+	reap(t)
+}
+
 // A full disk under the root.
 func TestNoSpace(t *testing.T) {
 	r := runtimeFor(t)

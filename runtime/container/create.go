@@ -37,6 +37,7 @@ type Create struct {
 	ConsoleSocket string       // where the master of the container's terminal goes
 	Pty           *console.Pty // or a pair whose master stays with the caller
 	PreserveFDs   int          // descriptors 3 and up to hand on
+	Start         bool         // let the program run at once; Start then does what remains
 	NoCgroup      bool
 	DieWithCaller bool
 	OrdinaryInit  bool // signals end the program, though it is process 1 (do)
@@ -458,7 +459,7 @@ func (n *creation) boot(ctx context.Context) error {
 		ID: n.ID, Bundle: n.Bundle.Dir, Spec: n.spec, Platform: s.Platform,
 		Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
 		Network: n.network(), Terminal: n.spec.Process.Terminal,
-		OrdinaryInit: n.OrdinaryInit, LogLevel: "info", LogFormat: n.rt.LogFormat, Began: n.rt.Began,
+		Start: n.startsAtOnce(), OrdinaryInit: n.OrdinaryInit, LogLevel: "info", LogFormat: n.rt.LogFormat, Began: n.rt.Began,
 	}
 	if n.rt.Debug {
 		c.LogLevel = "debug"
@@ -497,9 +498,18 @@ func (n *creation) boot(ctx context.Context) error {
 	return nil
 }
 
+// startsAtOnce saves the way to the sandbox and back, which on a busy host takes
+// longer than all the rest of Start. Hooks before the program stand against it.
+func (n *creation) startsAtOnce() bool {
+	return n.Start && (n.spec.Hooks == nil || len(n.spec.Hooks.StartContainer) == 0)
+}
+
 func (n *creation) finish(context.Context) error {
 	s := n.c.State
 	s.Status = specs.StateCreated
+	if n.c.begun = n.startsAtOnce(); n.c.begun {
+		s.Status = specs.StateRunning
+	}
 	if err := n.c.dir.Save(s); err != nil {
 		return err
 	}

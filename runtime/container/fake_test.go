@@ -94,6 +94,9 @@ func fakeSandbox() int {
 	go agent.Serve(context.Background(), l, h, slog.New(slog.DiscardHandler))
 	(&agent.Ready{Ready: true, Platform: "fake"}).Write(ready)
 	ready.Close()
+	if config.Start {
+		h.proc(1).begin()
+	}
 	s := <-h.procs[1].ended
 	fmt.Fprintln(os.Stdout, "init ended")
 	return s.Exit()

@@ -90,6 +90,9 @@ func Main([]string) int {
 		return exitBoot // the runtime has gone
 	}
 	sync.Close()
+	if config.Start {
+		s.Start(context.Background(), "")
+	}
 	return s.run()
 }
 
