@@ -81,6 +81,66 @@ func (t *Task) block(c <-chan struct{}, timeout <-chan time.Time) (timedOut bool
 	}
 }
 
+// Waiter makes a waiter that sends to c, of capacity one, for BlockOn.
+func (t *Task) Waiter(mask vfs.Events, c chan struct{}) *vfs.Waiter {
+	w := vfs.NewWaiter(mask, c)
+	if send := w.Notify; t.sleeper.Load() != nil {
+		w.Notify = func(e vfs.Events) {
+			send(e)
+			t.rouse()
+		}
+	}
+	return w
+}
+
+// rouse ends t's BlockOn. Whatever it waits for has happened before.
+func (t *Task) rouse() {
+	if s := t.sleeper.Load(); s != nil {
+		(*s).Wake()
+	}
+}
+
+// BlockOn is BlockUntil for a channel whose senders rouse t (or for none). Where
+// the platform's threads are OS threads it lets that one sleep (platform.Sleeper).
+func (t *Task) BlockOn(c <-chan struct{}, deadline time.Duration) error {
+	s := t.sleeper.Load()
+	if s == nil || t.spawned {
+		t.spawned = false // the new task's goroutine may be queued behind ours
+		return t.BlockUntil(c, deadline)
+	}
+	select {
+	case <-c:
+		return nil
+	default:
+	}
+	t.voluntary.Add(1)
+	t.account(&t.sys)
+	t.blockedIn.Store(&sleeping)
+	defer func() {
+		t.blockedIn.Store(nil)
+		t.entered.Store(int64(t.k.Clock.sinceStart()))
+	}()
+	for {
+		if t.Interrupted() {
+			return ERESTARTSYS
+		}
+		select {
+		case <-c:
+			return nil
+		case <-t.interrupt:
+			continue
+		default:
+		}
+		left := time.Duration(-1)
+		if deadline != 0 {
+			if left = deadline - t.k.Clock.Monotonic(); left <= 0 {
+				return unix.ETIMEDOUT
+			}
+		}
+		(*s).Sleep(left)
+	}
+}
+
 // Interrupted reports whether a signal is to be delivered, or the task killed.
 func (t *Task) Interrupted() bool {
 	if t.work.Load() == 0 {
@@ -100,14 +160,14 @@ func (t *Task) Wait(q *vfs.Queue, mask vfs.Events, nonblock bool, deadline time.
 		return err
 	}
 	c := make(chan struct{}, 1)
-	w := vfs.NewWaiter(mask, c)
+	w := t.Waiter(mask, c)
 	q.Add(w)
 	defer q.Remove(w)
 	for {
 		if err = try(); err != unix.EAGAIN {
 			return err
 		}
-		if err = t.BlockUntil(c, deadline); err != nil {
+		if err = t.BlockOn(c, deadline); err != nil {
 			return err
 		}
 	}

@@ -81,11 +81,12 @@ func (t *Task) Clone(a CloneArgs) (*Task, error) {
 func (t *Task) Go(n *Task, flags uint64) {
 	done := n.vforkDone
 	n.start()
+	t.spawned = true
 	if flags&unix.CLONE_VFORK == 0 {
 		return
 	}
 	for {
-		if t.Block(done) == nil {
+		if t.BlockOn(done, 0) == nil {
 			return
 		}
 		t.k.mu.Lock()
@@ -181,7 +182,7 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 	}
 	n.tid = id
 	if a.Flags&unix.CLONE_VFORK != 0 {
-		n.vforkDone = make(chan struct{})
+		n.vforkDone, n.vforker = make(chan struct{}), t
 	}
 	n.state = taskRunning
 	k.tasks[id] = n

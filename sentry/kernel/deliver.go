@@ -167,15 +167,7 @@ func (t *Task) beginStopLocked(sig unix.Signal) {
 func (t *Task) stopLocked() {
 	g, k := t.group, t.k
 	t.atStop = true
-	all := true
-	for _, x := range g.tasks {
-		all = all && x.atStop
-	}
-	if all && !g.stopped {
-		g.stopped, g.stopping = true, false
-		g.stopTold, g.continued = false, false
-		k.tellParentLocked(g, 5 /* CLD_STOPPED */, int32(g.stopSig))
-	}
+	k.endStopLocked(g)
 	resumed := g.resumed
 	k.mu.Unlock()
 	t.account(&t.sys)
@@ -183,6 +175,21 @@ func (t *Task) stopLocked() {
 	t.entered.Store(int64(k.Clock.sinceStart()))
 	k.mu.Lock()
 	t.atStop = false
+}
+
+// endStopLocked completes a group stop once every task is at it: the last to
+// come, or the exit of the one that was waited for.
+func (k *Kernel) endStopLocked(g *ThreadGroup) {
+	for _, x := range g.tasks {
+		if !x.atStop {
+			return
+		}
+	}
+	if !g.stopped {
+		g.stopped, g.stopping = true, false
+		g.stopTold, g.continued = false, false
+		k.tellParentLocked(g, 5 /* CLD_STOPPED */, int32(g.stopSig))
+	}
 }
 
 // tellParentLocked reports a stop or continue to the parent.

@@ -86,9 +86,7 @@ func (t *Task) exit() {
 	if len(g.tasks) == 0 && g.execing == nil {
 		k.groupEndedLocked(g, t)
 	} else if g.stopping {
-		for _, x := range g.tasks {
-			x.kick(workSignal)
-		}
+		k.endStopLocked(g)
 	}
 	k.mu.Unlock()
 }
@@ -96,7 +94,8 @@ func (t *Task) exit() {
 func (t *Task) releaseVfork() {
 	if t.vforkDone != nil {
 		close(t.vforkDone)
-		t.vforkDone = nil
+		t.vforker.rouse()
+		t.vforkDone, t.vforker = nil, nil
 	}
 }
 

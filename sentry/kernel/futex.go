@@ -30,6 +30,7 @@ type futexWaiter struct {
 	bucket *futexBucket // under the lock of the bucket it names; nil once woken
 	bits   uint32
 	c      chan struct{} // closed on wake
+	task   *Task         // to be roused then; nil for futex_waitv
 	owner  *sync.Mutex
 }
 
@@ -103,6 +104,9 @@ func (b *futexBucket) wakeLocked(k memory.FutexKey, n int, bits uint32) int {
 		if woken < n && w.bits&bits != 0 {
 			w.bucket = nil
 			close(w.c)
+			if w.task != nil {
+				w.task.rouse()
+			}
 			woken++
 			continue
 		}
@@ -148,11 +152,11 @@ func (t *Task) FutexWait(at memory.Addr, shared bool, val, bits uint32, deadline
 		return unix.EINVAL
 	}
 	f := &t.k.Futex
-	w, err := f.enqueue(t.mm, at, shared, val, bits)
+	w, err := f.enqueue(t, t.mm, at, shared, val, bits)
 	if err != nil {
 		return err
 	}
-	err = t.BlockUntil(w.c, deadline)
+	err = t.BlockOn(w.c, deadline)
 	if err != nil && !f.cancel(w) {
 		return nil // woken in the meantime
 	}
@@ -161,7 +165,7 @@ func (t *Task) FutexWait(at memory.Addr, shared bool, val, bits uint32, deadline
 
 // enqueue puts a waiter on the word if it holds val. The word is read once
 // without the lock, to bring its page in, and again with it.
-func (f *futexTable) enqueue(mm *memory.Space, at memory.Addr, shared bool, val, bits uint32) (*futexWaiter, error) {
+func (f *futexTable) enqueue(t *Task, mm *memory.Space, at memory.Addr, shared bool, val, bits uint32) (*futexWaiter, error) {
 	if at&3 != 0 {
 		return nil, unix.EINVAL
 	}
@@ -174,7 +178,7 @@ func (f *futexTable) enqueue(mm *memory.Space, at memory.Addr, shared bool, val,
 	if err != nil {
 		return nil, err
 	}
-	w := &futexWaiter{key: key, bits: bits, c: make(chan struct{}), owner: new(sync.Mutex)}
+	w := &futexWaiter{key: key, bits: bits, c: make(chan struct{}), task: t, owner: new(sync.Mutex)}
 	b := f.bucket(key)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -344,7 +348,7 @@ func (t *Task) FutexWaitv(words []FutexWord, deadline time.Duration) (int, error
 		return index
 	}
 	for _, word := range words {
-		w, err := f.enqueue(t.mm, word.At, word.Shared, word.Val, ^uint32(0))
+		w, err := f.enqueue(nil, t.mm, word.At, word.Shared, word.Val, ^uint32(0))
 		if err != nil {
 			if i := woken(); i >= 0 {
 				return i, nil

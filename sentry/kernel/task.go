@@ -37,7 +37,10 @@ type Task struct {
 	// before it runs application code again; inApp while Thread.Run is under way.
 	work      atomic.Uint32
 	inApp     atomic.Uint32
-	interrupt chan struct{} // capacity 1: ends Block
+	interrupt chan struct{}                    // capacity 1: ends Block
+	sleeper   atomic.Pointer[platform.Sleeper] // the thread, if it can sleep on its OS thread
+
+	spawned bool // a task since the last sleep
 
 	fs   *FSContext
 	fds  *vfs.FDTable
@@ -61,6 +64,7 @@ type Task struct {
 	haveSyscall bool                         // the registers are those of a system call that may restart
 
 	vforkDone  chan struct{} // closed when the child no longer uses the parent's memory
+	vforker    *Task         // the parent, that waits for it
 	clearTID   memory.Addr
 	robust     RobustList
 	exitSignal unix.Signal // told to the parent; leaders only
@@ -251,6 +255,7 @@ func (t *Task) kick(bits uint32) {
 	case t.interrupt <- struct{}{}:
 	default:
 	}
+	t.rouse()
 }
 
 // start runs the task on a goroutine of its own.
@@ -273,6 +278,9 @@ func (t *Task) main() {
 		t.thread = thread
 		t.k.mu.Unlock()
 		t.waiter, _ = thread.(platform.Waiter)
+		if s, ok := thread.(platform.Sleeper); ok {
+			t.sleeper.Store(&s)
+		}
 		defer thread.Close()
 		t.loop()
 	}

@@ -76,7 +76,7 @@ func (p *pollSet) wait(t *kernel.Task, deadline time.Duration, now bool) (int, e
 		if q == nil {
 			continue
 		}
-		w := vfs.NewWaiter(p.mask[i], c)
+		w := t.Waiter(p.mask[i], c)
 		q.Add(w)
 		defer q.Remove(w)
 	}
@@ -84,7 +84,7 @@ func (p *pollSet) wait(t *kernel.Task, deadline time.Duration, now bool) (int, e
 		if n := p.scan(); n > 0 {
 			return n, nil
 		}
-		switch err := t.BlockUntil(c, deadline); err {
+		switch err := t.BlockOn(c, deadline); err {
 		case nil:
 		case unix.ETIMEDOUT:
 			return 0, nil

@@ -105,12 +105,12 @@ func rtSigsuspend(t *kernel.Task, a *Args) (uintptr, error) {
 		return 0, err
 	}
 	t.WithMask(m)
-	t.Block(nil)
+	t.BlockOn(nil, 0)
 	return 0, kernel.ERESTARTNOHAND
 }
 
 func pause(t *kernel.Task, _ *Args) (uintptr, error) {
-	t.Block(nil)
+	t.BlockOn(nil, 0)
 	return 0, kernel.ERESTARTNOHAND
 }
 

@@ -162,7 +162,7 @@ func nanosleep(t *kernel.Task, a *Args) (uintptr, error) {
 // sleepUntil waits for a monotonic time, and writes what is left to rem if a
 // signal comes.
 func sleepUntil(t *kernel.Task, deadline time.Duration, rem memory.Addr) (uintptr, error) {
-	err := t.BlockUntil(nil, deadline)
+	err := t.BlockOn(nil, deadline)
 	if err == unix.ETIMEDOUT {
 		return 0, nil
 	}
@@ -208,7 +208,7 @@ func clockNanosleep(t *kernel.Task, a *Args) (uintptr, error) {
 		if c.cpu {
 			left = max(left, 4*time.Millisecond)
 		}
-		if err := t.BlockUntil(nil, t.Kernel().Clock.Monotonic()+left); err != unix.ETIMEDOUT {
+		if err := t.BlockOn(nil, t.Kernel().Clock.Monotonic()+left); err != unix.ETIMEDOUT {
 			return 0, kernel.ERESTARTNOHAND
 		}
 	}

@@ -58,6 +58,15 @@ func (v *vcpu) loadFPU(area []byte) error {
 	return v.SetXSave(&x)
 }
 
+// freshFPU is the state after exec.
+func (v *vcpu) freshFPU() []byte {
+	b := make([]byte, v.p.fpuSize)
+	binary.LittleEndian.PutUint16(b[xsaveControl:], 0x37f)
+	binary.LittleEndian.PutUint32(b[xsaveMXCSR:], 0x1f80)
+	binary.LittleEndian.PutUint64(b[xsaveHeader:], 3)
+	return b
+}
+
 // saveFPU reads it.
 func (v *vcpu) saveFPU(area []byte) ([]byte, error) {
 	var x kvm.XSave

@@ -292,19 +292,25 @@ func (t *thread) broken(c *platform.Context, err error) (platform.Event, error) 
 
 // Save implements platform.Thread.Save.
 func (t *thread) Save(c *platform.Context) (err error) {
+	dirty := t.dirty | c.Dirty // what is not loaded yet is newer in c
 	if t.v.at == nowhere {
-		return nil // c is all there is
+		dirty = platform.DirtyAll
+	}
+	if dirty&platform.DirtyFPU != 0 && c.FPU == nil {
+		c.FPU = t.v.freshFPU()
+	}
+	if t.v.at == nowhere {
+		return nil
 	}
 	if err := t.bringOut(); err != nil {
 		return err
 	}
-	// What is not loaded yet is newer in c.
-	if t.dirty&platform.DirtyFPU == 0 {
+	if dirty&platform.DirtyFPU == 0 {
 		if c.FPU, err = t.v.saveFPU(c.FPU); err != nil {
 			return err
 		}
 	}
-	if t.dirty&platform.DirtyBase == 0 {
+	if dirty&platform.DirtyBase == 0 {
 		s, err := t.v.Sregs()
 		if err != nil {
 			return err
