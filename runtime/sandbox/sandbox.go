@@ -96,12 +96,6 @@ func Start(c *Config) (_ *Sandbox, err error) {
 	}
 	ours.add(goferConfig)
 
-	s.Gofer, err = start(goferName, GoferVerb,
-		[]*os.File{null, null, null, goferConfig, goferEnd, nil, nil, c.Log}, c.goferAttr())
-	if err != nil {
-		return nil, fmt.Errorf("start the gofer: %w", err)
-	}
-
 	files := []*os.File{c.Stdio[0], c.Stdio[1], c.Stdio[2],
 		agent.ConfigFD: configRead, agent.ControlFD: c.Control, agent.GoferFD: sandboxEnd, agent.SyncFD: readyWrite, agent.LogFD: c.Log}
 	if c.KVM != nil {
@@ -123,6 +117,12 @@ func Start(c *Config) (_ *Sandbox, err error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start the sandbox: %w", err)
+	}
+	// Second, since it is sooner done with its own start.
+	s.Gofer, err = start(goferName, GoferVerb,
+		[]*os.File{null, null, null, goferConfig, goferEnd, nil, nil, c.Log}, c.goferAttr())
+	if err != nil {
+		return nil, fmt.Errorf("start the gofer: %w", err)
 	}
 	return s, nil
 }

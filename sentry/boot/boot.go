@@ -62,6 +62,7 @@ type sandbox struct {
 	procs map[int32]*process // started from outside, not yet waited for
 
 	milestones []agent.Milestone
+	left       error // of leaving the host
 }
 
 // Main is the sandbox process. The arguments are unused: everything comes by
@@ -69,11 +70,15 @@ type sandbox struct {
 func Main([]string) int {
 	debug.SetGCPercent(50)
 	sync := os.NewFile(agent.SyncFD, "sync")
+	s := &sandbox{procs: map[int32]*process{}}
+	// The configuration comes when the control group and the hooks are done, which
+	// is time for what needs none; and it is the first that a container can influence.
+	s.left = s.leaveHost()
 	config, err := agent.ReadBootConfig(os.NewFile(agent.ConfigFD, "config"))
 	if errors.Is(err, io.EOF) {
 		return exitBoot
 	}
-	s := &sandbox{config: config, procs: map[int32]*process{}}
+	s.config = config
 	if err == nil {
 		s.log = newLog(config)
 		s.milestone("sandbox process running")
@@ -132,7 +137,7 @@ func (s *sandbox) steps() []struct {
 		name string
 		do   func() error
 	}{
-		{"leave the host", s.leaveHost},
+		{"leave the host", func() error { return s.left }},
 		{"choose a platform", s.choosePlatform},
 		{"set up memory", s.makeArena},
 		{"restrict system calls", s.restrict},
