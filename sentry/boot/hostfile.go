@@ -161,6 +161,23 @@ func (f *hostFile) description() *vfs.Description {
 // attrOf is the inode behind a host file.
 type attrOf struct{ f *hostFile }
 
-func (a attrOf) Attr(vfs.Context) (vfs.Attr, error)                { return a.f.Attr(), nil }
-func (a attrOf) SetAttr(vfs.Context, vfs.SetAttr) error            { return unix.EPERM }
-func (a attrOf) Open(vfs.Context, vfs.Path, int) (vfs.File, error) { return nil, unix.ENXIO }
+func (a attrOf) Attr(vfs.Context) (vfs.Attr, error)     { return a.f.Attr(), nil }
+func (a attrOf) SetAttr(vfs.Context, vfs.SetAttr) error { return unix.EPERM }
+
+// Open makes a file of its own of the same stream: /dev/stdout, /proc/self/fd/1.
+// A host's regular file keeps its position, which another open would not.
+func (a attrOf) Open(vfs.Context, vfs.Path, int) (vfs.File, error) {
+	fd, err := unix.FcntlInt(uintptr(a.f.fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, err
+	}
+	f, err := newHostFile(fd, a.f.watch)
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	if f.seekable() {
+		return f, nil
+	}
+	return stream{f}, nil
+}

@@ -119,10 +119,18 @@ func (d *Dir) Attr(ctx vfs.Context) (vfs.Attr, error) {
 	return a, err
 }
 
-func (*Dir) Make(vfs.Context, string, vfs.New) (vfs.Inode, error) { return nil, unix.EPERM }
-func (*Dir) Link(vfs.Context, string, vfs.Inode) error            { return unix.EPERM }
-func (*Dir) Unlink(vfs.Context, string) error                     { return unix.EPERM }
-func (*Dir) Rmdir(vfs.Context, string) error                      { return unix.EPERM }
+// Make refuses. In /proc the lookup of a name that is not there fails before
+// (fs/proc/base.c, proc_pident_lookup), elsewhere the directory has no such operation.
+func (d *Dir) Make(vfs.Context, string, vfs.New) (vfs.Inode, error) {
+	if d.fs.NoNew {
+		return nil, unix.ENOENT
+	}
+	return nil, unix.EPERM
+}
+
+func (*Dir) Link(vfs.Context, string, vfs.Inode) error { return unix.EPERM }
+func (*Dir) Unlink(vfs.Context, string) error          { return unix.EPERM }
+func (*Dir) Rmdir(vfs.Context, string) error           { return unix.EPERM }
 func (*Dir) Rename(vfs.Context, string, vfs.Directory, string, uint) error {
 	return unix.EPERM
 }

@@ -18,6 +18,9 @@ import (
 
 // FileSystem is one tree.
 type FileSystem struct {
+	// NoNew says that making a name is ENOENT instead of EPERM.
+	NoNew bool
+
 	typ   string
 	magic int64
 	dev   uint64

@@ -76,6 +76,7 @@ type FileSystem struct {
 func New(c Config) *FileSystem {
 	fs := &FileSystem{FileSystem: kernfs.New("proc", unix.PROC_SUPER_MAGIC), Config: c,
 		dirs: map[*kernel.Task]*taskDir{}, prune: 64, tunables: newTunables()}
+	fs.NoNew = true
 	fs.net = fs.newNet()
 	root := fs.Dir()
 	root.Find, root.List = fs.find, fs.list
