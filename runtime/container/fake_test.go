@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/sandbox"
@@ -83,7 +84,9 @@ func fakeSandbox() int {
 		ready.Write([]byte("hello\n"))
 		return 125
 	case "hang":
-		select {}
+		for { // a select without cases would be found to be a deadlock
+			time.Sleep(time.Hour)
+		}
 	}
 	l, err := agent.Listener(agent.ControlFD)
 	if err != nil {
