@@ -28,6 +28,8 @@ func Runtime(pid int) []Row {
 		{unix.SYS_NANOSLEEP, "nanosleep", "runtime: sysmon", nil},
 		{unix.SYS_CLOCK_GETTIME, "clock_gettime", "where the vDSO can not tell the time", nil},
 		{unix.SYS_GETRANDOM, "getrandom", "runtime: seeds of maps and random numbers", nil},
+		{unix.SYS_SCHED_GETAFFINITY, "sched_getaffinity", "runtime: GOMAXPROCS follows the CPUs we may use", nil},
+		{unix.SYS_PREAD64, "pread64", "runtime: GOMAXPROCS follows the control group's quota", nil},
 		{unix.SYS_EPOLL_CREATE1, "epoll_create1", "runtime: network poller", nil},
 		{unix.SYS_EPOLL_CTL, "epoll_ctl", "runtime: network poller", nil},
 		{unix.SYS_EPOLL_PWAIT, "epoll_pwait", "runtime: network poller and timers", nil},
