@@ -53,7 +53,7 @@ var rows = []struct {
 		[[ abc =~ b(.) ]] && echo ${BASH_REMATCH[1]}
 		for i in {1..40}; do (echo $i) & done | sort -n | tail -1; wait
 		read -t 0.01 x </dev/zero; ulimit -n; umask
-		bash -c 'kill -9 $$' 2>/dev/null; echo $?; exit 6`},
+		{ bash -c 'kill -9 $$'; echo $?; } 2>/dev/null; exit 6`},
 	{"coreutils", "sha256sum", "sh", `
 		seq 1000 >n; sha256sum n; md5sum n; cksum n; wc n; tac n | head -2; shuf -i 1-5 | sort
 		split -l 300 n p; ls p*; cat p* | cmp - n && echo same
