@@ -342,10 +342,25 @@ func (t *Task) handle(ev platform.Event) {
 	case platform.Fault:
 		t.fault(ev)
 	case platform.Signal:
+		t.softwareInterrupt(&ev)
 		info := faultInfo(ev.Signal, ev.Code, uint64(ev.Addr))
 		t.forceFault(info, ev)
 	case platform.Interrupted:
 	}
+}
+
+// softwareInterrupt mends what INT n raises: a protection fault, since ring 3
+// may not use the gate (SDM, Interrupt 13). kvm_pvm reports it as an invalid opcode.
+func (t *Task) softwareInterrupt(ev *platform.Event) {
+	const opcode, fromGate = 0xcd, 2 // the IDT bit of the error code
+	if ev.Signal != unix.SIGILL {
+		return
+	}
+	var insn [2]byte
+	if n, _ := t.mm.Read(memory.Addr(t.ctx.Rip), insn[:]); n < 2 || insn[0] != opcode {
+		return
+	}
+	*ev = platform.Event{Reason: platform.Signal, Signal: unix.SIGSEGV, Code: SI_KERNEL, Trap: 13, Err: uint64(insn[1])<<3 | fromGate}
 }
 
 func (t *Task) fault(ev platform.Event) {
