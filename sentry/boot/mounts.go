@@ -13,6 +13,7 @@ import (
 	"bulkhead/sentry/fs/proc"
 	"bulkhead/sentry/fs/sys"
 	"bulkhead/sentry/fs/tmpfs"
+	"bulkhead/sentry/memory"
 	"bulkhead/sentry/syscalls"
 	"bulkhead/sentry/vfs"
 )
@@ -46,6 +47,9 @@ func (s *sandbox) mountAll() (err error) {
 		return fmt.Errorf("/dev: %w", err)
 	}
 	if s.config.Spec.Linux != nil {
+		if err := s.setSysctls(); err != nil {
+			return err
+		}
 		if err := s.hidePaths(); err != nil {
 			return err
 		}
@@ -195,6 +199,30 @@ func (s *sandbox) mountPoint(name string, file bool) (vfs.Path, error) {
 		}
 	}
 	return vfs.Resolve(ctx, start, name, 0)
+}
+
+// setSysctls writes linux.sysctl to /proc/sys. One that the Sentry has not is
+// refused by name, since the container was to depend on it.
+func (s *sandbox) setSysctls() error {
+	ctx := vfs.SentryContext()
+	start := vfs.Start{Root: s.root, At: s.root}
+	for name, value := range s.config.Spec.Linux.Sysctl {
+		file := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
+		d, err := vfs.Open(ctx, start, file, vfs.OpenHow{Flags: unix.O_WRONLY})
+		if err == nil {
+			_, err = d.Write(ctx, memory.Buffers{[]byte(value + "\n")})
+			d.Unref()
+		}
+		if err == unix.ENOENT && strings.HasPrefix(name, "net.") {
+			// Engines set these for every container; without an IP network they mean nothing.
+			s.log.Info("sysctl has no effect", "name", name, "value", value)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("linux.sysctl %s=%s: %w", name, value, err)
+		}
+	}
+	return nil
 }
 
 // hidePaths puts emptiness over masked paths and makes others read-only; those
