@@ -341,7 +341,7 @@ CASE(limits_and_priority)
 	E(sched_get_priority_min(SCHED_RR));
 	E(sched_get_priority_max(99));
 	E(sched_yield());
-	struct sched_param p;
+	struct sched_param p = {0};
 	E(sched_getparam(0, &p));
 	say("%d", p.sched_priority);
 	E(sched_setscheduler(0, SCHED_BATCH, &p));
