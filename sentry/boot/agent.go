@@ -223,6 +223,6 @@ func (s *sandbox) Debug(_ context.Context, what string) (string, error) {
 	}
 	n, _ := s.kernel.Live()
 	fmt.Fprintf(&b, "platform %s (%s)\ntasks %d\nsystem calls %d\nmemory %d bytes\ngoroutines %d\n",
-		s.plat.Name(), s.why, n, s.kernel.Calls_.Load(), s.arena.Usage(), runtime.NumGoroutine())
+		s.plat.Name(), s.why, n, s.kernel.Served.Load(), s.arena.Usage(), runtime.NumGoroutine())
 	return b.String(), nil
 }

@@ -206,7 +206,6 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 	n.group.exe.Store(g.exe.Load())
 	n.group.OOMScoreAdj.Store(g.OOMScoreAdj.Load())
 	n.group.Dumpable.Store(g.Dumpable.Load())
-	n.group.subreaperKid.Store(g.subreaperKid.Load() || g.subreaper.Load())
 	parent, via := g, t
 	if a.Flags&unix.CLONE_PARENT != 0 {
 		parent, via = g.parent, g.parentTask
@@ -284,8 +283,6 @@ func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
 	k.newSessionLocked(n.group)
 	if k.init == nil && id == 1 {
 		k.init = n.group
-	} else {
-		n.group.external = true
 	}
 	n.publish()
 	return n, nil

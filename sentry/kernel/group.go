@@ -17,13 +17,12 @@ type ThreadGroup struct {
 	Limits   Limits
 	Handlers *SignalHandlers // shared by CLONE_SIGHAND; replaced by exec
 
-	OOMScoreAdj  atomic.Int32
-	Dumpable     atomic.Int32
-	IO           IOCount
-	Timers       Timers
-	exe          atomic.Pointer[vfs.Path]
-	subreaper    atomic.Bool
-	subreaperKid atomic.Bool // an ancestor is one
+	OOMScoreAdj atomic.Int32
+	Dumpable    atomic.Int32
+	IO          IOCount
+	Timers      Timers
+	exe         atomic.Pointer[vfs.Path]
+	subreaper   atomic.Bool
 
 	// Under Kernel.mu.
 	leader     *Task
@@ -57,7 +56,6 @@ type ThreadGroup struct {
 	ended    chan struct{}
 	endQueue vfs.Queue
 	signals  vfs.Queue // signalfd
-	external bool      // started from outside: reaped without a parent
 }
 
 // IOCount is /proc/PID/io.

@@ -53,7 +53,7 @@ type Kernel struct {
 	Clock    *Clock
 	BootID   string
 	Futex    futexTable
-	Calls_   atomic.Uint64 // system calls served
+	Served   atomic.Uint64 // system calls served
 	Forks    atomic.Uint64
 	OOMKills atomic.Uint64
 
@@ -74,7 +74,6 @@ type Kernel struct {
 	done     sync.WaitGroup // task goroutines
 	panicked atomic.Pointer[Panic]
 
-	// External is told when a process started from outside the container ends.
 	onPanic func(*Panic)
 }
 

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"math/bits"
 	"sync"
 
@@ -34,73 +33,6 @@ var (
 	ignoredByDfl = set(unix.SIGCONT, unix.SIGCHLD, unix.SIGWINCH, unix.SIGURG)
 	synchronous  = set(unix.SIGSEGV, unix.SIGBUS, unix.SIGILL, unix.SIGTRAP, unix.SIGFPE, unix.SIGSYS)
 )
-
-// Values of si_code (include/uapi/asm-generic/siginfo.h).
-const (
-	SI_USER    = 0
-	SI_KERNEL  = 0x80
-	SI_QUEUE   = -1
-	SI_TIMER   = -2
-	SI_MESGQ   = -3
-	SI_ASYNCIO = -4
-	SI_SIGIO   = -5
-	SI_TKILL   = -6
-)
-
-// SigInfo is siginfo_t as it lies in memory.
-type SigInfo [128]byte
-
-// Signo, Code: the common fields. PID, UID, Value: of the layouts that have
-// them.
-func (i *SigInfo) Signo() unix.Signal     { return unix.Signal(int32(binary.LittleEndian.Uint32(i[0:]))) }
-func (i *SigInfo) Code() int32            { return int32(binary.LittleEndian.Uint32(i[8:])) }
-func (i *SigInfo) Uint32(at int) uint32   { return binary.LittleEndian.Uint32(i[at:]) }
-func (i *SigInfo) Uint64(at int) uint64   { return binary.LittleEndian.Uint64(i[at:]) }
-func (i *SigInfo) put32(at int, v uint32) { binary.LittleEndian.PutUint32(i[at:], v) }
-func (i *SigInfo) put64(at int, v uint64) { binary.LittleEndian.PutUint64(i[at:], v) }
-
-func newInfo(sig unix.Signal, code int32) *SigInfo {
-	i := &SigInfo{}
-	i.put32(0, uint32(sig))
-	i.put32(8, uint32(code))
-	return i
-}
-
-func kernelInfo(sig unix.Signal) *SigInfo { return newInfo(sig, SI_KERNEL) }
-
-// UserInfo is what kill(2) (SI_USER) and tkill(2) (SI_TKILL) send.
-func UserInfo(sig unix.Signal, code int32, pid int32, uid uint32) *SigInfo {
-	i := newInfo(sig, code)
-	i.put32(16, uint32(pid))
-	i.put32(20, uid)
-	return i
-}
-
-// faultInfo is the _sigfault layout.
-func faultInfo(sig unix.Signal, code int32, addr uint64) *SigInfo {
-	i := newInfo(sig, code)
-	i.put64(16, addr)
-	return i
-}
-
-// TimerInfo is what a POSIX timer sends.
-func TimerInfo(sig unix.Signal, id int32, overrun int32, value uint64) *SigInfo {
-	i := newInfo(sig, SI_TIMER)
-	i.put32(16, uint32(id))
-	i.put32(20, uint32(overrun))
-	i.put64(24, value)
-	return i
-}
-
-func childInfo(code int32, pid int32, uid uint32, status int32, user, sys int64) *SigInfo {
-	i := newInfo(unix.SIGCHLD, code)
-	i.put32(16, uint32(pid))
-	i.put32(20, uid)
-	i.put32(24, uint32(status))
-	i.put64(32, uint64(user))
-	i.put64(40, uint64(sys))
-	return i
-}
 
 // SigAction is struct sigaction as rt_sigaction(2) carries it.
 type SigAction struct {
@@ -345,124 +277,6 @@ func (k *Kernel) exitGroupLocked(g *ThreadGroup, status int32) {
 		t.killed = true
 		t.kick(workExit)
 	}
-}
-
-// mayKill is check_kill_permission.
-func mayKill(from *vfs.Creds, to *ThreadGroup, sig unix.Signal, sameSession bool) bool {
-	c := to.leader.Creds()
-	return from.EUID == c.SUID || from.EUID == c.UID || from.UID == c.SUID || from.UID == c.UID ||
-		from.Has(unix.CAP_KILL) || sig == unix.SIGCONT && sameSession
-}
-
-// Kill is kill(2): pid > 0 one process, 0 the caller's job, -1 all but init and
-// the caller, else a job.
-func (t *Task) Kill(pid int32, sig unix.Signal) error {
-	info := UserInfo(sig, SI_USER, t.group.pid, t.Creds().UID)
-	return t.KillInfo(pid, sig, info)
-}
-
-// KillInfo is Kill with a siginfo of the caller's (rt_sigqueueinfo).
-func (t *Task) KillInfo(pid int32, sig unix.Signal, info *SigInfo) error {
-	if sig < 0 || sig > NSIG {
-		return unix.EINVAL
-	}
-	k := t.k
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var to []*ThreadGroup
-	switch {
-	case pid > 0:
-		g := k.groupLocked(pid)
-		if g == nil {
-			// A thread id names its process too (find_get_pid).
-			x := k.tasks[pid]
-			if x == nil || x.state == taskDead {
-				return unix.ESRCH
-			}
-			g = x.group
-		}
-		to = append(to, g)
-	case pid == -1:
-		for _, g := range k.groupsLocked() {
-			if g != k.init && g != t.group {
-				to = append(to, g)
-			}
-		}
-	default:
-		p := t.group.jobs
-		if pid != 0 {
-			p = k.groups[-pid]
-		}
-		if p == nil {
-			return unix.ESRCH
-		}
-		for g := range p.members {
-			to = append(to, g)
-		}
-	}
-	if len(to) == 0 {
-		return unix.ESRCH
-	}
-	sent, err := 0, error(nil)
-	for _, g := range to {
-		if !mayKill(t.Creds(), g, sig, g.jobs != nil && g.jobs.session == t.group.jobs.session) {
-			err = unix.EPERM
-			continue
-		}
-		sent++
-		if sig != 0 {
-			copied := *info
-			if e := k.sendGroupLocked(g, &copied); e != nil {
-				err = e
-			}
-		}
-	}
-	if sent > 0 && (pid <= 0 || err == nil) {
-		return nil
-	}
-	return err
-}
-
-// KillThread is tgkill(2) and tkill(2) (tgid <= 0).
-func (t *Task) KillThread(tgid, tid int32, sig unix.Signal, info *SigInfo) error {
-	if sig < 0 || sig > NSIG || tid <= 0 {
-		return unix.EINVAL
-	}
-	k := t.k
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	x := k.tasks[tid]
-	if x == nil || x.state == taskDead || tgid > 0 && x.group.pid != tgid {
-		return unix.ESRCH
-	}
-	if x.group != t.group && !mayKill(t.Creds(), x.group, sig, x.group.jobs.session == t.group.jobs.session) {
-		return unix.EPERM
-	}
-	if sig == 0 {
-		return nil
-	}
-	return k.sendLocked(x.group, x, info, false)
-}
-
-// SendGroup sends info to a process from the kernel itself (timers, terminals,
-// the host). Force reaches init where it has no handler, for SIGKILL and SIGSTOP.
-func (g *ThreadGroup) SendGroup(info *SigInfo, force bool) error {
-	g.k.mu.Lock()
-	defer g.k.mu.Unlock()
-	return g.k.sendLocked(g, nil, info, force)
-}
-
-// Signal sends sig to the process as the kernel.
-func (g *ThreadGroup) Signal(sig unix.Signal) { g.SendGroup(kernelInfo(sig), true) }
-
-// SendTask sends info to the thread.
-func (t *Task) SendTask(info *SigInfo) error {
-	t.k.mu.Lock()
-	defer t.k.mu.Unlock()
-	if t.state == taskDead {
-		return unix.ESRCH
-	}
-	return t.k.sendLocked(t.group, t, info, false)
 }
 
 // forceFault sends a signal that the application's own instruction caused: if it

@@ -337,7 +337,7 @@ func (t *Task) handle(ev platform.Event) {
 	switch ev.Reason {
 	case platform.Syscall:
 		t.haveSyscall = true
-		t.k.Calls_.Add(1)
+		t.k.Served.Add(1)
 		t.k.Calls.Serve(t)
 	case platform.Fault:
 		t.fault(ev)

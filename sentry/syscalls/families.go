@@ -4,7 +4,7 @@ package syscalls
 // the Table.)
 func families() [][]row {
 	return [][]row{
-		processCalls(), credCalls(), signalCalls(), futexCalls(), timeCalls(), memoryCalls(), miscCalls(),
+		processCalls(), credCalls(), signalCalls(), futexCalls(), timeCalls(), memoryCalls(), miscCalls(), schedCalls(), limitCalls(),
 		openCalls(), rwCalls(), statCalls(), treeCalls(), fcntlCalls(), pollCalls(), pidfdCalls(),
 		fdMakerCalls(), spliceCalls(), xattrCalls(), socketCalls(), watchCalls(),
 	}
