@@ -450,17 +450,15 @@ CASE(stop_and_continue)
 	E(waitpid(child_pid, &s, 0) == child_pid);
 	status("child", s);
 	if (!(child_pid = fork())) {
-		handle(SIGTERM, naming, 0);
 		raise(SIGSTOP);
-		_exit(3);
+		pause(); // or its exit could overtake the continue
 	}
 	waitpid(child_pid, &s, WUNTRACED);
 	kill(child_pid, SIGCONT);
 	E(waitpid(child_pid, &s, WCONTINUED) == child_pid);
-	if (WIFCONTINUED(s)) {
-		status("child", s);
-		waitpid(child_pid, &s, 0);
-	}
+	status("child", s);
+	kill(child_pid, SIGKILL);
+	waitpid(child_pid, &s, 0);
 	status("child", s);
 	if (!(child_pid = fork())) {
 		raise(SIGSTOP);

@@ -302,6 +302,7 @@ CASE(job_control)
 		}
 		E(waitpid(job, &s, 0) == job);
 		status("job", s);
+		E(tcsetpgrp(slave, getpgrp()));
 		job = fork();
 		if (!job) {
 			setpgid(0, 0);
@@ -311,7 +312,6 @@ CASE(job_control)
 			E(tcsetattr(slave, TCSANOW, &t)); // from the background: SIGTTOU
 			_exit(0);
 		}
-		E(tcsetpgrp(slave, getpgrp()));
 		E(waitpid(job, &s, WUNTRACED) == job);
 		status("job", s);
 		kill(job, SIGKILL);
