@@ -72,7 +72,7 @@ func TestConfig(t *testing.T) {
 		{"processes", nil, `echo $$; ls /proc | grep -E '^[0-9]+$' | head -1; cat /proc/1/comm; sh -c 'echo $PPID'`},
 		{"network", nil, `ls /sys/class/net 2>/dev/null; cat /proc/net/dev 2>/dev/null | grep -c lo`},
 		{"stdio", nil, `echo out; echo err >&2; read x; echo "<$x>"; [ -t 0 ] || echo no terminal`},
-		{"sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.msgmax": "4000"} }, `cat /proc/sys/kernel/msgmax`},
+		{"sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.domainname": "example"} }, `cat /proc/sys/kernel/domainname`},
 		{"orphans", nil, `(sh -c 'sleep 0.1; echo $PPID' & ) ; sleep 0.3; ps | wc -l`},
 	}
 	rig.NeedRoot(t)
