@@ -176,7 +176,7 @@ func childProcesses() {
 	cmd.Stdin = strings.NewReader(strings.Repeat("line\n", 50000))
 	b, err := cmd.Output()
 	fmt.Println(len(b), err)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	fmt.Println(exec.CommandContext(ctx, "sleep", "100").Run())
 }
