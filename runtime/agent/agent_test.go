@@ -220,12 +220,17 @@ func TestHangUp(t *testing.T) {
 	}
 
 	// One that stood for a process takes it along.
+	// (A process of its own: an earlier Wait may still look at process 0.)
 	c = serve(t, f)
-	go func() { _, err := c.Wait(context.Background(), &WaitRequest{Kill: true}); errs <- err }()
+	stoodFor := make(chan ExitStatus, 1)
+	f.mu.Lock()
+	f.procs[9] = stoodFor
+	f.mu.Unlock()
+	go func() { _, err := c.Wait(context.Background(), &WaitRequest{PID: 9, Kill: true}); errs <- err }()
 	<-f.waiting
 	c.Close()
 	<-errs
-	if s := <-f.procs[0]; s.Exit() != 137 {
+	if s := <-stoodFor; s.Exit() != 137 {
 		t.Errorf("exit %d, want 137", s.Exit())
 	}
 
