@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/jail"
 	"bulkhead/sentry/seccomp"
 )
 
@@ -97,22 +98,8 @@ func emptyRoot() error {
 		return fmt.Errorf("open /proc/self/fd: %w", err)
 	}
 	defer unix.Close(fds)
-	const here = "/proc" // a directory that is on every host; it is ours to cover
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RDONLY
-	if err := unix.Mount("empty", here, "tmpfs", flags, "size=4k,nr_inodes=1,mode=0500"); err != nil {
-		return fmt.Errorf("mount an empty root: %w", err)
-	}
-	if err := unix.Chdir(here); err != nil {
+	if err := jail.EmptyRoot(); err != nil {
 		return err
-	}
-	if err := unix.PivotRoot(".", "."); err != nil { // pivot_root(2), NOTES
-		return fmt.Errorf("change the root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("let the old root go: %w", err)
 	}
 	unix.Umask(0)
 	return unix.Fchdir(fds)
