@@ -23,12 +23,23 @@ func request(req, tid int, addr, data uintptr) error {
 	return nil
 }
 
+// requestAt is ptrace(2) with a pointer. It becomes a number only in the system
+// call's own argument list: a caller that passed the number through a Go function
+// would have the kernel write to where its stack was before that function grew it.
+func requestAt(req, tid int, addr uintptr, data unsafe.Pointer) error {
+	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(req), uintptr(tid), addr, uintptr(data), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 func getRegs(tid int, r *platform.Registers) error {
-	return request(unix.PTRACE_GETREGS, tid, 0, uintptr(unsafe.Pointer(r)))
+	return requestAt(unix.PTRACE_GETREGS, tid, 0, unsafe.Pointer(r))
 }
 
 func setRegs(tid int, r *platform.Registers) error {
-	return request(unix.PTRACE_SETREGS, tid, 0, uintptr(unsafe.Pointer(r)))
+	return requestAt(unix.PTRACE_SETREGS, tid, 0, unsafe.Pointer(r))
 }
 
 // raxAt is RAX in struct user, whose first member are the registers.
@@ -43,13 +54,13 @@ func setOrigRAX(tid int, v uint64) error {
 }
 
 func getRAX(tid int) (v uint64, err error) {
-	err = request(unix.PTRACE_PEEKUSR, tid, raxAt, uintptr(unsafe.Pointer(&v)))
+	err = requestAt(unix.PTRACE_PEEKUSR, tid, raxAt, unsafe.Pointer(&v))
 	return v, err
 }
 
 // peek reads eight bytes of the tracee's memory.
 func peek(tid int, at uint64) (v uint64, err error) {
-	err = request(unix.PTRACE_PEEKDATA, tid, uintptr(at), uintptr(unsafe.Pointer(&v)))
+	err = requestAt(unix.PTRACE_PEEKDATA, tid, uintptr(at), unsafe.Pointer(&v))
 	return v, err
 }
 
@@ -61,7 +72,7 @@ type sigInfo struct {
 }
 
 func getSigInfo(tid int, si *sigInfo) error {
-	return request(unix.PTRACE_GETSIGINFO, tid, 0, uintptr(unsafe.Pointer(si)))
+	return requestAt(unix.PTRACE_GETSIGINFO, tid, 0, unsafe.Pointer(si))
 }
 
 // getArch is the AUDIT_ARCH of the tracee's call: the entry that it came by.
@@ -71,7 +82,7 @@ func getArch(tid int) (uint32, error) {
 		_    [3]byte
 		Arch uint32
 	}
-	err := request(unix.PTRACE_GET_SYSCALL_INFO, tid, unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)))
+	err := requestAt(unix.PTRACE_GET_SYSCALL_INFO, tid, unsafe.Sizeof(info), unsafe.Pointer(&info))
 	return info.Arch, err
 }
 
@@ -80,13 +91,13 @@ const ntX86XState = 0x202
 
 func getXState(tid int, b []byte) (int, error) {
 	iov := unix.Iovec{Base: &b[0], Len: uint64(len(b))}
-	err := request(unix.PTRACE_GETREGSET, tid, ntX86XState, uintptr(unsafe.Pointer(&iov)))
+	err := requestAt(unix.PTRACE_GETREGSET, tid, ntX86XState, unsafe.Pointer(&iov))
 	return int(iov.Len), err
 }
 
 func setXState(tid int, b []byte) error {
 	iov := unix.Iovec{Base: &b[0], Len: uint64(len(b))}
-	return request(unix.PTRACE_SETREGSET, tid, ntX86XState, uintptr(unsafe.Pointer(&iov)))
+	return requestAt(unix.PTRACE_SETREGSET, tid, ntX86XState, unsafe.Pointer(&iov))
 }
 
 // sigaction is the kernel's (arch/x86/include/uapi/asm/signal.h).
