@@ -63,6 +63,9 @@ func (t *Task) Clone(a CloneArgs) (*Task, error) {
 		return nil, err
 	}
 	k.Forks.Add(1)
+	if n.group != t.group {
+		n.group.Timers.LimitCPU()
+	}
 	if a.Flags&unix.CLONE_PARENT_SETTID != 0 {
 		t.mm.StoreUint32(a.ParentTID, uint32(n.tid))
 	}
@@ -216,7 +219,6 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 		parent.children[n.group] = struct{}{}
 	}
 	k.joinLocked(n.group, g.jobs)
-	n.group.Timers.LimitCPU()
 	return nil
 }
 
@@ -279,7 +281,6 @@ func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
 	k.tasks[id] = n
 	n.group = k.newGroup(n, &SignalHandlers{})
 	n.group.Limits.SetAll(p.Limits)
-	n.group.Timers.LimitCPU()
 	k.newSessionLocked(n.group)
 	if k.init == nil && id == 1 {
 		k.init = n.group
@@ -289,7 +290,11 @@ func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
 }
 
 // Begin lets a spawned task run.
-func (t *Task) Begin() { t.publish(); t.start() }
+func (t *Task) Begin() {
+	t.publish()
+	t.group.Timers.LimitCPU()
+	t.start()
+}
 
 // Abandon ends a spawned task that never began.
 func (t *Task) Abandon() {

@@ -48,6 +48,7 @@ func (t *Task) doWork() bool {
 		case act.Handler == SigIgn:
 		case act.Handler > SigIgn:
 			k.mu.Unlock()
+			t.group.Timers.delivered(info)
 			t.handler(info, act)
 			k.mu.Lock()
 		case ignoredByDfl.Has(sig), t.group == k.init && !k.OrdinaryInit && !unblockable.Has(sig):

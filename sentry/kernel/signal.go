@@ -407,11 +407,15 @@ func (t *Task) SignalSets() (pending, shared, blocked, ignored, caught SigSet, q
 // nil if there is none.
 func (t *Task) TakeSignal(mask SigSet) *SigInfo {
 	t.k.mu.Lock()
-	defer t.k.mu.Unlock()
-	if i := t.pending.take(mask); i != nil {
-		return i
+	i := t.pending.take(mask)
+	if i == nil {
+		i = t.group.pending.take(mask)
 	}
-	return t.group.pending.take(mask)
+	t.k.mu.Unlock()
+	if i != nil {
+		t.group.Timers.delivered(i)
+	}
+	return i
 }
 
 // HasSignal reports whether TakeSignal would find one.

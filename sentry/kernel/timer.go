@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,12 +26,12 @@ type Timer struct {
 	mu       sync.Mutex
 	now      func() time.Duration
 	cpu      bool // now is a CPU clock
-	fire     func(t *Timer)
+	fire     func(missed int64)
 	next     time.Duration // on the clock; 0 if disarmed
 	interval time.Duration
 	gen      uint64
 	timer    *time.Timer
-	Overrun  int64 // expirations beyond the one that was told
+	told     atomic.Int64 // overruns that the last signal told of
 
 	ID    int32
 	Clock int32
@@ -45,9 +46,10 @@ type SigEvent struct {
 	TID    int32
 }
 
-// NewTimer makes a timer on a clock; fire is called without locks held, once an
-// expiry.
-func NewTimer(now func() time.Duration, cpu bool, fire func(*Timer)) *Timer {
+// NewTimer makes a timer on a clock; fire is called without locks held, and is
+// told how many expirations beyond one it stands for. now may take Kernel.mu, so
+// that a Timer must not be set while that is held.
+func NewTimer(now func() time.Duration, cpu bool, fire func(missed int64)) *Timer {
 	return &Timer{now: now, cpu: cpu, fire: fire}
 }
 
@@ -58,7 +60,6 @@ func (t *Timer) Set(next, interval time.Duration) (left, old time.Duration) {
 	defer t.mu.Unlock()
 	left, old = t.leftLocked(), t.interval
 	t.next, t.interval = next, interval
-	t.Overrun = 0
 	t.gen++
 	if t.timer != nil {
 		t.timer.Stop()
@@ -107,17 +108,16 @@ func (t *Timer) expire(gen uint64) {
 		t.mu.Unlock()
 		return
 	}
-	t.Overrun = 0
+	missed := int64(0)
 	if t.interval == 0 {
 		t.next = 0
 	} else {
-		missed := (now - t.next) / t.interval
-		t.next += (missed + 1) * t.interval
-		t.Overrun = int64(missed)
+		missed = int64((now - t.next) / t.interval)
+		t.next += time.Duration(missed+1) * t.interval
 		t.armLocked()
 	}
 	t.mu.Unlock()
-	t.fire(t)
+	t.fire(missed)
 }
 
 func (ts *Timers) init(g *ThreadGroup) { ts.g, ts.posix = g, map[int32]*Timer{} }
@@ -133,7 +133,7 @@ func (ts *Timers) Interval(which int) (*Timer, error) {
 		g := ts.g
 		clocks := []func() time.Duration{g.k.Clock.Monotonic, g.userTime, g.allTime}
 		sig := []unix.Signal{unix.SIGALRM, unix.SIGVTALRM, unix.SIGPROF}[which]
-		ts.itimers[which] = NewTimer(clocks[which], which != 0, func(*Timer) { g.SendGroup(kernelInfo(sig), false) })
+		ts.itimers[which] = NewTimer(clocks[which], which != 0, func(int64) { g.SendGroup(kernelInfo(sig), false) })
 	}
 	return ts.itimers[which], nil
 }
@@ -157,7 +157,7 @@ func (ts *Timers) LimitCPU() {
 		return
 	}
 	if ts.cpu == nil {
-		ts.cpu = NewTimer(g.allTime, true, func(*Timer) {
+		ts.cpu = NewTimer(g.allTime, true, func(int64) {
 			if max := g.Limits.Get(unix.RLIMIT_CPU).Max; max < forever && g.allTime() >= time.Duration(max)*time.Second {
 				g.SendGroup(kernelInfo(unix.SIGKILL), true)
 				return
@@ -182,7 +182,8 @@ func (ts *Timers) Create(clock int32, now func() time.Duration, cpu bool, ev Sig
 		ts.next = (ts.next + 1) & 0x7fffffff
 	}
 	g := ts.g
-	t := NewTimer(now, cpu, func(t *Timer) { g.timerFired(t) })
+	var t *Timer
+	t = NewTimer(now, cpu, func(missed int64) { g.timerFired(t, missed) })
 	t.ID, t.Clock, t.Sigev = ts.next, clock, ev
 	if ev.Notify == 0 && ev.Signal == 0 {
 		t.Sigev.Signal = int32(unix.SIGALRM)
@@ -192,12 +193,12 @@ func (ts *Timers) Create(clock int32, now func() time.Duration, cpu bool, ev Sig
 	return t, nil
 }
 
-func (g *ThreadGroup) timerFired(t *Timer) {
+func (g *ThreadGroup) timerFired(t *Timer, missed int64) {
 	const none, threadID = 1, 4
 	if t.Sigev.Notify == none {
 		return
 	}
-	info := TimerInfo(unix.Signal(t.Sigev.Signal), t.ID, int32(t.Overrun), t.Sigev.Value)
+	info := TimerInfo(unix.Signal(t.Sigev.Signal), t.ID, int32(missed), t.Sigev.Value)
 	if t.Sigev.Notify == threadID {
 		if x := g.k.Task(t.Sigev.TID); x != nil && x.group == g {
 			x.SendTask(info)
@@ -209,19 +210,23 @@ func (g *ThreadGroup) timerFired(t *Timer) {
 	// A signal that is still queued stands for this expiry too.
 	for _, i := range g.pending.infos {
 		if i.Code() == SI_TIMER && int32(i.Uint32(16)) == t.ID {
-			i.put32(20, i.Uint32(20)+1+uint32(t.Overrun))
-			t.addOverrun(int64(i.Uint32(20)))
+			i.put32(20, i.Uint32(20)+1+uint32(missed))
 			return
 		}
 	}
 	g.k.sendGroupLocked(g, info)
 }
 
-// addOverrun makes n what timer_getoverrun tells.
-func (t *Timer) addOverrun(n int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.Overrun = n
+// delivered notes what a timer's signal said of overruns when it was taken.
+func (ts *Timers) delivered(i *SigInfo) {
+	if i.Code() != SI_TIMER {
+		return
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t := ts.posix[int32(i.Uint32(16))]; t != nil {
+		t.told.Store(int64(int32(i.Uint32(20))))
+	}
 }
 
 // Get finds a POSIX timer, Delete removes it, IDs lists them.
@@ -272,9 +277,6 @@ func (ts *Timers) stop() {
 	}()
 }
 
-// Overruns is how many expirations the last signal stood for beyond one.
-func (t *Timer) Overruns() int64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.Overrun
-}
+// Overruns is how many expirations the signal that was delivered last stood for
+// beyond one (timer_getoverrun(2)).
+func (t *Timer) Overruns() int64 { return t.told.Load() }

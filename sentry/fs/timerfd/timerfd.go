@@ -32,9 +32,9 @@ func New(now func() time.Duration, flags int) *vfs.Description {
 	return vfs.NewAnonymous(f, "anon_inode:[timerfd]", unix.O_RDWR|flags)
 }
 
-func (f *File) expired(t *kernel.Timer) {
+func (f *File) expired(missed int64) {
 	f.mu.Lock()
-	f.count += 1 + uint64(t.Overruns())
+	f.count += 1 + uint64(missed)
 	f.mu.Unlock()
 	f.queue.Notify(vfs.EventIn)
 }

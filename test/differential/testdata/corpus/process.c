@@ -371,6 +371,14 @@ CASE(limits_and_priority)
 		for (;;)
 			x++;
 	}
+	CHILD { // the limit goes on to a child
+		struct rlimit l = {100, 200};
+		setrlimit(RLIMIT_CPU, &l);
+		CHILD {
+			getrlimit(RLIMIT_CPU, &l);
+			say("inherited %ld %ld", (long)l.rlim_cur, (long)l.rlim_max);
+		}
+	}
 	getrusage(RUSAGE_CHILDREN, &r);
 	say("child's second %d", (r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1000000L + r.ru_utime.tv_usec + r.ru_stime.tv_usec > 800000);
 	times(&t);
