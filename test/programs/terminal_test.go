@@ -72,7 +72,7 @@ func TestJobControl(t *testing.T) {
 // TestWindow changes the window's size while a program runs.
 func TestWindow(t *testing.T) {
 	rig.EachPlatform(t, func(t *testing.T, platform string) {
-		sh := rig.Command{Args: []string{"bash", "-c", `trap 'stty size; exit 5' WINCH; stty size; while :; do read -r x; done`}}
+		sh := rig.Command{Args: []string{"bash", "-c", `trap 'stty size; exit 5' WINCH; stty size; while :; do sleep 0.1; done`}}
 		terminal := rig.OpenIn(t, sh, platform)
 		terminal.Expect("24 80\r\n")
 		terminal.Resize(50, 132)
