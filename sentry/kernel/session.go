@@ -65,10 +65,9 @@ func (k *Kernel) joinLocked(g *ThreadGroup, p *ProcessGroup) {
 		return
 	}
 	delete(k.groups, old.id)
+	// An empty job stays in the foreground, as Linux's tty keeps its struct pid: all
+	// others go on being in the background until somebody is put there.
 	s := old.session
-	if s.foreground == old {
-		s.foreground = nil
-	}
 	if s.refs--; s.refs == 0 {
 		delete(k.sessions, s.id)
 	}

@@ -343,3 +343,43 @@ CASE(job_control)
 	status("leader", s);
 	got("screen", master);
 }
+
+static volatile int stopped_by;
+static void note_stop(int sig) { stopped_by = sig; }
+
+// A foreground job that has died leaves all others in the background.
+CASE(background_behind_the_dead)
+{
+	int master;
+	pid_t leader = forkpty(&master, NULL, NULL, NULL);
+	if (!leader) {
+		pid_t job = fork();
+		if (!job)
+			setpgid(0, 0), pause(), _exit(0);
+		setpgid(job, job);
+		signal(SIGTTOU, SIG_IGN);
+		tcsetpgrp(0, job);
+		kill(job, SIGKILL);
+		waitpid(job, NULL, 0);
+		printf("the dead one stays %d\n", tcgetpgrp(0) == job);
+		struct sigaction a = {.sa_handler = note_stop};
+		sigaction(SIGTTOU, &a, NULL);
+		fflush(stdout);
+		pid_t other = fork();
+		if (!other) {
+			struct termios t;
+			setpgid(0, 0);
+			tcgetattr(0, &t);
+			int r = tcsetattr(0, TCSANOW, &t);
+			printf("tcsetattr %d, EINTR %d, SIGTTOU %d\n", r, errno == EINTR, stopped_by == SIGTTOU);
+			fflush(stdout);
+			_exit(0);
+		}
+		waitpid(other, NULL, 0);
+		_exit(0);
+	}
+	char b[4096];
+	for (int n; (n = read(master, b, sizeof b)) > 0;)
+		write(1, b, n);
+	waitpid(leader, NULL, 0);
+}
