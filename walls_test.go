@@ -53,6 +53,20 @@ var rooms = []room{
 		"github.com/BurntSushi/toml", "github.com/godbus/", "github.com/coreos/",
 	}, "OCI verbs; that only main.go links in the Sentry is TestOnlyMainLinksSentry's"},
 
+	{"virtio", nil, "devices see queues and guest memory, never KVM or a machine"},
+	{"virtio/fs", []string{"virtio", "github.com/hanwen/go-fuse/"}, "the FUSE protocol is a library's; the queue is ours"},
+	{"vmm", []string{
+		"kvm", "virtio", "virtio/fs", "guestinit/config", "sentry/seccomp", "github.com/spf13/", "github.com/BurntSushi/toml", "github.com/klauspost/compress/",
+		"github.com/pierrec/lz4/", "github.com/ulikunitz/xz", "github.com/u-root/u-root/pkg/cpio", "github.com/moby/sys/",
+	}, "a machine: KVM beneath, devices beside"},
+	{"guestinit", []string{"guestinit/config",
+		"github.com/vishvananda/netlink", "github.com/mdlayher/vsock", "github.com/u-root/", "github.com/moby/sys/", "mvdan.cc/sh/",
+	}, "PID 1 of a guest: knows its configuration and nothing of the host"},
+	{"guestinit/config", nil, "what a host tells its guest, read by both ends"},
+	{"kernels", nil, "how a guest kernel is made"},
+	{"hwtest", []string{"kvm", "vmm", "kernels", "sentry/platform", "sentry/platform/kvm", "github.com/spf13/", "github.com/u-root/u-root/pkg/cpio", "github.com/klauspost/compress/"},
+		"what a machine can do, proven by doing; and the lab"},
+
 	{"test", []string{"runtime/agent", "github.com/opencontainers/"}, "programs beside the product: they see it as a person does"},
 }
 
