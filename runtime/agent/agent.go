@@ -24,6 +24,10 @@ import (
 // refuses a server whose number differs.
 const Version = 1
 
+// Guarded is a Handler that has a last word on a panic in one of its calls:
+// Guard is deferred around each and recovers.
+type Guarded interface{ Guard() }
+
 // Handler answers the runtime's calls. Calls run concurrently, each on a
 // goroutine of its own. Their context ends when the caller hangs up, which only
 // Wait and Stats need to look at. Where Linux has an errno for a refusal, return

@@ -86,8 +86,9 @@ type Overlay struct {
 
 // Files are the numbers of optional descriptors; 0 is absent.
 type Files struct {
-	KVM      int   `json:"kvm,omitempty"`      // /dev/kvm
-	Preserve []int `json:"preserve,omitempty"` // become 3, 4, … of init (--preserve-fds)
+	KVM      int    `json:"kvm,omitempty"`      // /dev/kvm
+	NoKVM    string `json:"noKVM,omitempty"`    // why it is absent, for people
+	Preserve []int  `json:"preserve,omitempty"` // become 3, 4, … of init (--preserve-fds)
 }
 
 // ReadBootConfig reads the configuration from ConfigFD. It is io.EOF when the

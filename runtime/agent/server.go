@@ -145,7 +145,12 @@ func ServeConn(ctx context.Context, conn *net.UnixConn, h Handler) error {
 		if err != nil {
 			return err
 		}
-		calls.Go(func() { w.send(call(ctx, h, m, files), nil) }) // a send fails when the peer is gone, as receive will tell
+		calls.Go(func() {
+			if g, ok := h.(Guarded); ok {
+				defer g.Guard()
+			}
+			w.send(call(ctx, h, m, files), nil)
+		}) // a send fails when the peer is gone, as receive will tell
 	}
 }
 

@@ -124,6 +124,10 @@ func (a *app) await(c *container.Container) error {
 	}
 	a.rt.Milestone("ended")
 	status := state.Sys().(syscall.WaitStatus)
+	if err := c.Crash(status.ExitStatus()); err != nil {
+		a.report(err)
+		return exit(container.ExitCrash)
+	}
 	switch {
 	case status.Signaled():
 		return exit(128 + int(status.Signal()))

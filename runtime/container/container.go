@@ -13,9 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"time"
 
 	"bulkhead/runtime/agent"
@@ -241,16 +239,8 @@ func (c *Container) explain(err error) error {
 
 // lastLine is from the end of a log, cut to a length that one can read.
 func lastLine(path string) string {
-	const tail, limit = 8 << 10, 400 // bytes
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	if size, err := f.Seek(0, io.SeekEnd); err == nil {
-		f.Seek(max(0, size-tail), io.SeekStart)
-	}
-	b, _ := io.ReadAll(io.LimitReader(f, tail))
+	const limit = 400 // bytes
+	b, _ := tail(path)
 	end := len(b)
 	for end > 0 && b[end-1] == '\n' {
 		end--

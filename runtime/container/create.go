@@ -246,12 +246,12 @@ func (n *creation) openFiles(context.Context) (err error) {
 	if n.c.State.Platform != "ptrace" {
 		n.config.KVM, err = os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 		if err != nil && n.c.State.Platform == "kvm" {
-			return fmt.Errorf("platform kvm: %w", err)
+			return fmt.Errorf("platform kvm: %w (--platform=ptrace needs no KVM)", err)
 		}
 		if err == nil {
 			n.own = append(n.own, n.config.KVM)
 		} else {
-			n.config.KVM = nil
+			n.config.KVM, n.config.NoKVM = nil, err.Error()
 		}
 	}
 	if n.config.Preserve, err = Inherited(n.PreserveFDs); err != nil {
@@ -335,6 +335,7 @@ func (n *creation) shareFiles() error {
 func (n *creation) startProcesses(context.Context) (err error) {
 	n.config.DieWithCaller = n.DieWithCaller
 	n.config.HostNetwork = n.network() == "host"
+	n.config.Warn = n.rt.Log.Warn
 	if n.c.Process, err = sandbox.Start(&n.config); err != nil {
 		return err
 	}

@@ -36,6 +36,7 @@ type Config struct {
 	Control  *os.File // the listening socket
 	Log      *os.File
 	KVM      *os.File // or nil
+	NoKVM    string   // why nil
 	Preserve []*os.File
 	Gofer    agent.GoferConfig
 
@@ -45,6 +46,9 @@ type Config struct {
 	// DieWithCaller kills both when the calling thread ends, to which the caller
 	// has locked its goroutine.
 	DieWithCaller bool
+
+	// Warn hears of a wall that this host lacks.
+	Warn func(message string, attrs ...any)
 }
 
 // Sandbox is a pair of processes that has been started.
@@ -98,6 +102,7 @@ func Start(c *Config) (_ *Sandbox, err error) {
 
 	files := []*os.File{c.Stdio[0], c.Stdio[1], c.Stdio[2],
 		agent.ConfigFD: configRead, agent.ControlFD: c.Control, agent.GoferFD: sandboxEnd, agent.SyncFD: readyWrite, agent.LogFD: c.Log}
+	s.Files.NoKVM = c.NoKVM
 	if c.KVM != nil {
 		s.Files.KVM = len(files)
 		files = append(files, c.KVM)
@@ -111,6 +116,7 @@ func Start(c *Config) (_ *Sandbox, err error) {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 			// No user namespaces here (user.max_user_namespaces is 0), or the
 			// program is not executable for others. The other walls stand.
+			c.Warn("the sandbox has no user namespace of its own: this host refuses one (user.max_user_namespaces, kernel.unprivileged_userns_clone)", "err", err)
 			s.Process, err = start(name, Verb, files, c.sandboxAttr(false))
 		}
 		return err

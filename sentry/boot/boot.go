@@ -199,6 +199,13 @@ func (s *sandbox) makeKernel() (err error) {
 	return nil
 }
 
+// Guard implements agent.Guarded.
+func (s *sandbox) Guard() {
+	if v := recover(); v != nil {
+		s.kernel.Crash(0, v)
+	}
+}
+
 // run serves until init has ended, and gives its exit code.
 func (s *sandbox) run() int {
 	defer s.plat.Close()
@@ -255,7 +262,10 @@ func (s *sandbox) loadInit() (err error) {
 		}
 	}
 	if s.init, err = s.prepare(p, s.config.Terminal, files); err == nil && s.init.bridge != nil {
-		go s.followSize()
+		go func() {
+			defer s.Guard()
+			s.followSize()
+		}()
 	}
 	return err
 }

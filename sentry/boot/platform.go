@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"errors"
 	"math"
 	"runtime"
 
@@ -13,6 +14,8 @@ func (s *sandbox) choosePlatform() (err error) {
 	c := auto.Config{Name: s.config.Platform, KVM: -1}
 	if s.config.Files.KVM != 0 {
 		c.KVM = s.config.Files.KVM
+	} else if why := s.config.Files.NoKVM; why != "" {
+		c.NoKVM = errors.New(why)
 	}
 	var report auto.Report
 	if s.plat, report, err = auto.New(c); err != nil {

@@ -134,7 +134,10 @@ func (k *Kernel) groupEndedLocked(g *ThreadGroup, last *Task) {
 				k.sendGroupLocked(m, kernelInfo(unix.SIGCONT))
 			}
 		}
-		go tty.Hangup()
+		go func() {
+			defer k.Guard()
+			tty.Hangup()
+		}()
 	}
 	defer func() {
 		g.endQueue.Notify(vfs.EventIn | vfs.EventHup)

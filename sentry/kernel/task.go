@@ -289,14 +289,25 @@ func (t *Task) main() {
 
 // guard turns a panic on the task's goroutine into the end of the container.
 func (t *Task) guard() {
-	v := recover()
-	if v == nil {
-		return
+	if v := recover(); v != nil {
+		t.k.Crash(t.tid, v)
 	}
-	p := &Panic{Task: t.tid, Value: v, Stack: debug.Stack()}
-	t.k.Log.Error("panic", "task", t.tid, "value", v, "stack", string(p.Stack))
-	if t.k.panicked.CompareAndSwap(nil, p) && t.k.onPanic != nil {
-		t.k.onPanic(p)
+}
+
+// Guard is for the goroutines of the Sentry that are no task's, to be deferred:
+// a panic there ends the container as one on a task's does.
+func (k *Kernel) Guard() {
+	if v := recover(); v != nil {
+		k.Crash(0, v)
+	}
+}
+
+// Crash ends the container for the panic v, recovered on a goroutine of task's (0: of no task's).
+func (k *Kernel) Crash(task int32, v any) {
+	p := &Panic{Task: task, Value: v, Stack: debug.Stack()}
+	k.Log.Error("panic", "task", task, "value", v, "stack", string(p.Stack))
+	if k.panicked.CompareAndSwap(nil, p) && k.onPanic != nil {
+		k.onPanic(p)
 	}
 }
 

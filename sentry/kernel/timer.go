@@ -265,6 +265,7 @@ func (ts *Timers) exec() {
 // stop ends all; it is called with Kernel.mu held and so only starts the end.
 func (ts *Timers) stop() {
 	go func() {
+		defer ts.g.k.Guard()
 		ts.exec()
 		ts.mu.Lock()
 		all := append(ts.itimers[:], ts.cpu)
