@@ -10,8 +10,6 @@
 // which the transport stops the device and sets DEVICE_NEEDS_RESET (§2.1.2).
 package virtio
 
-import "io"
-
 // Addr is an address in the guest's physical memory. It is the driver's number
 // until Memory has said yes to it.
 type Addr uint64
@@ -110,14 +108,3 @@ type Keeper interface {
 	Save() ([]byte, error)
 	Restore(state []byte) error
 }
-
-// Chain is what a driver put into a queue as one request: the bytes that the
-// device may read, then those that it may write (§2.7.4.2). It is an
-// io.Reader over the former and an io.Writer over the latter and assumes
-// nothing of their division into descriptors (§2.7.4.1). All its segments have
-// been checked to be RAM. A Chain belongs to one goroutine.
-//
-// Its methods are in chain.go: Read, Write, Readable, Writable (bytes left),
-// ReadSegments, WriteSegments (the rest of it as slices of guest memory, for
-// readv and writev), Discard, and Close which gives it back.
-var _ io.ReadWriter = (*Chain)(nil)
