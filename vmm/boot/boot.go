@@ -1,13 +1,13 @@
 // Package boot writes a kernel, its initrd and the tables of a boot protocol
-// into a guest's memory, and says with which registers to enter it. Two
-// protocols: PVH (Xen's docs/misc/pvh.pandoc, 32-bit entry, by an ELF note) and
-// 64-bit Linux (Documentation/arch/x86/boot.rst). A bzImage is unpacked here, on
-// the host, and its vmlinux entered as any other ELF kernel: the guest neither
-// decompresses nor relocates.
+// into a guest's memory, and says with which registers to enter it. There are
+// two protocols: PVH (Xen's docs/misc/pvh.pandoc: 32-bit, named by an ELF note)
+// and 64-bit Linux (Documentation/arch/x86/boot.rst). A bzImage is unpacked
+// here, on the host, and the vmlinux in it entered as any other ELF kernel: the
+// guest neither decompresses nor relocates.
 //
-// The package knows guest memory and kvm's register types and nothing of a
-// running machine. A kernel image is input like any other: every number in it
-// is checked before it is used.
+// The package knows guest memory and kvm's register types, and nothing of a
+// running machine. An image is input like any other: no number in it is used
+// unchecked.
 package boot
 
 import (
@@ -16,21 +16,40 @@ import (
 	"bulkhead/virtio"
 )
 
-// Memory is the guest's RAM (virtio.Memory). Load writes only what is not
-// zero: RAM that Load has not written must read zero, as a new memfd does, for
-// a kernel's .bss and the unused parts of the tables rely on it. A machine that
-// boots again takes new memory.
+// Memory is the guest's RAM (virtio.Memory), all zero: Load leaves alone what is
+// to be zero (a kernel's .bss, the unused part of a table), so that nothing is
+// allocated for it. A new memfd is zero; a machine that boots again takes
+// a new one.
 type Memory interface {
 	Slice(addr virtio.Addr, n uint64) ([]byte, error)
 }
 
-// Kind is what a Region holds; the numbers are E820's, and PVH's.
+// Where things lie in low memory. A kernel keeps this memory for itself until
+// it has read them: Linux reserves all below 1 MiB at its start.
+const (
+	gdtAt     = 0x500   // Linux64
+	startAt   = 0x6000  // PVH: hvm_start_info, then the list of modules
+	paramsAt  = 0x7000  // Linux64: boot_params, a page. PVH: the memory map
+	tablesAt  = 0x9000  // Linux64: page tables, six pages
+	cmdlineAt = 0x20000 // both
+	cmdlineNo = 2048    // bytes with the final zero: COMMAND_LINE_SIZE, arch/x86/include/asm/setup.h
+
+	ebdaAt  = 0x9fc00
+	kernels = 1 << 20 // the lowest address of a segment
+	top     = 1 << 32 // of what a 32-bit address reaches
+
+	// Tables is where a guest looks for an RSDP, and TablesLen how many bytes
+	// there are; Map reserves them.
+	Tables    = 0xe0000
+	TablesLen = 1<<20 - Tables
+)
+
+// Kind is what a Region holds. The numbers are E820's; PVH has the same.
 type Kind uint32
 
 const (
 	RAM      Kind = 1
 	Reserved Kind = 2
-	ACPI     Kind = 3 // tables that a guest may reclaim
 )
 
 // Region is a row of the memory map that the guest is told.
@@ -39,51 +58,59 @@ type Region struct {
 	Kind        Kind
 }
 
-// Where the low memory that Load uses lies. The rest of it, from lowEnd up to
-// Map's reserved area, is free for the machine.
-const (
-	Top4G   = 1 << 32
-	Low     = 640 << 10 // end of conventional memory, less the EBDA: see Map
-	OneMiB  = 1 << 20
-	BIOS    = 0xe0000 // where a guest looks for an RSDP, up to OneMiB; reserved by Map
-	BIOSLen = OneMiB - BIOS
-)
-
-// Map is the memory map of a machine with below bytes of RAM from 0 and above
-// bytes from 4 GiB. The last KiB of conventional memory (EBDA) and what lies
-// between 640 KiB and 1 MiB are reserved; the latter holds the ACPI tables.
+// Map is the memory map of a machine with below bytes of RAM from address 0 and
+// above bytes from 4 GiB: RAM, less what PCs keep between 639 KiB and 1 MiB.
 func Map(below, above uint64) []Region {
-	m := []Region{
-		{0, Low - 1024, RAM},
-		{Low - 1024, OneMiB - (Low - 1024), Reserved},
-		{OneMiB, below - OneMiB, RAM},
+	m := []Region{{0, ebdaAt, RAM}, {ebdaAt, 1<<20 - ebdaAt, Reserved}}
+	if below > 1<<20 {
+		m = append(m, Region{1 << 20, below - 1<<20, RAM})
 	}
 	if above > 0 {
-		m = append(m, Region{Top4G, above, RAM})
+		m = append(m, Region{top, above, RAM})
 	}
 	return m
 }
 
 // Part is a piece of an initrd: a cpio archive, compressed or not.
 type Part struct {
-	Name string // for errors
 	io.ReaderAt
-	Size int64 // bytes
+	Size int64  // bytes
+	Name string // for errors
 }
 
 // Params is what a kernel is told.
 type Params struct {
 	Cmdline  string
-	Initrd   []Part   // joined, each from a multiple of 4 bytes
-	Map      []Region // see Map; ascending, without overlap
-	RSDP     uint64   // where acpi.Write put it; 0: none
-	Protocol Protocol // 0: PVH if the kernel has it, or else Linux64
+	Initrd   []Part   // joined; each begins at a multiple of four bytes
+	Map      []Region // ascending and without overlap, as Map gives it
+	RSDP     uint64   // address, 0: none
+	Protocol Protocol // 0: PVH where the kernel has it, else Linux64
 }
 
-// Protocol is how a kernel is entered.
+// Protocol is a way to enter a kernel.
 type Protocol int
 
 const (
-	PVH     Protocol = 1 + iota // 32-bit, no paging, by the note XEN_ELFNOTE_PHYS32_ENTRY
-	Linux64                     // 64-bit, identity-mapped, at the ELF's entry point
+	PVH     Protocol = 1 + iota // 32-bit, no paging, where the note XEN_ELFNOTE_PHYS32_ENTRY says
+	Linux64                     // 64-bit, identity-mapped, at the ELF file's entry point
 )
+
+func (p Protocol) String() string { return [...]string{"any protocol", "PVH", "64-bit Linux"}[p] }
+
+// Entry is where and how the first vCPU begins.
+type Entry struct {
+	Protocol Protocol
+	RIP      uint64
+	Info     uint64 // address of hvm_start_info (PVH) or boot_params (Linux64)
+
+	Kernel, Initrd Span // where they lie; the kernel with its .bss
+}
+
+// Span is the addresses from Start up to and without End.
+type Span struct{ Start, End uint64 }
+
+// Size is how many bytes s has.
+func (s Span) Size() uint64 { return s.End - s.Start }
+
+func (s Span) overlaps(o Span) bool { return s.Start < o.End && o.Start < s.End }
+func (s Span) holds(o Span) bool    { return s.Start <= o.Start && o.End <= s.End }

@@ -1,18 +1,67 @@
 package boot
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 )
 
 // Image is a kernel that Open has looked at.
-type Image struct{}
+type Image struct {
+	file *os.File
+	size uint64
+	wrap *bzImage // nil: file is the ELF kernel itself
+}
 
-// Open looks at a kernel: an ELF file or a bzImage. It reads headers only, and
-// keeps kernel, which stays open until Load has returned.
-func Open(kernel *os.File) (*Image, error) { return nil, errors.New("boot: not yet") }
+// headLen is how much of a file's beginning the parsers see. A bzImage's header
+// ends before 0x290, and every linker puts program headers right after ELF's.
+const headLen = 4096
 
-// Load writes the kernel and all that it is told into mem, which is zero.
-func (i *Image) Load(mem Memory, p Params) (Entry, error) {
-	return Entry{}, errors.New("boot: not yet")
+// Open looks at a kernel's headers: an ELF file or a bzImage. The Image keeps
+// kernel, which must stay open until the last Load.
+func Open(kernel *os.File) (*Image, error) {
+	i, err := open(kernel)
+	if err != nil {
+		return nil, fmt.Errorf("boot: kernel %s: %w", kernel.Name(), err)
+	}
+	return i, nil
+}
+
+func open(kernel *os.File) (*Image, error) {
+	info, err := kernel.Stat()
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("is not a regular file")
+	}
+	i := &Image{file: kernel, size: uint64(info.Size())}
+	head := make([]byte, headLen)
+	n, err := kernel.ReadAt(head, 0)
+	if err != nil && err != io.EOF {
+		return nil, fmt.Errorf("read: %w", errors.Unwrap(err))
+	}
+	head = head[:n]
+	if bytes.HasPrefix(head, elfMagic) {
+		_, err := parseELF(head)
+		return i, err
+	}
+	if !isBzImage(head) {
+		return nil, errors.New("is neither an ELF file nor a bzImage")
+	}
+	i.wrap, err = parseBzImage(head, i.size)
+	if err == nil {
+		err = i.wrap.findFormat(kernel)
+	}
+	return i, err
+}
+
+// String is the image's format, and for a bzImage its compression.
+func (i *Image) String() string {
+	if i.wrap == nil {
+		return "ELF"
+	}
+	return "bzImage, " + i.wrap.format.name
 }
