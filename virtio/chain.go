@@ -22,6 +22,7 @@ type Chain struct {
 	reads, writes      [][]byte // what is left
 	readable, writable int      // bytes left
 	written            int      // bytes
+	offered            int      // bytes readable at first
 	index              uint16   // of its entry in the available ring
 }
 
@@ -179,6 +180,7 @@ func (q *Queue) parse(c *Chain, head uint16) error {
 			return err
 		}
 		if d.flags&descNext == 0 {
+			c.offered = c.readable
 			c.reads, c.writes = c.segments[:c.boundary], c.segments[c.boundary:]
 			return nil
 		}

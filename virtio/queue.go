@@ -33,6 +33,20 @@ type QueueState struct {
 	NextUsed  uint16 // index in the used ring that is filled next
 }
 
+// Traffic counts what went through a queue.
+type Traffic struct {
+	Chains  uint64
+	Read    uint64 // bytes that the driver gave to read
+	Written uint64 // bytes that the device wrote
+}
+
+// Add sums two counts.
+func (t *Traffic) Add(u Traffic) {
+	t.Chains += u.Chains
+	t.Read += u.Read
+	t.Written += u.Written
+}
+
 // Queue is the device's side of one split virtqueue (§2.7). One goroutine takes
 // from it (Next, Peek, Unpop, Wait); any may give back (Push) and Interrupt.
 type Queue struct {
@@ -55,6 +69,7 @@ type Queue struct {
 	mu        sync.Mutex
 	signalled uint16   // NextUsed at the last Notify
 	free      []*Chain // to use again
+	traffic   Traffic
 }
 
 // Fields of the rings (§2.7.6, §2.7.8): flags, idx, then the entries; behind
@@ -184,6 +199,7 @@ func (q *Queue) PushQuietly(c *Chain, written int) error {
 	// descriptors available again, and Peek counts by ours.
 	q.filled.Store(uint32(index + 1))
 	StoreIndex(q.used, ringIndex, index+1)
+	q.traffic.Add(Traffic{1, uint64(c.offered), uint64(written)})
 	q.free = append(q.free, c)
 	return nil
 }
@@ -282,6 +298,13 @@ func (q *Queue) Interrupt() {
 
 // Release ends what Interrupt began, before the device starts again.
 func (q *Queue) Release() { q.stopped.Store(false) }
+
+// Traffic may be asked at any time.
+func (q *Queue) Traffic() Traffic {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.traffic
+}
 
 // Save is called while no chain is being taken or given back.
 func (q *Queue) Save() QueueState { return QueueState{q.next, uint16(q.filled.Load())} }
