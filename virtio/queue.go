@@ -253,14 +253,14 @@ func (q *Queue) Wait() error {
 			return ErrStopped
 		}
 		if q.changed() {
+			q.disarm()
 			return nil
 		}
 		// Arming is a full barrier: either we see the entry that the
 		// driver published, or it sees that we wait (§2.7.13.4.1).
 		q.arm()
 		if q.changed() {
-			q.disarm()
-			return nil
+			continue
 		}
 		if err := q.doorbell.Wait(); err != nil {
 			return fmt.Errorf("virtio: wait for the doorbell: %w", err)

@@ -61,6 +61,15 @@ func (d Desc) put(b []byte) {
 	binary.LittleEndian.PutUint16(b[14:], d.Next)
 }
 
+// Table is an indirect table of descs.
+func Table(descs ...Desc) []byte {
+	b := make([]byte, len(descs)*descSize)
+	for i, d := range descs {
+		d.put(b[i*descSize:])
+	}
+	return b
+}
+
 // Offer makes the chains at heads available and tells whether the device
 // wants to hear of it.
 func (r *Ring) Offer(heads ...uint16) (ring bool) {
