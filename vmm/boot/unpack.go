@@ -19,7 +19,8 @@ type format struct {
 	name  string
 	magic string
 	sized bool // its own format ends with the size of the content
-	open  func(*bufio.Reader) (io.Reader, error)
+	// open starts a decoder of r, whose content has size bytes.
+	open func(r *bufio.Reader, size uint64) (io.Reader, error)
 }
 
 // windowLimit is the largest window of a decoder, in bytes: zstd -22 has 128 MiB.
@@ -28,15 +29,15 @@ const windowLimit = 256 << 20
 // formats is usr/Kconfig's list; CONFIG_KERNEL_… names the same.
 var formats = []format{
 	{"gzip", "\x1f\x8b", true, openGzip},
-	{"bzip2", "BZh", false, func(r *bufio.Reader) (io.Reader, error) { return bzip2.NewReader(r), nil }},
+	{"bzip2", "BZh", false, func(r *bufio.Reader, _ uint64) (io.Reader, error) { return bzip2.NewReader(r), nil }},
 	{"lzma", "\x5d\x00\x00", false, openLZMA},
-	{"xz", xzMagic, false, func(r *bufio.Reader) (io.Reader, error) { return newXZ(r), nil }},
+	{"xz", xzMagic, false, func(r *bufio.Reader, size uint64) (io.Reader, error) { return newXZ(r, size), nil }},
 	{"lzo", "\x89LZO", false, nil},
-	{"lz4", "\x02\x21\x4c\x18", false, func(r *bufio.Reader) (io.Reader, error) { return lz4.NewReader(r), nil }},
+	{"lz4", "\x02\x21\x4c\x18", false, func(r *bufio.Reader, _ uint64) (io.Reader, error) { return lz4.NewReader(r), nil }},
 	{"zstd", "\x28\xb5\x2f\xfd", false, openZstd},
 }
 
-func openGzip(r *bufio.Reader) (io.Reader, error) {
+func openGzip(r *bufio.Reader, _ uint64) (io.Reader, error) {
 	z, err := gzip.NewReader(r)
 	if err != nil {
 		return nil, err
@@ -45,7 +46,7 @@ func openGzip(r *bufio.Reader) (io.Reader, error) {
 	return z, nil
 }
 
-func openZstd(r *bufio.Reader) (io.Reader, error) {
+func openZstd(r *bufio.Reader, _ uint64) (io.Reader, error) {
 	// One goroutine: a sandbox's start should not depend on a second core.
 	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxWindow(windowLimit))
@@ -55,7 +56,7 @@ func openZstd(r *bufio.Reader) (io.Reader, error) {
 	return z, nil
 }
 
-func openLZMA(r *bufio.Reader) (io.Reader, error) {
+func openLZMA(r *bufio.Reader, _ uint64) (io.Reader, error) {
 	return lzma.ReaderConfig{DictCap: windowLimit}.NewReader(r)
 }
 
@@ -71,7 +72,7 @@ type unpacker struct {
 
 func (b *bzImage) open(file io.ReaderAt) (*unpacker, error) {
 	packed := bufio.NewReaderSize(io.NewSectionReader(file, int64(b.payload), int64(b.length)), 256<<10)
-	r, err := b.format.open(packed)
+	r, err := b.format.open(packed, b.unpacked)
 	if err != nil {
 		return nil, fmt.Errorf("unpack %s: %w", b.format.name, err)
 	}

@@ -36,13 +36,14 @@ var checks = map[byte]func() hash.Hash{
 // and is not read.
 type xz struct {
 	from    *counter
+	size    uint64 // of the content: a larger dictionary is of no use
 	check   func() hash.Hash
 	sum     hash.Hash
 	content io.Reader // of the block, nil between blocks
 	started bool
 }
 
-func newXZ(r *bufio.Reader) *xz { return &xz{from: &counter{r: r}} }
+func newXZ(r *bufio.Reader, size uint64) *xz { return &xz{from: &counter{r: r}, size: size} }
 
 // counter knows where it is, for paddings depend on it.
 type counter struct {
@@ -167,6 +168,7 @@ func (x *xz) filters(b []byte) (io.Reader, error) {
 	if dict > windowLimit {
 		return nil, fmt.Errorf("its dictionary of %d MiB is larger than %d", dict>>20, windowLimit>>20)
 	}
+	dict = max(min(dict, x.size), lzma.MinDictCap)
 	lz, err := lzma.Reader2Config{DictCap: int(dict)}.NewReader2(x.from)
 	if err != nil || len(ids) == 1 {
 		return lz, err
