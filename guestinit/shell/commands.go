@@ -121,5 +121,6 @@ func help(_ context.Context, s stdio, _ []string) error {
 	for _, c := range commands() {
 		fmt.Fprintf(w, "%s\t%s\n", c.name, c.usage)
 	}
+	fmt.Fprintln(w, "and what a POSIX shell has: cd, echo, export, printf, read, set, test, trap, wait …")
 	return w.Flush()
 }

@@ -74,7 +74,7 @@ func wc(_ context.Context, s stdio, args []string) error {
 			}
 			lines++
 		}
-		_, err := fmt.Fprintln(s.out, strings.TrimSpace(fmt.Sprint(lines, words, bytes, " ", name)))
+		_, err := fmt.Fprintln(s.out, strings.TrimSpace(fmt.Sprintf("%d %d %d %s", lines, words, bytes, name)))
 		return err
 	})
 }

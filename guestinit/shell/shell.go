@@ -139,8 +139,20 @@ func (s stdio) runner(asked bool, params []string) (*interp.Runner, error) {
 		interp.StdIO(s.in, s.out, s.err),
 		interp.Interactive(asked),
 		interp.Params(params...),
+		interp.CallHandler(unlessBuiltin),
 		interp.ExecHandlers(ownCommands),
 	)
+}
+
+// notBuiltin begins the name of a command that the interpreter takes for a
+// builtin: it has no kill, and its help is of itself.
+const notBuiltin = "guestinit-"
+
+func unlessBuiltin(_ context.Context, args []string) ([]string, error) {
+	if args[0] == "kill" || args[0] == "help" {
+		args[0] = notBuiltin + args[0]
+	}
+	return args, nil
 }
 
 // ownCommands runs our commands without a process, where no other program has
@@ -148,6 +160,7 @@ func (s stdio) runner(asked bool, params []string) (*interp.Runner, error) {
 func ownCommands(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
 	return func(ctx context.Context, args []string) error {
 		hc := interp.HandlerCtx(ctx)
+		args[0] = strings.TrimPrefix(args[0], notBuiltin)
 		if lookup(args[0]) == nil || isAnother(hc, args[0]) {
 			return next(ctx, args)
 		}
