@@ -1,0 +1,209 @@
+// Package ram is a guest's memory: where it lies in the guest's address space,
+// and the host mapping behind it. It implements virtio.Memory. It knows KVM's
+// addresses and no KVM: the machine makes slots of its regions.
+package ram
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"bulkhead/kvm"
+	"bulkhead/virtio"
+
+	"golang.org/x/sys/unix"
+)
+
+// The hole below 4 GiB belongs to devices: virtio windows, the IOAPIC, local
+// APICs, and the pages that Intel hosts want for real mode.
+const (
+	HoleStart = 3 << 30
+	HoleEnd   = 4 << 30
+)
+
+// Limits of a guest's memory. Less than the least holds no kernel; the most is
+// what fits under 40 bits of address, which every KVM host has.
+const (
+	Least = 16 << 20
+	Most  = 512 << 30
+)
+
+// huge is the page of MFD_HUGE_2MB.
+const huge = 2 << 20
+
+// Backing is what lies behind the memory.
+type Backing string
+
+const (
+	Memfd     Backing = "memfd"     // shared memory, pages as they are touched
+	Anonymous Backing = "anonymous" // private, with transparent huge pages where the host has them
+	HugeTLB   Backing = "hugetlb"   // 2 MiB pages that the administrator set aside
+	file      Backing = "file"      // a snapshot, mapped privately
+)
+
+// Backings are those that New takes.
+var Backings = []Backing{Memfd, Anonymous, HugeTLB}
+
+// Region is memory that lies together.
+type Region struct {
+	At   kvm.GPA
+	Host []byte
+}
+
+// Memory is a guest's RAM.
+type Memory struct {
+	backing Backing
+	host    []byte // all of it, the low region first
+	regions []Region
+}
+
+// New makes size bytes of zeroed memory.
+func New(size uint64, b Backing) (*Memory, error) {
+	if err := Check(size); err != nil {
+		return nil, err
+	}
+	host, err := allocate(int(size), b)
+	if err != nil {
+		return nil, fmt.Errorf("ram: %d MiB of %s memory: %w", size>>20, b, err)
+	}
+	return place(host, b), nil
+}
+
+// Check says whether a guest can have size bytes.
+func Check(size uint64) error {
+	switch {
+	case size < Least || size > Most:
+		return fmt.Errorf("ram: a guest has %d MiB to %d GiB of memory, not %s", Least>>20, Most>>30, words(size))
+	case size%huge != 0:
+		return fmt.Errorf("ram: %d bytes of memory are not a multiple of 2 MiB", size)
+	}
+	return nil
+}
+
+func words(size uint64) string {
+	if size >= 1<<30 {
+		return fmt.Sprintf("%d GiB", size>>30)
+	}
+	if size >= 1<<20 {
+		return fmt.Sprintf("%d MiB", size>>20)
+	}
+	return fmt.Sprintf("%d bytes", size)
+}
+
+// Map makes size bytes of memory that are the bytes of f from offset at, read
+// when the guest first touches them; what the guest writes stays with it.
+func Map(f *os.File, at int64, size uint64) (*Memory, error) {
+	if err := Check(size); err != nil {
+		return nil, err
+	}
+	host, err := unix.Mmap(int(f.Fd()), at, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("ram: map %d MiB of %s: %w", size>>20, f.Name(), err)
+	}
+	return place(host, file), nil
+}
+
+// allocate maps the memory. A descriptor is not kept: the mapping holds it.
+func allocate(size int, b Backing) ([]byte, error) {
+	const access = unix.PROT_READ | unix.PROT_WRITE
+	var flags int
+	switch b {
+	case Anonymous:
+		host, err := unix.Mmap(-1, 0, size, access, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+		if err == nil {
+			// A host without transparent huge pages refuses, and has small ones.
+			_ = unix.Madvise(host, unix.MADV_HUGEPAGE)
+		}
+		return host, err
+	case HugeTLB:
+		flags = unix.MFD_HUGETLB | unix.MFD_HUGE_2MB
+	case Memfd:
+	default:
+		return nil, fmt.Errorf("no such backing; there are %v", Backings)
+	}
+	fd, err := unix.MemfdCreate("guest", unix.MFD_CLOEXEC|flags)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, int64(size)); err != nil {
+		return nil, err
+	}
+	// Without MAP_NORESERVE huge pages are set aside here, and not missed later by a SIGBUS.
+	host, err := unix.Mmap(fd, 0, size, access, unix.MAP_SHARED)
+	if b == HugeTLB && errors.Is(err, unix.ENOMEM) {
+		err = fmt.Errorf("the host has too few huge pages free; sysctl vm.nr_hugepages=%d adds as many: %w", size/huge, err)
+	}
+	return host, err
+}
+
+func place(host []byte, b Backing) *Memory {
+	low := min(len(host), HoleStart)
+	m := &Memory{backing: b, host: host, regions: []Region{{0, host[:low:low]}}}
+	if len(host) > low {
+		m.regions = append(m.regions, Region{HoleEnd, host[low:]})
+	}
+	// A core file of the VMM is no place for a guest's secrets and gigabytes.
+	_ = unix.Madvise(host, unix.MADV_DONTDUMP)
+	return m
+}
+
+// Size is how many bytes the guest has.
+func (m *Memory) Size() uint64 { return uint64(len(m.host)) }
+
+// Regions are the pieces, in the order of their addresses.
+func (m *Memory) Regions() []Region { return m.regions }
+
+// Bytes is all of it, region after region, as a snapshot keeps it.
+func (m *Memory) Bytes() []byte { return m.host }
+
+// Slice is the n bytes at addr (virtio.Memory).
+func (m *Memory) Slice(addr virtio.Addr, n uint64) ([]byte, error) {
+	for _, r := range m.regions {
+		at := uint64(addr) - uint64(r.At) // wraps to a large number below the region
+		if size := uint64(len(r.Host)); at < size && n <= size-at {
+			return r.Host[at : at+n : at+n], nil
+		}
+	}
+	return nil, fmt.Errorf("ram: no %d bytes of memory at %#x", n, uint64(addr))
+}
+
+// Discard gives the pages of [addr, addr+n) back to the host; they read 0 when the
+// guest comes to them again. Parts of pages at either end stay as they are.
+func (m *Memory) Discard(addr virtio.Addr, n uint64) error {
+	b, err := m.Slice(addr, n)
+	if err != nil {
+		return err
+	}
+	page := uint64(kvm.PageSize)
+	if m.backing == HugeTLB {
+		page = huge
+	}
+	skip := -uint64(addr) % page
+	if n < skip+page {
+		return nil
+	}
+	b = b[skip : skip+(n-skip)/page*page]
+	switch m.backing {
+	case Memfd, HugeTLB:
+		err = unix.Madvise(b, unix.MADV_REMOVE)
+	case Anonymous:
+		err = unix.Madvise(b, unix.MADV_DONTNEED)
+	case file:
+		err = replace(b)
+	}
+	if err != nil {
+		return fmt.Errorf("ram: give back %d bytes at %#x: %w", n, uint64(addr), err)
+	}
+	return nil
+}
+
+// Close unmaps the memory. No vCPU and no device may run any more.
+func (m *Memory) Close() error {
+	if m.host == nil {
+		return nil
+	}
+	err := unix.Munmap(m.host)
+	m.host, m.regions = nil, nil
+	return os.NewSyscallError("munmap of guest memory", err)
+}
