@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"testing"
 	"testing/iotest"
 
@@ -58,4 +59,10 @@ func TestFails(t *testing.T) {
 	if err := d.Failed(); !errors.Is(err, dead) {
 		t.Errorf("a source without bytes: got %v, want %v", err, dead)
 	}
+}
+
+func FuzzRNG(f *testing.F) {
+	virtiotest.Fuzz(f, func(*testing.T) virtio.Device { return rng.New(new(counter)) }, nil,
+		virtiotest.FuzzRequest(0, nil, []int{16, 1000}),
+		slices.Concat(virtiotest.FuzzRequest(0, nil, []int{1}), virtiotest.FuzzPause, virtiotest.FuzzRequest(0, [][]byte{{1}}, nil), virtiotest.FuzzReset, virtiotest.FuzzRequest(0, nil, []int{1})))
 }

@@ -8,6 +8,7 @@ type Bell struct {
 	changed  *sync.Cond
 	rung     bool
 	sleepers int
+	dead     bool // nobody will come
 }
 
 // NewBell is a Bell that has not been rung.
@@ -39,11 +40,20 @@ func (b *Bell) Ring() {
 	b.changed.Broadcast()
 }
 
-// AwaitSleep waits until the device sleeps here and every ring was heard.
+// AwaitSleep waits until the device sleeps here and every ring was heard, or
+// until it has failed.
 func (b *Bell) AwaitSleep() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for b.rung || b.sleepers == 0 {
+	for (b.rung || b.sleepers == 0) && !b.dead {
 		b.changed.Wait()
 	}
+}
+
+// giveUp ends AwaitSleep, for the device has failed.
+func (b *Bell) giveUp() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dead = true
+	b.changed.Broadcast()
 }

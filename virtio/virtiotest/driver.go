@@ -30,7 +30,7 @@ type Driver struct {
 	failure error
 	asked   bool // the test looked at failure
 	running bool
-	configs int
+	configs int // how often the configuration changed
 }
 
 // queue is what the driver knows of a queue.
@@ -111,6 +111,9 @@ func (d *Driver) fail(err error) {
 	defer d.mu.Unlock()
 	if d.failure == nil {
 		d.failure = err
+	}
+	for _, q := range d.queues {
+		q.bell.giveUp()
 	}
 	d.changed.Broadcast()
 }
@@ -257,6 +260,14 @@ func (d *Driver) Ring(i int) *Ring { return d.queues[i].Ring }
 
 // Kick rings queue i whether or not the device wants that.
 func (d *Driver) Kick(i int) { d.queues[i].bell.Ring() }
+
+// AwaitSleep waits until the device sleeps at the doorbells of these queues,
+// having heard every ring, or has failed.
+func (d *Driver) AwaitSleep(queues ...int) {
+	for _, i := range queues {
+		d.queues[i].bell.AwaitSleep()
+	}
+}
 
 // Do sends one request, of out to read and in bytes to fill (either may be
 // nothing), and returns what the device wrote. It is nil if the device failed.

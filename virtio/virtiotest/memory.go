@@ -65,6 +65,14 @@ func (m *Memory) Free(at virtio.Addr, n int) {
 	m.free[class] = append(m.free[class], at)
 }
 
+// Reset takes back all that Alloc gave.
+func (m *Memory) Reset() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.top = page
+	m.free = [48][]virtio.Addr{}
+}
+
 // Bytes is Slice where it cannot fail.
 func (m *Memory) Bytes(at virtio.Addr, n int) []byte {
 	b, err := m.Slice(at, uint64(n))
