@@ -186,7 +186,7 @@ func TestKernelGit(t *testing.T) {
 	run(guest, "diff", "-r", "--exclude=.git", guest+"/one", host+"/two")
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
