@@ -42,7 +42,7 @@ vhost-vsock 10 241
 
 // base is what all machines have in common.
 type base struct {
-	kernel    string // bzImage
+	kernel    string // ELF
 	modules   string // directory
 	initramfs string // an uncompressed cpio
 }
@@ -62,7 +62,11 @@ func fetchBase(ctx context.Context) (base, error) {
 	if err != nil {
 		return base{}, err
 	}
-	return base{kernel: kernel.Image, modules: kernel.Modules, initramfs: filepath.Join(dir, "initramfs.cpio")}, nil
+	elf, err := kernel.ELF(ctx)
+	if err != nil {
+		return base{}, err
+	}
+	return base{kernel: elf, modules: kernel.Modules, initramfs: filepath.Join(dir, "initramfs.cpio")}, nil
 }
 
 // makeInitramfs writes dir/initramfs.cpio: busybox, the early modules, init.sh.

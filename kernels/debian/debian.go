@@ -35,6 +35,21 @@ func Fetch(ctx context.Context, name string) (Package, error) {
 	if err != nil {
 		return Package{}, err
 	}
+	return read(name, dir)
+}
+
+// Find is what Fetch(name) has fetched before, if it has.
+func Find(name string) (Package, bool, error) {
+	dir, found, err := cache.Find(kind, name)
+	if err != nil || !found {
+		return Package{}, false, err
+	}
+	pkg, err := read(name, dir)
+	return pkg, err == nil, err
+}
+
+// read is the package in a directory that fetch filled.
+func read(name, dir string) (Package, error) {
 	origin, err := os.ReadFile(filepath.Join(dir, "origin"))
 	if err != nil {
 		return Package{}, fmt.Errorf("debian: package %s: %w: delete %s", name, err, dir)
