@@ -83,56 +83,58 @@ func doorbell(sys *kvm.System, d kvm.Doorbell, code ...byte) error {
 	return nil
 }
 
-// interruptPort is what the handler of interruptVector writes to.
+// InterruptPort is what the handler of the guest's one interrupt writes to.
 const (
 	interruptVector = Vectors - 1
-	interruptPort   = FaultPort + interruptVector
+	InterruptPort   = FaultPort + interruptVector
 )
 
-// interruptible makes a machine with chips whose CPU runs code with interrupts on.
-func interruptible(sys *kvm.System, code ...byte) (*Machine, error) {
-	m, err := New(sys, Options{Chips: true})
-	if err != nil {
-		return nil, err
-	}
-	if err = m.Long(m.CPU, 0, code...); err == nil {
-		err = m.x2APIC(m.CPU)
-	}
-	if err != nil {
-		m.Close()
-		return nil, err
-	}
-	return m, nil
-}
+// HaltLoop sleeps with interrupts on for ever: sti; hlt; jmp to it.
+var HaltLoop = []byte{0xfb, 0xf4, 0xeb, 0xfd}
 
-// message is the interrupt of interruptVector for CPU 0.
+// message is the interrupt for CPU 0.
 var message = kvm.MSI{Address: 0xfee0_0000, Data: interruptVector}
+
+// Interruptible puts the CPU of a machine with chips into ring 0 at code, and gives
+// an eventfd that interrupts it. The handler writes to InterruptPort and returns.
+func (m *Machine) Interruptible(code ...byte) (irq int, err error) {
+	if err := m.Long(m.CPU, 0, code...); err != nil {
+		return -1, err
+	}
+	// out InterruptPort,al; then the end of interrupt: mov ecx,0x80b; wrmsr of 0; iretq
+	m.Gate(interruptVector, 0xe6, InterruptPort, 0xb9, 0x0b, 0x08, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30, 0x48, 0xcf)
+	if err := m.x2APIC(m.CPU); err != nil {
+		return -1, err
+	}
+	if irq, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
+		return -1, fmt.Errorf("guest: eventfd: %w", err)
+	}
+	const gsi = 24
+	if err := errors.Join(m.SetRoutes([]kvm.Route{kvm.MSIRoute(gsi, message)}), m.BindIRQ(irq, gsi)); err != nil {
+		unix.Close(irq)
+		return -1, err
+	}
+	return irq, nil
+}
 
 func irqfd(sys *kvm.System) (string, error) {
 	return "", fireIRQ(sys, 0xfb, 0xeb, 0xfe) // sti; jmp .
 }
 
-func irqfdHalt(sys *kvm.System) (string, error) {
-	return "", fireIRQ(sys, 0xfb, 0xf4, 0xeb, 0xfd) // sti; hlt; jmp to it
-}
+func irqfdHalt(sys *kvm.System) (string, error) { return "", fireIRQ(sys, HaltLoop...) }
 
-// fireIRQ raises an interrupt while the guest runs code: an ioeventfd tells when
-// it does, and is the first thing that the guest does.
+// fireIRQ interrupts a guest that has said, by a port, that it begins with code.
 func fireIRQ(sys *kvm.System, code ...byte) error {
-	m, err := interruptible(sys, append([]byte{0xe6, 0x43}, code...)...) // out 0x43,al
+	m, err := New(sys, Options{Chips: true})
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	irq, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	irq, err := m.Interruptible(append([]byte{0xe6, 0x43}, code...)...) // out 0x43,al
 	if err != nil {
-		return fmt.Errorf("guest: eventfd: %w", err)
-	}
-	defer unix.Close(irq)
-	const gsi = 24
-	if err := errors.Join(m.SetRoutes([]kvm.Route{kvm.MSIRoute(gsi, message)}), m.BindIRQ(irq, gsi)); err != nil {
 		return err
 	}
+	defer unix.Close(irq)
 	if err := port(m.CPU, 0x43); err != nil {
 		return fmt.Errorf("before the interrupt: %w", err)
 	}
@@ -141,7 +143,7 @@ func fireIRQ(sys *kvm.System, code ...byte) error {
 		_, err := unix.Write(irq, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 		raised <- err
 	}()
-	err = port(m.CPU, interruptPort)
+	err = port(m.CPU, InterruptPort)
 	return errors.Join(err, <-raised)
 }
 
@@ -153,12 +155,17 @@ func apicTimer(sys *kvm.System) (string, error) {
 	}{{0x3e, 0xb}, {0x32, interruptVector}, {0x38, 0xff}} { // divide by 1; one shot; start
 		code = append(code, 0xb9, r.register, 0x08, 0, 0, 0xb8, r.value, 0, 0, 0, 0x0f, 0x30) // mov ecx; mov eax; wrmsr
 	}
-	m, err := interruptible(sys, append(code, 0xfb, 0xf4, 0xeb, 0xfd)...) // sti; hlt; jmp to it
+	m, err := New(sys, Options{Chips: true})
 	if err != nil {
 		return "", err
 	}
 	defer m.Close()
-	return "", port(m.CPU, interruptPort)
+	irq, err := m.Interruptible(append(code, HaltLoop...)...)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(irq)
+	return "", port(m.CPU, InterruptPort)
 }
 
 func dirtyLog(sys *kvm.System) (string, error) {

@@ -51,7 +51,7 @@ type Machine struct {
 	*kvm.VM
 	CPU *kvm.VCPU // number 0
 	Mem []byte
-	sys *kvm.System
+	all []byte // the mapping that Mem is a part of
 
 	cpuid  []kvm.CPUIDEntry
 	others []*kvm.VCPU
@@ -59,9 +59,8 @@ type Machine struct {
 
 // Options change what New makes.
 type Options struct {
-	Size   int  // bytes of memory; 0 means Size
-	Shared bool // memory that a memfd backs
-	Chips  bool // interrupt controllers in the kernel
+	Size  int  // bytes of memory; 0 means Size
+	Chips bool // interrupt controllers in the kernel
 	// CPUID is shown to the guest; nil means all that the host supports.
 	CPUID []kvm.CPUIDEntry
 }
@@ -71,19 +70,16 @@ func New(sys *kvm.System, o Options) (m *Machine, err error) {
 	if o.Size == 0 {
 		o.Size = Size
 	}
-	m = &Machine{sys: sys, cpuid: o.CPUID}
+	m = &Machine{cpuid: o.CPUID}
 	defer func() {
 		if err != nil {
 			m.Close()
 		}
 	}()
-	kind := unix.MAP_PRIVATE
-	if o.Shared {
-		kind = unix.MAP_SHARED
-	}
-	if m.Mem, err = unix.Mmap(-1, 0, o.Size, unix.PROT_READ|unix.PROT_WRITE, kind|unix.MAP_ANONYMOUS); err != nil {
+	if m.all, err = unix.Mmap(-1, 0, o.Size+align, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
 		return nil, fmt.Errorf("guest: map %d bytes: %w", o.Size, err)
 	}
+	m.Mem = aligned(m.all, o.Size)
 	if m.cpuid == nil {
 		if m.cpuid, err = sys.CPUID(); err != nil {
 			return nil, err
@@ -106,6 +102,9 @@ func New(sys *kvm.System, o Options) (m *Machine, err error) {
 	m.CPU, err = m.AddCPU(0)
 	return m, err
 }
+
+// align lets the host back aligned 2 MiB of the guest by one page of its own.
+const align = 2 << 20
 
 // NewVM asks again where a signal came between, as Go's runtime sends them:
 // mm/mmap.c, mm_take_all_locks gives up for one.
@@ -244,9 +243,12 @@ func (m *Machine) writeTables() {
 	for v := range Vectors {
 		h := uint64(gates + 16*v)
 		m.Put(idt+16*v, h&0xffff|kernelCode<<16|0xee<<40|h>>16<<48, h>>32)
-		copy(m.Mem[h:], []byte{0xe6, FaultPort + byte(v), 0xf4}) // out 0x80+v,al; hlt
+		m.Gate(v, 0xe6, FaultPort+byte(v), 0xf4) // out 0x80+v,al; hlt
 	}
 }
+
+// Gate is the handler of a vector, at most 16 bytes, until the next Long.
+func (m *Machine) Gate(vector int, code ...byte) { copy(m.Mem[gates+16*vector:][:16], code) }
 
 // Flat puts c into a mode without paging: 32-bit with protection, or 16-bit.
 func (m *Machine) Flat(c *kvm.VCPU, protected bool, code ...byte) error {
@@ -279,9 +281,9 @@ func (m *Machine) Close() error {
 		errs = append(errs, m.VM.Close())
 		m.VM = nil
 	}
-	if m.Mem != nil {
-		errs = append(errs, unix.Munmap(m.Mem))
-		m.Mem = nil
+	if m.all != nil {
+		errs = append(errs, unix.Munmap(m.all))
+		m.all, m.Mem = nil, nil
 	}
 	return errors.Join(errs...)
 }

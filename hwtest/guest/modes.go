@@ -41,7 +41,11 @@ func attempt(sys *kvm.System, steps []step, progress func(string)) []Trial {
 	var trials []Trial
 	for _, s := range steps {
 		progress(s.name)
-		trials = append(trials, s.try(sys))
+		t, over := giveUp(trials, s.name, s.why)
+		if !over {
+			t = s.try(sys)
+		}
+		trials = append(trials, t)
 	}
 	return trials
 }

@@ -3,6 +3,7 @@ package guest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"bulkhead/kvm"
@@ -72,6 +73,20 @@ func try(name, why string, f func() (saw string, err error)) Trial {
 	return t
 }
 
+// tolerated is how many lost threads are enough to stop trying.
+const tolerated = 3
+
+// giveUp is the trial of what is not tried any more.
+func giveUp(done []Trial, name, why string) (Trial, bool) {
+	stuck := 0
+	for _, t := range done {
+		if t.Status == Stuck {
+			stuck++
+		}
+	}
+	return Trial{name, Stuck, "not tried: too many before it never came back", why}, stuck >= tolerated
+}
+
 // errSaw is a failure that needs no prefix: what the guest did instead.
 type errSaw string
 
@@ -103,4 +118,13 @@ func port(c *kvm.VCPU, want uint16) error {
 		return errSaw(describe(c, exit))
 	}
 	return nil
+}
+
+// Names lists every mode and behaviour that is tried.
+func Names() []string {
+	var names []string
+	for _, s := range slices.Concat(modes, behaviours) {
+		names = append(names, s.name)
+	}
+	return names
 }
