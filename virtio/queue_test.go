@@ -575,3 +575,47 @@ func BenchmarkServe(b *testing.B) {
 		d.Do(0, out, 64)
 	}
 }
+
+// TestPauseUnderLoad pauses, replaces and goes on while requests come: none is
+// lost and none is answered twice.
+func TestPauseUnderLoad(t *testing.T) {
+	for _, features := range []uint64{0, virtio.FeatureEventIdx} {
+		dev := &answerer{}
+		d := virtiotest.Start(t, dev, features)
+		const drivers, requests = 4, 500
+		var all sync.WaitGroup
+		for i := range drivers {
+			all.Go(func() {
+				for j := range requests {
+					want := []byte{byte(i), byte(j), byte(j >> 8)}
+					if got := d.Do(i%2, want, 3); !bytes.Equal(got, want) {
+						t.Errorf("sent %v, got %v", want, got)
+						return
+					}
+				}
+			})
+		}
+		done := make(chan struct{})
+		go func() { all.Wait(); close(done) }()
+		served := int64(0)
+		for pauses := 0; ; pauses++ {
+			select {
+			case <-done:
+			default:
+				if pauses%2 == 0 {
+					d.Stop()
+					d.Restart()
+					continue
+				}
+				other := &answerer{}
+				d.Replace(other)
+				served, dev = served+dev.served.Load(), other
+				continue
+			}
+			break
+		}
+		if served += dev.served.Load(); served != drivers*requests {
+			t.Errorf("features %#x: served %d, want %d", features, served, drivers*requests)
+		}
+	}
+}
