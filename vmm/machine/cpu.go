@@ -3,6 +3,7 @@ package machine
 import (
 	"fmt"
 	"runtime"
+	"time"
 
 	"bulkhead/kvm"
 )
@@ -17,6 +18,7 @@ func (m *Machine) runCPU(c *kvm.VCPU) {
 	for m.gate.pass() {
 		if first {
 			first = false
+			m.since = time.Now()
 			close(m.entered)
 		}
 		if e, over := m.stretch(c); over {

@@ -33,6 +33,9 @@ import (
 // MostCPUs is as many as anyone has tried here; KVM and ACPI would take more.
 const MostCPUs = 32
 
+// MostDevices is how many virtio devices there are interrupts for.
+var MostDevices = len(deviceGSIs)
+
 // Config is what a machine is made of.
 type Config struct {
 	CPUs   int
@@ -75,6 +78,7 @@ type Machine struct {
 	gate    gate
 	running sync.WaitGroup
 	entered chan struct{} // closed when vCPU 0 is about to run for the first time
+	since   time.Time     // when that was
 	control sync.Mutex    // one of Start, Pause, Resume, Save at a time
 	stage   stage         // guarded by control, as is paused
 	paused  bool
@@ -210,6 +214,12 @@ func (m *Machine) Type(b []byte) error { return m.uart.Receive(b) }
 
 // Entered is closed when the first instruction is about to run.
 func (m *Machine) Entered() <-chan struct{} { return m.entered }
+
+// EnteredAt is when, once Entered is closed.
+func (m *Machine) EnteredAt() time.Time {
+	<-m.entered
+	return m.since
+}
 
 // Done is closed when the guest has ended.
 func (m *Machine) Done() <-chan struct{} { return m.gate.done }

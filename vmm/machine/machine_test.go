@@ -106,8 +106,6 @@ func out(port uint16, v byte) []byte {
 	return []byte{0xba, byte(port), byte(port >> 8), 0, 0, 0xb0, v, 0xee}
 }
 
-func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
-
 func TestEndings(t *testing.T) {
 	cases := []struct {
 		name string

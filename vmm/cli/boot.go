@@ -1,0 +1,279 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"time"
+
+	"bulkhead/guestinit/config"
+	"bulkhead/kvm"
+	"bulkhead/vmm/boot"
+	words "bulkhead/vmm/config"
+	"bulkhead/vmm/machine"
+	"bulkhead/vmm/ram"
+	"bulkhead/vmm/ring0"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+func (p Program) boot() *cobra.Command {
+	m := words.Default()
+	var file string
+	var force bool
+	c := &cobra.Command{
+		Use:   "boot [flags] KERNEL [-- COMMAND [ARG]...]",
+		Short: "Boot a Linux kernel (ELF or bzImage)",
+		Long: `Boot a Linux kernel, an ELF file or a bzImage, in a machine of its own. Without
+an --initrd the guest runs a shell, or COMMAND, whose exit code becomes this
+program's.
+
+Exit codes: the guest's own where it powered off (0 without a command), 100 it
+asked for a reset, 101 triple fault, 102 KVM or a part of the machine failed, 103
+stopped from outside, 124 its --timeout was over, 1 it never ran.`,
+		Example: `  vmm boot vmlinux
+  vmm boot --cpus 2 --memory 1G --disk root.img --cmdline "console=ttyS0 root=/dev/vda" bzImage
+  vmm boot --share src=.,ro vmlinux -- ls -l /mnt/src`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := arguments(c, m, args); err != nil {
+				return err
+			}
+			if file != "" {
+				if err := m.ReadFile(file, c.Flags()); err != nil {
+					return err
+				}
+			}
+			if err := m.Check(); err != nil {
+				return err
+			}
+			return p.run(m, force)
+		},
+	}
+	m.Flags(c.Flags())
+	c.Flags().StringVar(&file, "config", "", "machine `FILE`, TOML or JSON, with these words, kernel and command")
+	c.Flags().BoolVar(&force, "force", false, "run also where ring 0 is emulated; Linux does not get far there")
+	return c
+}
+
+// arguments are the kernel and, behind --, the command.
+func arguments(c *cobra.Command, m *words.Machine, args []string) error {
+	dash := c.ArgsLenAtDash()
+	if dash >= 0 {
+		m.Command = args[dash:]
+		args = args[:dash]
+	}
+	if len(args) > 1 {
+		return fmt.Errorf("boot: one kernel, not %q; a command for the guest stands behind --", args)
+	}
+	if len(args) == 1 {
+		m.Kernel = args[0]
+	}
+	return nil
+}
+
+// run is a guest's whole life.
+func (p Program) run(m *words.Machine, force bool) error {
+	r := &run{words: m, times: newTimes(p.Began), started: make(chan struct{}), ended: make(chan machine.Ending, 8)}
+	r.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: m.LogLevel.Threshold()}))
+	e, err := r.life(force)
+	if closed := r.close(); err == nil {
+		err = closed
+	}
+	r.times.print(m, e, err)
+	switch {
+	case err != nil:
+		return err
+	case e.Reason == machine.PowerOff && e.Status == 0:
+		return nil
+	case e.Reason != machine.PowerOff && !m.JSON:
+		report(os.Stderr, fmt.Errorf("the guest ended: %v", e))
+	}
+	return exit(e.Code())
+}
+
+// run is one guest with all that it holds of the host.
+type run struct {
+	words   *words.Machine
+	log     *slog.Logger
+	times   *times
+	machine *machine.Machine
+	started chan struct{}       // closed when machine is there
+	ended   chan machine.Ending // asked for, perhaps before there is a machine to end
+	closers []func() error      // in the order of opening
+}
+
+func (r *run) life(force bool) (machine.Ending, error) {
+	if err := r.assemble(force); err != nil {
+		return machine.Ending{}, err
+	}
+	r.times.mark("loaded")
+	stop := r.signals()
+	defer stop()
+	if err := r.machine.Start(); err != nil {
+		return machine.Ending{}, err
+	}
+	close(r.started)
+	go r.watch()
+	return r.machine.Ending(), nil
+}
+
+// assemble opens everything, cheapest refusal first, and makes the machine.
+func (r *run) assemble(force bool) error {
+	m := r.words
+	sys, err := kvm.Open()
+	if err != nil {
+		return explain(err)
+	}
+	defer sys.Close()
+	ring := make(chan error, 1)
+	go func() { ring <- mayRun(sys, force) }()
+	err = r.build(sys)
+	// The other error is worth more: it says that nothing else will help.
+	if refused := <-ring; refused != nil {
+		return refused
+	}
+	if err != nil {
+		return err
+	}
+	r.times.mark("built")
+	if m.FromSnapshot != "" {
+		return nil
+	}
+	k, err := r.kernel()
+	if err != nil {
+		return err
+	}
+	return r.machine.Boot(k)
+}
+
+// explain says what to do about /dev/kvm.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%w: this host has no KVM, or its module is not loaded (modprobe kvm_intel or kvm_amd); `hwtest` says more", err)
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: become a member of its group, kvm, or root", err)
+	}
+	return err
+}
+
+// mayRun refuses a host that would not get a Linux guest to its init.
+func mayRun(sys *kvm.System, force bool) error {
+	if force {
+		return nil
+	}
+	native, reason, err := ring0.Native(sys)
+	switch {
+	case err != nil:
+		return err
+	case !native:
+		return fmt.Errorf("this host cannot run a Linux guest: %s; `hwtest` says what it can do, and `hwtest lab` has a machine that can", reason)
+	}
+	return nil
+}
+
+func (r *run) build(sys *kvm.System) error {
+	m := r.words
+	c := machine.Config{
+		CPUs: m.CPUs, Memory: uint64(m.Memory), Backed: ram.Backing(m.Backing), Mask: m.Without,
+		Log: r.log, Reached: func(s config.Stage) { r.times.mark("init " + s.String()) },
+	}
+	var err error
+	if err = r.openConsoles(&c); err != nil {
+		return err
+	}
+	if err = r.openDevices(&c); err != nil {
+		return err
+	}
+	if r.machine, err = machine.New(sys, c); err != nil {
+		return err
+	}
+	r.closers = append(r.closers, r.machine.Close)
+	return nil
+}
+
+// kernel opens what is to be booted.
+func (r *run) kernel() (machine.Kernel, error) {
+	m := r.words
+	k := machine.Kernel{Cmdline: m.Cmdline, Protocol: boot.Protocol(m.Boot)}
+	if k.Cmdline == "" {
+		k.Cmdline = words.DefaultCmdline
+	}
+	var err error
+	if k.File, err = os.Open(m.Kernel); err != nil {
+		return k, fmt.Errorf("kernel: %w", err)
+	}
+	r.closers = append(r.closers, k.File.Close)
+	k.Initrd, err = r.initrd()
+	return k, err
+}
+
+// watch waits for what ends or marks a guest from outside.
+func (r *run) watch() {
+	var late <-chan time.Time
+	if t := r.words.Timeout; t > 0 {
+		timer := time.NewTimer(t - time.Since(r.times.began))
+		defer timer.Stop()
+		late = timer.C
+	}
+	entered := r.machine.Entered()
+	for {
+		select {
+		case <-entered:
+			r.times.markAt("first instruction", r.machine.EnteredAt())
+			entered = nil
+		case e := <-r.ended:
+			r.machine.End(e)
+		case <-late:
+			r.machine.End(machine.Ending{Reason: machine.TimedOut})
+			late = nil
+		case <-r.machine.Done():
+			return
+		}
+	}
+}
+
+// end asks the guest to end; the first who asks is heard.
+func (r *run) end(e machine.Ending) {
+	select {
+	case r.ended <- e:
+	default:
+	}
+}
+
+// signals end the guest, or have a snapshot taken of it.
+func (r *run) signals() (stop func()) {
+	c := make(chan os.Signal, 8)
+	signal.Notify(c, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1)
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case s := <-c:
+				r.signal(s)
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { signal.Stop(c); close(done) }
+}
+
+func (r *run) signal(s os.Signal) {
+	if s == unix.SIGUSR1 {
+		r.log.Warn("SIGUSR1 without --snapshot-to has no effect")
+		return
+	}
+	r.end(machine.Ending{Reason: machine.Stopped})
+}
+
+func (r *run) close() error {
+	var errs []error
+	for i := len(r.closers) - 1; i >= 0; i-- {
+		errs = append(errs, r.closers[i]())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"crypto/rand"
+	"fmt"
+
+	"bulkhead/virtio"
+	"bulkhead/virtio/blk"
+	"bulkhead/virtio/fs"
+	"bulkhead/virtio/net"
+	"bulkhead/virtio/rng"
+	"bulkhead/vmm/machine"
+)
+
+// openDevices opens what the words name on the host, and makes devices of it, in
+// an order that is the same each time: a snapshot relies on it.
+func (r *run) openDevices(c *machine.Config) error {
+	m := r.words
+	add := func(name string, d virtio.Device) {
+		c.Devices = append(c.Devices, machine.Device{Name: name, Device: d})
+	}
+	for _, w := range m.Disks {
+		d, err := blk.Open(w.Path, blk.Options{
+			ReadOnly: w.ReadOnly, Serial: w.ID, Queues: w.Queues, Limit: m.LimitOf(w.ID).Limits, Log: r.log,
+		})
+		if err != nil {
+			return err
+		}
+		r.closers = append(r.closers, d.Close)
+		add(w.ID, d)
+	}
+	for _, w := range m.Nets {
+		if w.TAP == "" {
+			continue
+		}
+		limits := m.LimitOf(w.ID).Limits
+		d, err := net.New(net.Options{
+			Tap: w.TAP, Pairs: w.Queues, MAC: w.MAC, MTU: w.MTU, ReceiveLimit: limits, SendLimit: limits, Log: r.log,
+		})
+		if err != nil {
+			return err
+		}
+		r.closers = append(r.closers, d.Close)
+		add(w.ID, d)
+	}
+	for _, w := range m.Shares {
+		d, err := fs.New(fs.Options{Dir: w.Dir, Tag: w.Tag, ReadOnly: w.ReadOnly, Log: r.log})
+		if err != nil {
+			return fmt.Errorf("share %s: %w", w.Tag, err)
+		}
+		r.closers = append(r.closers, d.Close)
+		add(w.Tag, d)
+	}
+	if m.RNG {
+		add("rng", rng.New(rand.Reader))
+	}
+	return nil
+}
