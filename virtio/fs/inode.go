@@ -2,6 +2,7 @@ package fs
 
 import (
 	"container/list"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +34,7 @@ type inode struct {
 	lookups uint64        // how often the guest was told of it and has not forgotten
 	users   int           // requests at work on it
 	kids    int           // inodes whose place is in it
-	at      place         // where it was last seen; at.dir is nil if that is over
+	at      []place       // where it was seen, the last one last; a directory is in one place
 	idle    *list.Element // in table.idle, if its descriptor could be closed
 	calm    stamp         // see calm
 
@@ -138,7 +139,7 @@ func (t *table) restLocked(n *inode) {
 	case n.users > 0 || n == t.root:
 	case n.lookups == 0 && n.kids == 0:
 		t.dropLocked(n)
-	case n.fd >= 0 && n.at.dir != nil && n.idle == nil:
+	case n.fd >= 0 && len(n.at) > 0 && n.idle == nil:
 		n.idle = t.idle.PushFront(n)
 		if t.open > t.limit {
 			t.evictLocked()
@@ -160,7 +161,9 @@ func (t *table) dropLocked(n *inode) {
 	if t.files[n.identity] == n {
 		delete(t.files, n.identity)
 	}
-	t.unplaceLocked(n)
+	for len(n.at) > 0 {
+		t.unplaceLocked(n, n.at[0])
+	}
 }
 
 // evictLocked closes the descriptor that was used longest ago. It says no if
@@ -197,18 +200,28 @@ func (t *table) unreserve() {
 	t.open--
 }
 
-// reopen finds n where it was last seen. What else is found there now was put
-// there by the host, and n is gone as far as we can tell.
+// reopen finds n where it was seen. What else is found there now was put there
+// by the host, and if it is nowhere n is gone as far as we can tell.
 func (t *table) reopen(n *inode) (int, error) {
 	t.mu.Lock()
-	at := n.at
-	if at.dir != nil {
+	places := slices.Clone(n.at)
+	for _, at := range places {
 		t.useLocked(at.dir)
 	}
 	t.mu.Unlock()
-	if at.dir == nil {
-		return -1, unix.ESTALE
+	result, fd := error(unix.ESTALE), -1
+	for _, at := range slices.Backward(places) {
+		if fd >= 0 || result == unix.ENFILE {
+			t.put(at.dir)
+			continue
+		}
+		fd, result = t.reopenAt(n, at)
 	}
+	return fd, result
+}
+
+// reopenAt opens n if it stands at a place, whose directory it puts.
+func (t *table) reopenAt(n *inode, at place) (int, error) {
 	if err := t.ensure(at.dir); err != nil {
 		return -1, err
 	}
@@ -267,7 +280,7 @@ func (t *table) add(at place, fd int, f found) (*inode, error) {
 		t.ids[n.id], t.files[n.identity] = n, n
 	}
 	n.lookups++
-	if at.dir != nil && n != t.root {
+	if at.dir != nil && n != t.root { // O_TMPFILE has no place
 		t.placeLocked(n, at)
 	}
 	t.restLocked(n)
@@ -287,52 +300,59 @@ func (t *table) forget(id, count uint64) {
 	t.restLocked(n)
 }
 
+// maxPlaces bounds what is remembered of a file with many hard links.
+const maxPlaces = 8
+
 // placeLocked notes that n stands at a place.
 func (t *table) placeLocked(n *inode, at place) {
-	if n.at == at {
+	other := t.places[at]
+	if other == n {
 		return
 	}
-	t.unplaceLocked(n)
-	if other := t.places[at]; other != nil {
-		t.unplaceLocked(other)
+	if other != nil {
+		t.unplaceLocked(other, at)
 	}
-	if t.circularLocked(n, at.dir) {
-		return // names are older than one another; n's descriptor stays open instead
+	for len(n.at) == maxPlaces || n.kind == unix.S_IFDIR && len(n.at) > 0 {
+		t.unplaceLocked(n, n.at[0])
 	}
-	n.at = at
+	if circular(n, at.dir) {
+		return // what we know is of different times; n's descriptor stays open instead
+	}
+	n.at = append(n.at, at)
 	t.places[at] = n
 	at.dir.kids++
 }
 
-// circularLocked says whether n is dir or above it. It can seem to be while
-// the host, or a racing request, moves directories into one another.
-func (t *table) circularLocked(n, dir *inode) bool {
-	if n.kind != unix.S_IFDIR {
-		return false
-	}
-	for ; dir != nil; dir = dir.at.dir {
+// circular says whether n is dir or above it. It can seem to be while the host,
+// or a racing request, moves directories into one another. table.mu is held.
+func circular(n, dir *inode) bool {
+	for n.kind == unix.S_IFDIR {
 		if dir == n {
 			return true
 		}
+		if len(dir.at) == 0 {
+			break
+		}
+		dir = dir.at[0].dir
 	}
 	return false
 }
 
-// unplaceLocked notes that n is no more where it was. Its descriptor, if open,
-// is then the only way to it and stays so.
-func (t *table) unplaceLocked(n *inode) {
-	dir := n.at.dir
-	if dir == nil {
+// unplaceLocked notes that n is no more at a place. If it is at no other its
+// descriptor, if open, is the only way to it and stays so.
+func (t *table) unplaceLocked(n *inode, at place) {
+	i := slices.Index(n.at, at)
+	if i < 0 {
 		return
 	}
-	if n.idle != nil {
+	n.at = slices.Delete(n.at, i, i+1)
+	if len(n.at) == 0 && n.idle != nil {
 		t.idle.Remove(n.idle)
 		n.idle = nil
 	}
-	delete(t.places, n.at)
-	n.at = place{}
-	dir.kids--
-	t.restLocked(dir)
+	delete(t.places, at)
+	at.dir.kids--
+	t.restLocked(at.dir)
 }
 
 // pin is the inode at a place that is about to lose its name, in use and with
@@ -357,8 +377,8 @@ func (t *table) unpin(n *inode, at place, gone bool) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if gone && n.at == at {
-		t.unplaceLocked(n)
+	if gone {
+		t.unplaceLocked(n, at)
 	}
 	n.users--
 	t.restLocked(n)
@@ -372,10 +392,11 @@ func (t *table) moved(from, to place, exchanged bool) {
 	if from == to || n == other {
 		return
 	}
-	for _, gone := range []*inode{n, other} {
-		if gone != nil {
-			t.unplaceLocked(gone)
-		}
+	if n != nil {
+		t.unplaceLocked(n, from)
+	}
+	if other != nil {
+		t.unplaceLocked(other, to)
 	}
 	if n != nil {
 		t.placeLocked(n, to)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -153,7 +154,13 @@ func TestKernelGit(t *testing.T) {
 	if _, err := exec.LookPath("git"); err != nil {
 		t.Skip("needs git (apt-get install git)")
 	}
-	host, guest := share(t, Options{})
+	for _, o := range []Options{{}, {Descriptors: 128}} {
+		host, guest := share(t, o)
+		useGit(t, host, guest)
+	}
+}
+
+func useGit(t *testing.T, host, guest string) {
 	run := func(dir string, command ...string) string {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
@@ -184,6 +191,36 @@ func TestKernelGit(t *testing.T) {
 		t.Errorf("the host sees a clone that differs: %s", changed)
 	}
 	run(guest, "diff", "-r", "--exclude=.git", guest+"/one", host+"/two")
+}
+
+func TestKernelReadOnly(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	dir := t.TempDir()
+	must(t, os.Mkdir(dir+"/d", 0o755))
+	program, err := os.ReadFile("/bin/true")
+	must(t, err)
+	must(t, os.WriteFile(dir+"/d/true", program, 0o755))
+	_, guest := share(t, Options{Dir: dir, ReadOnly: true})
+	for range 2 { // from the page cache the second time
+		if out, err := exec.CommandContext(t.Context(), guest+"/d/true").CombinedOutput(); err != nil {
+			t.Errorf("run: %v %s", err, out)
+		}
+	}
+	for what, err := range map[string]error{
+		"create": os.WriteFile(guest+"/new", nil, 0o644),
+		"open":   os.WriteFile(guest+"/d/true", nil, 0o644),
+		"mkdir":  os.Mkdir(guest+"/new", 0o755),
+		"rename": os.Rename(guest+"/d", guest+"/e"),
+		"remove": os.Remove(guest + "/d/true"),
+		"chmod":  os.Chmod(guest+"/d", 0o700),
+		"utimes": os.Chtimes(guest+"/d", time.Now(), time.Now()),
+	} {
+		if !errors.Is(err, unix.EROFS) {
+			t.Errorf("%s: %v; want EROFS", what, err)
+		}
+	}
 }
 
 func must(t testing.TB, err error) {

@@ -27,8 +27,12 @@ type savedInode struct {
 	Born         unix.StatxTimestamp
 	Kind         uint32
 	Lookups      uint64
-	Dir          uint64 `json:",omitempty"` // where it was seen last, if anywhere
-	Name         string `json:",omitempty"`
+	Places       []savedPlace `json:",omitempty"`
+}
+
+type savedPlace struct {
+	Dir  uint64 // its inode
+	Name string
 }
 
 type savedHandle struct {
@@ -58,8 +62,8 @@ func (d *Device) Save() ([]byte, error) {
 
 func saved(n *inode) savedInode {
 	s := savedInode{ID: n.id, Dev: n.dev, Ino: n.ino, Born: n.born, Kind: n.kind, Lookups: n.lookups}
-	if n.at.dir != nil {
-		s.Dir, s.Name = n.at.dir.id, n.at.name
+	for _, at := range n.at {
+		s.Places = append(s.Places, savedPlace{at.dir.id, at.name})
 	}
 	return s
 }
@@ -115,11 +119,11 @@ func (t *table) restore(s state) error {
 		t.ids[n.id], t.files[n.identity] = n, n
 	}
 	for _, in := range s.Inodes {
-		dir := t.ids[in.Dir]
-		if dir == nil || checkName(in.Name) != nil {
-			continue // ESTALE: it had no name any more
+		for _, at := range in.Places { // none: it had no name any more, and is ESTALE
+			if dir := t.ids[at.Dir]; dir != nil && checkName(at.Name) == nil {
+				t.placeLocked(t.ids[in.ID], place{dir, at.Name})
+			}
 		}
-		t.placeLocked(t.ids[in.ID], place{dir, in.Name})
 	}
 	t.next = s.NextInode
 	return nil
