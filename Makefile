@@ -7,18 +7,24 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # No VCS stamping: it fails in a tree that belongs to another user.
 export CGO_ENABLED = 0
 GO_BUILD = go build -buildvcs=false -trimpath -ldflags '-X bulkhead/runtime/cli.Commit=$(VERSION)'
+# What every guest gets unpacked into its memory goes without symbols.
+GO_BUILD_SMALL = go build -buildvcs=false -trimpath -ldflags '-s -w'
 
 .DEFAULT_GOAL := help
-.PHONY: help build test unit e2e fuzz demo bench lint install clean
+include kernels/kernel.mk
+.PHONY: help build test unit e2e fuzz demo bench lint install clean lab
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build bin/bulkhead
+build: ## build bin/bulkhead, bin/vmm, bin/hwtest and the guest's bin/guestinit
 	@scripts/need build
 	$(GO_BUILD) -o bin/bulkhead ./runtime
+	$(GO_BUILD_SMALL) -o bin/guestinit ./guestinit
+	$(GO_BUILD) -o bin/vmm ./vmm
+	$(GO_BUILD) -o bin/hwtest ./hwtest
 
-test: ## install what is missing, build, lint, fuzz for a minute, run every test
+test: ## install what is missing, build, lint, fuzz for minutes, run every test
 	@scripts/need test
 	@$(MAKE) --no-print-directory build lint fuzz
 	@scripts/test
@@ -30,11 +36,15 @@ e2e: build ## only the tests that run programs, bundles and docker in the sandbo
 	@scripts/need test
 	go test -count=1 -p 1 -timeout 20m ./test/...
 
-fuzz: ## every fuzz target of the loader, the config and the gofer's protocol, a minute in all
-	@scripts/fuzz 60
+fuzz: ## every fuzz target of what reads hostile bytes, half a minute each
+	@scripts/fuzz
 
 demo: build ## run a program in a sandbox on each platform of this host
 	@scripts/demo
+
+lab: build ## the slow tests of microVMs, in the lab (hwtest lab)
+	@scripts/need test
+	@scripts/lab
 
 bench: build ## compare native, our platforms and the runtimes on PATH
 	@scripts/need bench
@@ -45,8 +55,9 @@ lint: ## gofmt, go vet and staticcheck
 	go vet ./...
 	go tool staticcheck ./...
 
-install: build ## install bulkhead to PREFIX (/usr/local)
-	install -D -m 0755 bin/bulkhead $(DESTDIR)$(PREFIX)/bin/bulkhead
+install: build ## install the programs to PREFIX (/usr/local)
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/bulkhead bin/vmm bin/hwtest
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/bulkhead bin/guestinit
 
 clean: ## remove what the other targets made
 	rm -rf bin out
