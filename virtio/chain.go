@@ -173,7 +173,7 @@ func (q *Queue) parse(c *Chain, head uint16) error {
 			if table, err = q.indirectTable(d); err != nil {
 				return err
 			}
-			i, limit, indirect = 0, max(limit, maxIndirect), true
+			i, limit, indirect = 0, max(limit, maxIndirect)+1, true // and this one
 			continue
 		}
 		if err := c.add(q.mem, d); err != nil {

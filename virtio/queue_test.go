@@ -191,6 +191,26 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
+// TestLongIndirect is as long as a chain may be, and a descriptor longer.
+func TestLongIndirect(t *testing.T) {
+	for _, row := range []struct {
+		entries int
+		ok      bool
+	}{{1024, true}, {1025, false}} {
+		p := newPair(t, 4, virtio.FeatureIndirectDesc)
+		var descs []virtiotest.Desc
+		for i := range row.entries {
+			descs = append(descs, virtiotest.Desc{Addr: 4096, Len: 1, Flags: next, Next: uint16(i + 1)})
+		}
+		descs[row.entries-1].Flags = 0
+		p.ring.SetDesc(0, virtiotest.Desc{Addr: p.table(descs...), Len: uint32(16 * row.entries), Flags: indirect})
+		p.ring.Offer(0)
+		if c, err := p.q.Next(); (err == nil) != row.ok || err == nil && c.Readable() != row.entries {
+			t.Errorf("%d descriptors: %v", row.entries, err)
+		}
+	}
+}
+
 func TestSegments(t *testing.T) {
 	p := newPair(t, 8, 0)
 	a, b, room := p.put("abc"), p.put("defg"), p.put("......")
@@ -378,11 +398,36 @@ func TestRestore(t *testing.T) {
 	q.Restore(p.q.Save())
 	interrupts := 0
 	q.SetInterrupt(func() { interrupts++ })
-	p.ring.Arm()
+	// The driver's event is an entry from before: nothing of news to it.
 	if c, err := q.Next(); err != nil || c.Head != 3 {
 		t.Errorf("got %v, %v, want head 3", c, err)
+	} else if err := q.Push(c, 0); err != nil || interrupts != 0 {
+		t.Errorf("push, unarmed: %v, %d interrupts", err, interrupts)
+	}
+	p.ring.Reap()
+	p.ring.Arm()
+	p.ring.Offer(2)
+	if c, err := q.Next(); err != nil || c.Head != 2 {
+		t.Errorf("got %v, %v, want head 2", c, err)
 	} else if err := q.Push(c, 0); err != nil || interrupts != 1 {
-		t.Errorf("push: %v, %d interrupts", err, interrupts)
+		t.Errorf("push, armed: %v, %d interrupts", err, interrupts)
+	}
+}
+
+// TestServeGivesBack saves a queue whose device failed over a chain.
+func TestServeGivesBack(t *testing.T) {
+	p := newPair(t, 8, 0)
+	p.ring.Offer(0)
+	failed := make(chan error, 1)
+	s := virtio.Serve(&answerer{err: errors.New("gone")})
+	if err := s.Start(&virtio.Active{Queues: []*virtio.Queue{p.q, nil}, Fail: func(err error) { failed <- err }}); err != nil {
+		t.Fatal(err)
+	}
+	<-failed
+	s.Stop()
+	s.Stop() // does nothing
+	if got := p.q.Save(); got != (virtio.QueueState{}) {
+		t.Errorf("got %+v, want nothing taken", got)
 	}
 }
 

@@ -224,6 +224,28 @@ func TestStatistics(t *testing.T) {
 	})
 }
 
+// TestStatisticsAreFresh asks before the driver has given a buffer: what it
+// then gives is from before the question.
+func TestStatisticsAreFresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, featureStats)
+		got := make(chan map[string]uint64)
+		go func() {
+			stats, err := r.dev.Statistics(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			got <- stats
+		}()
+		synctest.Wait()
+		r.Do(statistics, stat(4, 1), 0)
+		r.Send(statistics, [][]byte{stat(4, 2)}, nil)
+		if stats := <-got; stats["free_memory"] != 2 {
+			t.Errorf("got %v, want the second report", stats)
+		}
+	})
+}
+
 func TestNoStatistics(t *testing.T) {
 	r := start(t, 0)
 	if _, err := r.dev.Statistics(t.Context()); err != balloon.ErrNoStatistics {

@@ -182,6 +182,9 @@ func (g *guest) finish(i int) int {
 		}
 		<-g.interrupt
 		g.set(0x064, g.get(0x060))
+		if g.get(regStatus)&uint32(mmio.NeedsReset) != 0 {
+			g.t.Fatalf("the device failed: %v", <-g.failed)
+		}
 	}
 }
 
@@ -318,6 +321,8 @@ func TestResetAndAgain(t *testing.T) {
 	for round := range 5 {
 		g.up(virtio.FeatureEventIdx)
 		g.echo(0, "again")
+		g.offer(1, "unheard", 7)
+		<-g.interrupt
 		g.set(regStatus, 0)
 		if got := g.get(regStatus) | g.get(0x060); got != 0 {
 			t.Errorf("round %d: status and interrupts after reset: %#x", round, got)
@@ -427,8 +432,8 @@ func TestQueueReset(t *testing.T) {
 func TestSnapshot(t *testing.T) {
 	g := newGuest(t, &echo{state: 7})
 	g.up(virtio.FeatureEventIdx)
-	for range 5 {
-		g.echo(1, "before")
+	for i := range 50 {
+		g.echo(i%2, "before")
 	}
 	g.tr.Pause()
 	answer := g.offer(0, "held", 4)
@@ -453,6 +458,64 @@ func TestSnapshot(t *testing.T) {
 	}
 	for range 20 {
 		g.echo(1, "after")
+	}
+}
+
+// TestInterruptSurvives restores a machine whose driver has not yet seen its interrupt.
+func TestInterruptSurvives(t *testing.T) {
+	g := newGuest(t, &echo{})
+	g.up(0)
+	g.offer(0, "quick", 5)
+	<-g.interrupt
+	g.tr.Pause()
+	state, err := g.tr.Save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.attach(&echo{})
+	if err := g.tr.Restore(state); err != nil {
+		t.Fatal(err)
+	}
+	g.tr.Resume()
+	if len(g.interrupt) != 1 || g.get(0x060) != 1 {
+		t.Errorf("%d interrupts after the restore, status %d; want 1 and 1", len(g.interrupt), g.get(0x060))
+	}
+}
+
+// keeper is a Runner that only remembers what it was started with.
+type keeper struct{ active []*virtio.Active }
+
+func (*keeper) ID() virtio.DeviceID { return 42 }
+func (*keeper) Features() uint64    { return 0 }
+func (*keeper) Queues() []uint16    { return []uint16{16, 8} }
+func (k *keeper) Start(a *virtio.Active) error {
+	if a.Features&virtio.FeatureRingReset != 0 {
+		return errors.New("keeper: no")
+	}
+	k.active = append(k.active, a)
+	return nil
+}
+func (*keeper) Stop() {}
+
+// TestStaleFailure fails an operation that has ended.
+func TestStaleFailure(t *testing.T) {
+	dev := &keeper{}
+	g := newGuest(t, dev)
+	g.up(0)
+	g.up(0)
+	dev.active[0].Fail(errors.New("late"))
+	g.tr.Close() // waits for it
+	if got := g.get(regStatus); got != running || len(g.failed) != 0 {
+		t.Errorf("status %#x and %d failures, want %#x and none", got, len(g.failed), running)
+	}
+}
+
+func TestStartFails(t *testing.T) {
+	g := newGuest(t, &keeper{})
+	g.agree(virtio.FeatureRingReset)
+	g.set(regStatus, running)
+	if got := g.get(regStatus); got != running|uint32(mmio.NeedsReset) || len(g.failed) != 1 {
+		t.Errorf("status %#x and %d failures", got, len(g.failed))
 	}
 }
 

@@ -40,10 +40,8 @@ func (t *Transport) writeStatus(value uint32) bool {
 		t.active = nil
 		t.status |= Failed
 		return true
-	case t.status&NeedsReset != 0:
-		return false
 	}
-	for _, rung := range ladder {
+	for _, rung := range ladder { // nobody climbs with NEEDS_RESET or FAILED, which no rung has
 		if t.status != rung.at || wants != rung.at|rung.adds {
 			continue
 		}
