@@ -102,10 +102,10 @@ func (b *bzImage) findFormat(file io.ReaderAt) error {
 	first := make([]byte, min(b.length, 8))
 	var last [unpackedSizeLen]byte
 	if _, err := file.ReadAt(first, int64(b.payload)); err != nil {
-		return fmt.Errorf("read payload: %w", err)
+		return fmt.Errorf("read payload: %w", cause(err))
 	}
 	if _, err := file.ReadAt(last[:], int64(b.payload+b.length-unpackedSizeLen)); err != nil {
-		return fmt.Errorf("read payload: %w", err)
+		return fmt.Errorf("read payload: %w", cause(err))
 	}
 	b.unpacked = uint64(le.Uint32(last[:]))
 	for _, f := range formats {

@@ -48,10 +48,10 @@ func TestHostile(t *testing.T) {
 		{"entry outside", change(func(eh, _, _ []byte) { le.PutUint64(eh[24:], 0x5000000) }), "entry point 0x5000000"},
 		{"more in the file than in memory", change(func(_, a, _ []byte) { le.PutUint64(a[40:], 8) }), "for 0x8 in memory"},
 		{"a segment that wraps", change(func(_, _, b []byte) { le.PutUint64(b[24:], ^uint64(0)-100) }), "wrap around"},
-		{"a segment of all memory", change(func(_, _, b []byte) { le.PutUint64(b[40:], ^uint64(0)-0x1002000) }), "not all in the guest's memory"},
+		{"a segment of all memory", change(func(_, _, b []byte) { le.PutUint64(b[40:], ^uint64(0)-0x1002000) }), "outside the guest's memory"},
 		{"a segment over the boot tables", change(func(_, _, b []byte) { le.PutUint64(b[24:], 0x7000) }), "below 0x100000"},
-		{"a segment outside memory", change(func(_, _, b []byte) { le.PutUint64(b[24:], 0x10000000) }), "not all in the guest's memory"},
-		{"a segment across the end", change(func(_, _, b []byte) { le.PutUint64(b[24:], 64*mib-4096) }), "not all in the guest's memory"},
+		{"a segment outside memory", change(func(_, _, b []byte) { le.PutUint64(b[24:], 0x10000000) }), "outside the guest's memory"},
+		{"a segment across the end", change(func(_, _, b []byte) { le.PutUint64(b[24:], 64*mib-4096) }), "outside the guest's memory"},
 		{"segments that overlap", change(func(_, _, b []byte) { le.PutUint64(b[24:], entry32+4) }), "segments 0 and 1 overlap"},
 		{"content past the end of numbers", change(func(_, a, _ []byte) { le.PutUint64(a[8:], ^uint64(0)-5) }), "cannot be"},
 		{"content past the end of the file", change(func(_, a, _ []byte) { le.PutUint64(a[8:], 1<<40) }), "unexpected EOF"},
@@ -116,6 +116,11 @@ func TestNoFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
+	closed := write(t, testKernel(nil))
+	closed.Close()
+	if _, err := Open(closed); err == nil || !strings.Contains(err.Error(), "closed") {
+		t.Errorf("a closed file: %v", err)
+	}
 	for _, f := range []*os.File{r, dir} {
 		if _, err := Open(f); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
 			t.Errorf("%s: %v", f.Name(), err)
@@ -146,7 +151,7 @@ func TestRefusedParams(t *testing.T) {
 		{"overlapping map", Params{Map: append(Map(64*mib, 0), Region{mib, mib, RAM})}, "overlaps another"},
 		{"wrapping map", Params{Map: append(Map(64*mib, 0), Region{top, ^uint64(0) - 5, RAM})}, "wraps"},
 		{"no low memory", Params{Map: []Region{{mib, 63 * mib, RAM}}}, "no RAM from 0"},
-		{"little memory", Params{Map: Map(mib, 0)}, "it may need more"},
+		{"little memory", Params{Map: Map(mib, 0)}, "which may be too small"},
 		{"large initrd", Params{Map: good, Initrd: []Part{{short{}, 100 * mib, "big"}}}, "the initrd has 100 MiB, and the largest room for it in the guest's memory 44 MiB"},
 		{"initrd of negative size", Params{Map: good, Initrd: []Part{{short{}, -1, "i"}}}, "initrd i: a size of -1"},
 		{"initrds without end", Params{Map: good, Initrd: []Part{{short{}, 1 << 61, "i"}, {short{}, 1<<63 - 1, "j"}}}, "initrd j: a size"},

@@ -32,7 +32,7 @@ func Open(kernel *os.File) (*Image, error) {
 func open(kernel *os.File) (*Image, error) {
 	info, err := kernel.Stat()
 	if err != nil {
-		return nil, errors.Unwrap(err)
+		return nil, cause(err)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("is not a regular file")
@@ -41,7 +41,7 @@ func open(kernel *os.File) (*Image, error) {
 	head := make([]byte, headLen)
 	n, err := kernel.ReadAt(head, 0)
 	if err != nil && err != io.EOF {
-		return nil, fmt.Errorf("read: %w", errors.Unwrap(err))
+		return nil, fmt.Errorf("read: %w", cause(err))
 	}
 	head = head[:n]
 	if bytes.HasPrefix(head, elfMagic) {
@@ -64,4 +64,12 @@ func (i *Image) String() string {
 		return "ELF"
 	}
 	return "bzImage, " + i.wrap.format.name
+}
+
+// cause is err without the file's name, which Open and Load say.
+func cause(err error) error {
+	if p, ok := errors.AsType[*os.PathError](err); ok {
+		return p.Err
+	}
+	return err
 }

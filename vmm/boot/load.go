@@ -141,7 +141,7 @@ func (l *loader) loadVMLinux(file vmlinux) error {
 	}
 	for _, p := range pieces {
 		if err := file.fill(p.to, p.off); err != nil {
-			return fmt.Errorf("read %d bytes at %#x of the ELF file: %w", len(p.to), p.off, err)
+			return fmt.Errorf("read %d bytes at %#x of the ELF file: %w", len(p.to), p.off, cause(err))
 		}
 	}
 	l.entry.Kernel = l.kernel.span()
@@ -160,7 +160,7 @@ func (l *loader) pieces() ([]piece, error) {
 	var all []piece
 	for _, s := range l.kernel.segments {
 		if !l.isRAM(s.span) {
-			return nil, fmt.Errorf("segment %d, %#x up to %#x, is not all in the guest's memory; it may need more", s.index, s.span.Start, s.span.End)
+			return nil, fmt.Errorf("segment %d, %#x up to %#x, lies outside the guest's memory, which may be too small", s.index, s.span.Start, s.span.End)
 		}
 		to, err := l.slice(s.span)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -154,6 +155,20 @@ func oneLine(t *testing.T, err error) {
 	if s := err.Error(); !strings.HasPrefix(s, "boot: ") || strings.Contains(s, "\n") {
 		t.Errorf("not an error for a person: %q", s)
 	}
+}
+
+// TestBranches has the x86 filter undone on bytes that are hard for it: opcodes
+// close to each other, with targets of every sign.
+func TestBranches(t *testing.T) {
+	data := make([]byte, 500_000)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range data {
+		data[i] = []byte{0xe8, 0xe9, 0, 0, 0xff, 0xff, 1, byte(r.Uint32())}[r.IntN(8)]
+	}
+	vmlinux := testKernel(data)
+	m := newRAM(t, 64*mib, 0)
+	mustLoad(t, mustOpen(t, bzImageOf(t, "xz", vmlinux)), m, Params{})
+	compare(t, m, vmlinux)
 }
 
 // TestXZVariants has filters and checks that Linux does not use but xz does.
