@@ -10,11 +10,13 @@ import (
 
 	"bulkhead/guestinit/config"
 	"bulkhead/kvm"
+	"bulkhead/virtio/balloon"
 	"bulkhead/vmm/boot"
 	words "bulkhead/vmm/config"
 	"bulkhead/vmm/machine"
 	"bulkhead/vmm/ram"
 	"bulkhead/vmm/ring0"
+	"bulkhead/vmm/terminal"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -86,7 +88,7 @@ func (p Program) run(m *words.Machine, force bool) error {
 	switch {
 	case err != nil:
 		return err
-	case e.Reason == machine.PowerOff && e.Status == 0:
+	case e.Code() == 0:
 		return nil
 	case e.Reason != machine.PowerOff && !m.JSON:
 		report(os.Stderr, fmt.Errorf("the guest ended: %v", e))
@@ -103,6 +105,11 @@ type run struct {
 	started chan struct{}       // closed when machine is there
 	ended   chan machine.Ending // asked for, perhaps before there is a machine to end
 	closers []func() error      // in the order of opening
+
+	snapshot *machine.Snapshot // to go on from, or nil
+	balloon  *balloon.Device   // or nil
+
+	terminals []*terminal.Terminal // of consoles
 }
 
 func (r *run) life(force bool) (machine.Ending, error) {
@@ -122,7 +129,6 @@ func (r *run) life(force bool) (machine.Ending, error) {
 
 // assemble opens everything, cheapest refusal first, and makes the machine.
 func (r *run) assemble(force bool) error {
-	m := r.words
 	sys, err := kvm.Open()
 	if err != nil {
 		return explain(err)
@@ -139,8 +145,8 @@ func (r *run) assemble(force bool) error {
 		return err
 	}
 	r.times.mark("built")
-	if m.FromSnapshot != "" {
-		return nil
+	if r.snapshot != nil {
+		return r.machine.Restore(r.snapshot)
 	}
 	k, err := r.kernel()
 	if err != nil {
@@ -175,19 +181,24 @@ func mayRun(sys *kvm.System, force bool) error {
 	return nil
 }
 
+// build opens what the words name on the host, and makes a machine of it.
 func (r *run) build(sys *kvm.System) error {
 	m := r.words
 	c := machine.Config{
-		CPUs: m.CPUs, Memory: uint64(m.Memory), Backed: ram.Backing(m.Backing), Mask: m.Without,
+		CPUs: m.CPUs, Mask: m.Without,
 		Log: r.log, Reached: func(s config.Stage) { r.times.mark("init " + s.String()) },
 	}
+	if err := r.memory(&c); err != nil {
+		return err
+	}
+	r.closers = append(r.closers, c.Memory.Close) // the machine's, once there is one
+	if err := r.openConsoles(&c); err != nil {
+		return err
+	}
+	if err := r.openDevices(&c); err != nil {
+		return err
+	}
 	var err error
-	if err = r.openConsoles(&c); err != nil {
-		return err
-	}
-	if err = r.openDevices(&c); err != nil {
-		return err
-	}
 	if r.machine, err = machine.New(sys, c); err != nil {
 		return err
 	}
@@ -195,18 +206,33 @@ func (r *run) build(sys *kvm.System) error {
 	return nil
 }
 
+// memory is new, or a snapshot's.
+func (r *run) memory(c *machine.Config) (err error) {
+	m := r.words
+	if m.FromSnapshot == "" {
+		c.Memory, err = ram.New(uint64(m.Memory), ram.Backing(m.Backing))
+		return err
+	}
+	if r.snapshot, err = machine.OpenSnapshot(m.FromSnapshot); err != nil {
+		return err
+	}
+	r.closers = append(r.closers, r.snapshot.Close)
+	c.CPUs = r.snapshot.CPUs()
+	c.Memory, err = r.snapshot.Memory()
+	return err
+}
+
 // kernel opens what is to be booted.
 func (r *run) kernel() (machine.Kernel, error) {
 	m := r.words
 	k := machine.Kernel{Cmdline: m.Cmdline, Protocol: boot.Protocol(m.Boot)}
 	if k.Cmdline == "" {
-		k.Cmdline = words.DefaultCmdline
+		k.Cmdline = m.DefaultCmdline()
 	}
 	var err error
-	if k.File, err = os.Open(m.Kernel); err != nil {
-		return k, fmt.Errorf("kernel: %w", err)
+	if k.File, err = r.openFile("kernel", m.Kernel); err != nil {
+		return k, err
 	}
-	r.closers = append(r.closers, k.File.Close)
 	k.Initrd, err = r.initrd()
 	return k, err
 }
@@ -264,10 +290,25 @@ func (r *run) signals() (stop func()) {
 
 func (r *run) signal(s os.Signal) {
 	if s == unix.SIGUSR1 {
-		r.log.Warn("SIGUSR1 without --snapshot-to has no effect")
+		r.save()
 		return
 	}
 	r.end(machine.Ending{Reason: machine.Stopped})
+}
+
+// save writes the snapshot that --snapshot-to asks for, and ends the guest.
+func (r *run) save() {
+	path := r.words.SnapshotTo
+	if path == "" {
+		r.log.Warn("SIGUSR1 without --snapshot-to has no effect")
+		return
+	}
+	if err := r.machine.Save(path); err != nil {
+		r.log.Error("no snapshot", "err", err)
+		_ = r.machine.Resume() // ErrEnded: then there is nothing to go on with
+		return
+	}
+	r.machine.End(machine.Ending{Reason: machine.Saved})
 }
 
 func (r *run) close() error {

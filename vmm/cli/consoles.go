@@ -57,6 +57,7 @@ func (r *run) open(what string, s words.Stream) (*terminal.Terminal, error) {
 	}
 	if t != nil {
 		r.closers = append(r.closers, t.Close)
+		r.terminals = append(r.terminals, t)
 	}
 	return t, nil
 }

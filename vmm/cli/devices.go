@@ -5,10 +5,12 @@ import (
 	"fmt"
 
 	"bulkhead/virtio"
+	"bulkhead/virtio/balloon"
 	"bulkhead/virtio/blk"
 	"bulkhead/virtio/fs"
 	"bulkhead/virtio/net"
 	"bulkhead/virtio/rng"
+	"bulkhead/virtio/vsock"
 	"bulkhead/vmm/machine"
 )
 
@@ -50,6 +52,18 @@ func (r *run) openDevices(c *machine.Config) error {
 		}
 		r.closers = append(r.closers, d.Close)
 		add(w.Tag, d)
+	}
+	if w := m.Vsock; w.CID != 0 {
+		d, err := vsock.New(vsock.Options{CID: uint64(w.CID), Path: w.Path, Log: r.log})
+		if err != nil {
+			return err
+		}
+		r.closers = append(r.closers, d.Close)
+		add("vsock", d)
+	}
+	if m.Balloon {
+		r.balloon = balloon.New(c.Memory, c.Memory, r.log)
+		add("balloon", r.balloon)
 	}
 	if m.RNG {
 		add("rng", rng.New(rand.Reader))

@@ -1,21 +1,26 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 
+	"bulkhead/guestinit/config"
 	"bulkhead/vmm/boot"
+	"bulkhead/vmm/initramfs"
 )
 
-// initrd opens the parts of the initramfs.
+// initrd opens the parts of the initramfs: the given ones, then guestinit and
+// what it is told.
 func (r *run) initrd() ([]boot.Part, error) {
 	var parts []boot.Part
 	for _, path := range r.words.Initrd {
-		f, err := os.Open(path)
+		f, err := r.openFile("initrd", path)
 		if err != nil {
-			return nil, fmt.Errorf("initrd: %w", err)
+			return nil, err
 		}
-		r.closers = append(r.closers, f.Close)
 		st, err := f.Stat()
 		if err != nil {
 			return nil, fmt.Errorf("initrd: %w", err)
@@ -25,5 +30,79 @@ func (r *run) initrd() ([]boot.Part, error) {
 		}
 		parts = append(parts, boot.Part{ReaderAt: f, Size: st.Size(), Name: path})
 	}
-	return parts, nil
+	if !r.words.Guestinit() {
+		return parts, nil
+	}
+	ours, err := r.guestinit()
+	return append(parts, ours...), err
+}
+
+// openFile opens a file that stays open until the run ends.
+func (r *run) openFile(what, path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	r.closers = append(r.closers, f.Close)
+	return f, nil
+}
+
+// guestinit is an archive with guestinit as /init, and its configuration.
+func (r *run) guestinit() ([]boot.Part, error) {
+	path, err := findGuestinit()
+	if err != nil {
+		return nil, err
+	}
+	f, err := r.openFile("guestinit", path)
+	if err != nil {
+		return nil, err
+	}
+	c, err := r.guestConfig()
+	if err != nil {
+		return nil, err
+	}
+	init, err := initramfs.Copy("/init", 0o755, f)
+	if err != nil {
+		return nil, err
+	}
+	return initramfs.Build(init, initramfs.Bytes(config.Path, 0o600, c))
+}
+
+// findGuestinit looks beside this program, and where make install puts it.
+func findGuestinit() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("guestinit: where this program lies: %w", err)
+	}
+	dir := filepath.Dir(self)
+	places := []string{filepath.Join(dir, "guestinit"), filepath.Join(dir, "../libexec/bulkhead/guestinit")}
+	for _, p := range places {
+		if _, err := os.Stat(p); !errors.Is(err, fs.ErrNotExist) {
+			return p, err
+		}
+	}
+	return "", fmt.Errorf("guestinit: not at %s nor at %s; build it (make build), or give an --initrd of your own", places[0], places[1])
+}
+
+// guestConfig is what guestinit is told: its command, and where shares go.
+func (r *run) guestConfig() ([]byte, error) {
+	m := r.words
+	c := config.Config{Hostname: "vm", Args: m.Command}
+	for _, s := range m.Shares {
+		mount := config.Mount{Source: s.Tag, Target: "/mnt/" + s.Tag, Type: "virtiofs"}
+		if s.ReadOnly {
+			mount.Options = []string{"ro"}
+		}
+		c.Mounts = append(c.Mounts, mount)
+	}
+	for _, t := range r.terminals {
+		if columns, rows, ok := t.Size(); ok {
+			c.Columns, c.Rows = columns, rows
+		}
+	}
+	b, err := c.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("what guestinit is told: %w", err)
+	}
+	return b, nil
 }

@@ -20,8 +20,9 @@ import (
 type Machine struct {
 	Kernel  string
 	Initrd  []string
-	Cmdline string // "" is DefaultCmdline's
+	Cmdline string // "" is DefaultCmdline
 	Boot    Protocol
+	Init    Init
 	Command []string // what guestinit runs in place of a shell
 
 	CPUs    int
@@ -54,7 +55,7 @@ type Machine struct {
 func Default() *Machine {
 	return &Machine{
 		CPUs: 1, Memory: 256 << 20, Backing: Backing(ram.Memfd), RNG: true,
-		Console: Stream{Kind: "none"}, Serial: Stream{Kind: "stdio"}, Seccomp: "on",
+		Console: Stream{Kind: "none"}, Serial: Stream{Kind: "stdio"}, Seccomp: "on", Init: "auto",
 	}
 }
 
@@ -62,7 +63,8 @@ func Default() *Machine {
 func (m *Machine) Flags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.StringArrayVar(&m.Initrd, "initrd", nil, "initramfs `FILE`, a cpio archive, compressed or not; may be repeated, and the parts are joined")
-	f.StringVar(&m.Cmdline, "cmdline", "", "the kernel's command `LINE`, in place of \""+DefaultCmdline+"\"")
+	f.Var(&m.Init, "init", "`WHICH` init runs: guestinit, added to the initramfs; own, the initramfs has one; or auto, guestinit if there is no --initrd or there is a COMMAND")
+	f.StringVar(&m.Cmdline, "cmdline", "", "the kernel's command `LINE`, in place of \""+m.DefaultCmdline()+"\"")
 	f.Var(&m.Boot, "boot-protocol", "`PROTOCOL` to enter the kernel with: auto, pvh or linux64")
 	f.IntVar(&m.CPUs, "cpus", m.CPUs, fmt.Sprintf("number of CPUs, 1 to %d", machine.MostCPUs))
 	f.Var(&m.Memory, "memory", "`SIZE` of memory, as 256M or 6G")
@@ -87,10 +89,17 @@ func (m *Machine) Flags(f *pflag.FlagSet) {
 	f.Var(&m.LogLevel, "log-level", "`LEVEL` of what is told on stderr: debug, info, warn or error")
 }
 
-// DefaultCmdline is the kernel's command line where none is given: the console
-// on what people see, no time lost on what is not there, and a panic that ends
-// the machine at once.
-const DefaultCmdline = "console=ttyS0 quiet panic=-1 i8042.noaux i8042.nomux"
+// DefaultCmdline is the kernel's command line where none is given: the console on
+// what people see, quiet, and a panic ends the machine at once.
+func (m *Machine) DefaultCmdline() string {
+	console := "ttyS0"
+	if m.Console.Kind != "none" {
+		console = "hvc0"
+	}
+	return "console=" + console + quiet
+}
+
+const quiet = " quiet panic=-1"
 
 // Check finds contradictions, and what no machine can be.
 func (m *Machine) Check() error {
@@ -111,6 +120,8 @@ func (m *Machine) checkSource() error {
 		return fmt.Errorf("--from-snapshot %s has its kernel in memory already; leave out %s", m.FromSnapshot, m.Kernel)
 	case len(m.Command) > 0 && m.FromSnapshot != "":
 		return fmt.Errorf("--from-snapshot %s goes on with what ran there; it cannot run %q", m.FromSnapshot, m.Command)
+	case len(m.Command) > 0 && m.Init == "own":
+		return fmt.Errorf("--init own: the command %q is for guestinit; give yours on --cmdline", m.Command)
 	case m.Timeout < 0:
 		return fmt.Errorf("--timeout %v: a time to come, as 90s", m.Timeout)
 	}
@@ -184,6 +195,11 @@ func (m *Machine) checkStreams() error {
 		m.Serial = Stream{Kind: "none"}
 	}
 	return nil
+}
+
+// Guestinit tells whether the guest's init is ours.
+func (m *Machine) Guestinit() bool {
+	return m.Init == "guestinit" || m.Init == "auto" && (len(m.Initrd) == 0 || len(m.Command) > 0)
 }
 
 // LimitOf is what was said for a device.

@@ -100,6 +100,20 @@ func (s *Seccomp) Set(text string) error {
 func (s *Seccomp) String() string { return string(*s) }
 func (*Seccomp) Type() string     { return "mode" }
 
+// Init is which init a guest has: "auto", "guestinit" or "own".
+type Init string
+
+func (i *Init) Set(text string) error {
+	if text != "auto" && text != "guestinit" && text != "own" {
+		return fmt.Errorf("%q: give auto, guestinit or own", text)
+	}
+	*i = Init(text)
+	return nil
+}
+
+func (i *Init) String() string { return string(*i) }
+func (*Init) Type() string     { return "which" }
+
 // Level is a log level; none said is Warn.
 type Level struct{ slog.Level }
 

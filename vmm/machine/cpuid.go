@@ -67,6 +67,12 @@ var quiet = []uint32{0x6, 0xa, 0x8000_0022}
 // perfctr are AMD's counters in leaf 0x80000001 ECX.
 const perfctr = 1<<23 | 1<<24 | 1<<28
 
+// A guest has no guests of its own: a snapshot would not have them.
+const (
+	vmx = 1 << 5 // leaf 1 ECX
+	svm = 1 << 2 // leaf 0x80000001 ECX
+)
+
 // tidy drops what KVM says of this CPU but not of a guest's, and topology leaves
 // that of writes itself.
 func tidy(list []kvm.CPUIDEntry) []kvm.CPUIDEntry {
@@ -74,8 +80,11 @@ func tidy(list []kvm.CPUIDEntry) []kvm.CPUIDEntry {
 		return slices.Contains(quiet, e.Function) || slices.Contains(topologyLeaves, e.Function)
 	})
 	for i := range list {
-		if list[i].Function == 0x8000_0001 {
-			list[i].ECX &^= perfctr
+		switch list[i].Function {
+		case 1:
+			list[i].ECX &^= vmx
+		case 0x8000_0001:
+			list[i].ECX &^= perfctr | svm
 		}
 	}
 	return list
@@ -158,7 +167,7 @@ var features = []struct {
 	in        register
 	bit       uint
 }{
-	{"pclmulqdq", 1, 0, ecx, 1}, {"monitor", 1, 0, ecx, 3}, {"vmx", 1, 0, ecx, 5},
+	{"pclmulqdq", 1, 0, ecx, 1}, {"monitor", 1, 0, ecx, 3},
 	{"ssse3", 1, 0, ecx, 9}, {"fma", 1, 0, ecx, 12}, {"pcid", 1, 0, ecx, 17},
 	{"sse4_1", 1, 0, ecx, 19}, {"sse4_2", 1, 0, ecx, 20}, {"x2apic", 1, 0, ecx, 21},
 	{"movbe", 1, 0, ecx, 22}, {"popcnt", 1, 0, ecx, 23}, {"tsc_deadline_timer", 1, 0, ecx, 24},
@@ -179,7 +188,7 @@ var features = []struct {
 	{"rdpid", 7, 0, ecx, 22}, {"fsrm", 7, 0, edx, 4}, {"amx_bf16", 7, 0, edx, 22},
 	{"avx512_fp16", 7, 0, edx, 23}, {"amx_tile", 7, 0, edx, 24}, {"amx_int8", 7, 0, edx, 25},
 	{"xsaveopt", 0xd, 1, eax, 0}, {"xsavec", 0xd, 1, eax, 1}, {"xsaves", 0xd, 1, eax, 3},
-	{"svm", 0x8000_0001, 0, ecx, 2}, {"nx", 0x8000_0001, 0, edx, 20},
+	{"nx", 0x8000_0001, 0, edx, 20},
 	{"pdpe1gb", 0x8000_0001, 0, edx, 26}, {"rdtscp", 0x8000_0001, 0, edx, 27},
 }
 

@@ -11,6 +11,7 @@ const (
 	TripleFault                   // it could not deliver an exception
 	Stopped                       // its owner ended it
 	TimedOut                      // its time was over
+	Saved                         // it lives on in a snapshot
 	Broken                        // KVM could not go on, or a part of ours failed
 )
 
@@ -26,6 +27,7 @@ var reasons = map[Reason]struct {
 	Broken:      {"broken", 102},
 	Stopped:     {"stopped", 103},
 	TimedOut:    {"timed out", 124},
+	Saved:       {"saved in a snapshot", 0},
 }
 
 func (r Reason) String() string { return reasons[r].words }

@@ -38,9 +38,10 @@ var MostDevices = len(deviceGSIs)
 
 // Config is what a machine is made of.
 type Config struct {
-	CPUs   int
-	Memory uint64 // bytes
-	Backed ram.Backing
+	CPUs int
+	// Memory is the guest's; the machine closes it. New memory is for Boot, a
+	// Snapshot's for Restore.
+	Memory *ram.Memory
 	Mask   []string // CPU features that the guest is not shown, by Linux's names
 
 	Serial  io.Writer // where the first serial port's output goes; nil: nowhere
@@ -67,6 +68,7 @@ type Machine struct {
 	mem    *ram.Memory
 	cpus   []*kvm.VCPU
 	layout []boot.Region
+	msrs   []uint32 // that make up a vCPU's state
 
 	ports, mmio bus.Bus
 	uart        *serial.UART
@@ -94,40 +96,27 @@ const (
 	closed
 )
 
-// New assembles a machine. It has no kernel yet: Boot or Restore follows.
-func New(sys *kvm.System, c Config) (*Machine, error) {
-	if err := check(c); err != nil {
-		return nil, err
-	}
-	mem, err := ram.New(c.Memory, c.Backed)
-	if err != nil {
-		return nil, err
-	}
-	return assemble(sys, c, mem)
-}
-
-func check(c Config) error {
+// New assembles a machine. It has nothing to run yet: Boot or Restore follows.
+func New(sys *kvm.System, c Config) (_ *Machine, err error) {
 	if c.CPUs < 1 || c.CPUs > MostCPUs {
-		return fmt.Errorf("machine: %d CPUs: a guest has 1 to %d", c.CPUs, MostCPUs)
+		return nil, errors.Join(fmt.Errorf("machine: %d CPUs: a guest has 1 to %d", c.CPUs, MostCPUs), c.Memory.Close())
 	}
-	return ram.Check(c.Memory)
-}
-
-// assemble makes the machine around mem, which it takes over.
-func assemble(sys *kvm.System, c Config, mem *ram.Memory) (_ *Machine, err error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Serial == nil {
 		c.Serial = io.Discard
 	}
-	m := &Machine{cfg: c, log: c.Log, mem: mem, entered: make(chan struct{})}
+	m := &Machine{cfg: c, log: c.Log, mem: c.Memory, entered: make(chan struct{})}
 	m.gate.init()
 	defer func() {
 		if err != nil {
 			m.Close()
 		}
 	}()
+	if m.msrs, err = sys.MSRs(); err != nil {
+		return nil, err
+	}
 	if m.vm, err = newVM(sys); err != nil {
 		return nil, err
 	}

@@ -2,12 +2,14 @@ package machine
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"strings"
 	"sync"
 	"testing"
 
 	"bulkhead/kvm"
+	"bulkhead/virtio/rng"
 	"bulkhead/vmm/ram"
 
 	"golang.org/x/sys/unix"
@@ -40,8 +42,8 @@ func guest(t testing.TB, c Config, code ...byte) *Machine {
 	if c.CPUs == 0 {
 		c.CPUs = 1
 	}
-	if c.Memory == 0 {
-		c.Memory, c.Backed = 32<<20, ram.Memfd
+	if c.Memory == nil {
+		c.Memory = memory(t)
 	}
 	m, err := New(open(t), c)
 	if err != nil {
@@ -54,6 +56,13 @@ func guest(t testing.TB, c Config, code ...byte) *Machine {
 	})
 	load(t, m, code)
 	return m
+}
+
+func memory(t testing.TB) *ram.Memory {
+	t.Helper()
+	mem, err := ram.New(32<<20, ram.Memfd)
+	must(t, err)
+	return mem
 }
 
 func load(t testing.TB, m *Machine, code []byte) {
@@ -227,15 +236,14 @@ func TestBadConfigs(t *testing.T) {
 		c    Config
 		want string
 	}{
-		{"no CPU", Config{CPUs: 0, Memory: 64 << 20}, "0 CPUs: a guest has 1 to 32"},
-		{"300 CPUs", Config{CPUs: 300, Memory: 64 << 20}, "300 CPUs: a guest has 1 to 32"},
-		{"1 MiB", Config{CPUs: 1, Memory: 1 << 20}, "not 1 MiB"},
-		{"half a page", Config{CPUs: 1, Memory: 64<<20 + 2048}, "not a multiple"},
-		{"unknown feature", Config{CPUs: 1, Memory: 64 << 20, Backed: ram.Memfd, Mask: []string{"sse9"}}, `no CPU feature "sse9"`},
-		{"unknown backing", Config{CPUs: 1, Memory: 64 << 20, Backed: "paper"}, "no such backing"},
-		{"too many devices", Config{CPUs: 1, Memory: 64 << 20, Backed: ram.Memfd, Devices: make([]Device, 19)}, "19 devices"},
+		{"no CPU", Config{CPUs: 0}, "0 CPUs: a guest has 1 to 32"},
+		{"300 CPUs", Config{CPUs: 300}, "300 CPUs: a guest has 1 to 32"},
+		{"unknown feature", Config{CPUs: 1, Mask: []string{"sse9"}}, `no CPU feature "sse9"`},
+		{"too many devices", Config{CPUs: 1, Devices: make([]Device, 19)}, "19 devices"},
+		{"two of a name", Config{CPUs: 1, Devices: []Device{{"a", rng.New(rand.Reader)}, {"a", rng.New(rand.Reader)}}}, `two devices are called "a"`},
 	}
 	for _, c := range cases {
+		c.c.Memory = memory(t)
 		m, err := New(sys, c.c)
 		if err == nil {
 			m.Close()

@@ -168,32 +168,33 @@ func (m *Memory) Slice(addr virtio.Addr, n uint64) ([]byte, error) {
 	return nil, fmt.Errorf("ram: no %d bytes of memory at %#x", n, uint64(addr))
 }
 
-// Discard gives the pages of [addr, addr+n) back to the host; they read 0 when the
-// guest comes to them again. Parts of pages at either end stay as they are.
-func (m *Memory) Discard(addr virtio.Addr, n uint64) error {
-	b, err := m.Slice(addr, n)
-	if err != nil {
-		return err
-	}
+// Release gives back to the host those pages that lie wholly within b, a slice of
+// the guest's memory; they read 0 when the guest comes to them again.
+func (m *Memory) Release(b []byte) error {
 	page := uint64(kvm.PageSize)
 	if m.backing == HugeTLB {
 		page = huge
 	}
-	skip := -uint64(addr) % page
-	if n < skip+page {
+	at, ok := offset(m.host, b)
+	if !ok {
+		return fmt.Errorf("ram: release %d bytes that are not the guest's", len(b))
+	}
+	from, to := (at+page-1)/page*page, (at+uint64(len(b)))/page*page
+	if from >= to {
 		return nil
 	}
-	b = b[skip : skip+(n-skip)/page*page]
+	whole := m.host[from:to]
+	var err error
 	switch m.backing {
 	case Memfd, HugeTLB:
-		err = unix.Madvise(b, unix.MADV_REMOVE)
+		err = unix.Madvise(whole, unix.MADV_REMOVE)
 	case Anonymous:
-		err = unix.Madvise(b, unix.MADV_DONTNEED)
+		err = unix.Madvise(whole, unix.MADV_DONTNEED)
 	case file:
-		err = replace(b)
+		err = replace(whole)
 	}
 	if err != nil {
-		return fmt.Errorf("ram: give back %d bytes at %#x: %w", n, uint64(addr), err)
+		return fmt.Errorf("ram: release %d bytes of %s memory: %w", len(whole), m.backing, err)
 	}
 	return nil
 }

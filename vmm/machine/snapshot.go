@@ -1,0 +1,233 @@
+package machine
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"bulkhead/kvm"
+	"bulkhead/virtio/mmio"
+	"bulkhead/vmm/i8042"
+	"bulkhead/vmm/ram"
+	"bulkhead/vmm/rtc"
+	"bulkhead/vmm/serial"
+	"bulkhead/vmm/snapshot"
+)
+
+// state is all of a machine but its memory. A field more or less is a new
+// snapshot.Version.
+type state struct {
+	Taken    time.Time
+	Clock    uint64 // ns of kvmclock
+	TSCKHz   int
+	CPUs     []cpuState
+	Chips    []kvm.IRQChip
+	PIT      kvm.PIT
+	UART     serial.State
+	Keyboard i8042.State
+	CMOS     rtc.State
+	Devices  []deviceState
+}
+
+type deviceState struct {
+	Name  string
+	State mmio.State
+}
+
+// chips are the interrupt controllers that a VM has one of each of.
+const chips = 3 // PIC, its slave, IOAPIC
+
+// Save writes the machine to a file at path. It leaves the machine paused: whoever
+// lets it go on must give its disks other files, or end it.
+func (m *Machine) Save(path string) error {
+	m.control.Lock()
+	defer m.control.Unlock()
+	if err := m.pauseLocked(); err != nil {
+		return err
+	}
+	s, err := m.state()
+	if err != nil {
+		return fmt.Errorf("machine: save: %w", err)
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("machine: save: %w", err)
+	}
+	return snapshot.Write(path, b, m.mem.Bytes())
+}
+
+func (m *Machine) state() (*state, error) {
+	s := &state{Taken: time.Now(), UART: m.uart.Save(), Keyboard: m.keyboard.Save(), CMOS: m.clock.Save()}
+	clock, err := m.vm.Clock()
+	if err != nil {
+		return nil, err
+	}
+	s.Clock = clock.Clock
+	if s.TSCKHz, err = m.cpus[0].TSCKHz(); err != nil {
+		return nil, err
+	}
+	s.CPUs = make([]cpuState, len(m.cpus))
+	for i, c := range m.cpus {
+		if err := s.CPUs[i].save(c, m.msrs); err != nil {
+			return nil, err
+		}
+	}
+	for id := range uint32(chips) {
+		chip, err := m.vm.IRQChip(id)
+		if err != nil {
+			return nil, err
+		}
+		s.Chips = append(s.Chips, *chip)
+	}
+	pit, err := m.vm.PIT()
+	if err != nil {
+		return nil, err
+	}
+	s.PIT = *pit
+	for _, d := range m.slots {
+		saved, err := d.transport.Save()
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w", d.name, err)
+		}
+		s.Devices = append(s.Devices, deviceState{d.name, saved})
+	}
+	return s, nil
+}
+
+// Snapshot is a machine in a file.
+type Snapshot struct {
+	file  *snapshot.File
+	state state
+}
+
+// OpenSnapshot reads all but the memory.
+func OpenSnapshot(path string) (*Snapshot, error) {
+	f, err := snapshot.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Snapshot{file: f}
+	d := json.NewDecoder(bytes.NewReader(f.State))
+	d.DisallowUnknownFields()
+	err = d.Decode(&s.state)
+	if err == nil {
+		err = s.state.check()
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("snapshot %s: %w", path, err)
+	}
+	f.State = nil
+	return s, nil
+}
+
+func (s *state) check() error {
+	switch {
+	case len(s.CPUs) < 1 || len(s.CPUs) > MostCPUs:
+		return fmt.Errorf("%d CPUs", len(s.CPUs))
+	case len(s.Chips) != chips:
+		return fmt.Errorf("%d interrupt controllers", len(s.Chips))
+	}
+	for i, c := range s.CPUs {
+		if len(c.XSave) != len(kvm.XSave{}) || len(c.LAPIC) != len(kvm.LAPIC{}) {
+			return fmt.Errorf("CPU %d: %d bytes of vector state, %d of local APIC", i, len(c.XSave), len(c.LAPIC))
+		}
+	}
+	return nil
+}
+
+// CPUs is how many the machine has.
+func (s *Snapshot) CPUs() int { return len(s.state.CPUs) }
+
+// Memory maps the machine's memory, which is read from the file as the guest
+// comes to it. The file must stay as it is while the memory is in use; to
+// remove it or put another in its place does no harm.
+func (s *Snapshot) Memory() (*ram.Memory, error) {
+	return ram.Map(s.file.File, s.file.MemoryAt, s.file.MemorySize)
+}
+
+// Close closes the file; memory that was mapped stays.
+func (s *Snapshot) Close() error { return s.file.Close() }
+
+// Restore puts the machine, assembled with the snapshot's CPUs and memory and the
+// same devices, where the other was. Its clocks go on as if it had merely stood
+// still, and show the time of day.
+func (m *Machine) Restore(s *Snapshot) error {
+	m.control.Lock()
+	defer m.control.Unlock()
+	if m.stage != assembled {
+		return errors.New("machine: restore: it has something to run already")
+	}
+	if err := m.restore(&s.state); err != nil {
+		return fmt.Errorf("machine: restore %s: %w", s.file.Name(), err)
+	}
+	m.stage = ready
+	return nil
+}
+
+func (m *Machine) restore(s *state) error {
+	if len(s.CPUs) != len(m.cpus) {
+		return fmt.Errorf("it has %d CPUs, not %d", len(s.CPUs), len(m.cpus))
+	}
+	if err := m.sameDevices(s.Devices); err != nil {
+		return err
+	}
+	khz, err := m.cpus[0].TSCKHz()
+	if err != nil {
+		return err
+	}
+	if khz != s.TSCKHz {
+		for _, c := range m.cpus {
+			if err := c.SetTSCKHz(s.TSCKHz); err != nil {
+				return fmt.Errorf("its TSC counts %d kHz, this host's %d, and cannot be scaled: %w", s.TSCKHz, khz, err)
+			}
+		}
+	}
+	away := max(0, time.Since(s.Taken)) // a host's clock that was set back moves no guest's
+	ticks := uint64(away.Microseconds()) * uint64(s.TSCKHz) / 1000
+	for i, c := range m.cpus {
+		if err := s.CPUs[i].restore(c, ticks); err != nil {
+			return err
+		}
+	}
+	for i := range s.Chips {
+		if err := m.vm.SetIRQChip(&s.Chips[i]); err != nil {
+			return err
+		}
+	}
+	if err := m.vm.SetPIT(&s.PIT); err != nil {
+		return err
+	}
+	if err := m.vm.SetClock(kvm.Clock{Clock: s.Clock + uint64(away.Nanoseconds())}); err != nil {
+		return err
+	}
+	m.uart.Restore(s.UART)
+	m.keyboard.Restore(s.Keyboard)
+	m.clock.Restore(s.CMOS)
+	for i, d := range m.slots {
+		if err := d.transport.Restore(s.Devices[i].State); err != nil {
+			return fmt.Errorf("device %s: %w", d.name, err)
+		}
+	}
+	for _, c := range m.cpus {
+		// EINVAL: a guest without kvmclock, whose watchdogs nobody can calm.
+		_ = c.Paused()
+	}
+	return nil
+}
+
+func (m *Machine) sameDevices(kept []deviceState) error {
+	var was, are []string
+	for _, d := range kept {
+		was = append(was, d.Name)
+	}
+	for _, d := range m.slots {
+		are = append(are, d.name)
+	}
+	if fmt.Sprint(was) != fmt.Sprint(are) {
+		return fmt.Errorf("it has the devices %v, this machine %v; give the same ones in the same order", was, are)
+	}
+	return nil
+}

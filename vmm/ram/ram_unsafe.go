@@ -1,0 +1,27 @@
+package ram
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The one file of ram that imports unsafe. It is sound because addresses are
+// compared and never made, and because what replace is given is whole pages of
+// a mapping that Memory owns, which stays readable and writable throughout.
+
+// replace puts zeroed memory in the place of b, a piece of a private file
+// mapping, of which MADV_DONTNEED would bring the file's old bytes back.
+func replace(b []byte) error {
+	at := unsafe.Pointer(unsafe.SliceData(b))
+	_, err := unix.MmapPtr(-1, 0, at, uintptr(len(b)), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_FIXED|unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	return err
+}
+
+// offset is where in whole part begins, if all of it lies there.
+func offset(whole, part []byte) (uint64, bool) {
+	base, at := uintptr(unsafe.Pointer(unsafe.SliceData(whole))), uintptr(unsafe.Pointer(unsafe.SliceData(part)))
+	off := uint64(at - base) // wraps to a large number where part lies before
+	return off, off <= uint64(len(whole)) && uint64(len(part)) <= uint64(len(whole))-off
+}

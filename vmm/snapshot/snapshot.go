@@ -1,0 +1,191 @@
+// Package snapshot is the file that keeps a machine: a page of header, the
+// machine's state as JSON, and its memory, page for page, from where it can be
+// mapped. Pages of zeroes are holes. It knows nothing of what the state says.
+//
+// The header has a version, and checksums of itself and of the state. Memory has
+// none, since it is read as the guest comes to it; that the file is as long as
+// the header says is what tells a copy cut short.
+package snapshot
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// Version of the file and of the state in it: another is refused.
+const Version = 1
+
+const (
+	page  = 4096
+	most  = 64 << 20 // bytes of state; a vCPU takes some 20 KiB
+	chunk = 1 << 20  // bytes of memory looked at together
+)
+
+var magic = [16]byte{'b', 'u', 'l', 'k', 'h', 'e', 'a', 'd', ' ', 's', 'n', 'a', 'p', '\r', '\n', 0}
+
+// header is the first page, little-endian; the rest of the page is zero.
+type header struct {
+	Magic      [16]byte
+	Version    uint32
+	_          uint32
+	StateSize  uint64 // bytes from the second page on
+	MemoryAt   uint64
+	MemorySize uint64
+	StateSum   [sha256.Size]byte
+	Sum        [sha256.Size]byte // of all above
+}
+
+const headerSize = 16 + 8 + 3*8 + 2*sha256.Size
+
+func (h *header) bytes() []byte {
+	var b bytes.Buffer
+	// A buffer takes everything, and header has fixed sizes.
+	_ = binary.Write(&b, binary.LittleEndian, h)
+	return b.Bytes()
+}
+
+func (h *header) sum() [sha256.Size]byte { return sha256.Sum256(h.bytes()[:headerSize-sha256.Size]) }
+
+// parse reads the header out of the file's first bytes, of size bytes in all.
+func parse(b []byte, size int64) (header, error) {
+	var h header
+	if len(b) < headerSize || !bytes.Equal(b[:len(magic)], magic[:]) {
+		return h, errors.New("not a snapshot")
+	}
+	// The length was looked at.
+	_ = binary.Read(bytes.NewReader(b), binary.LittleEndian, &h)
+	switch {
+	case h.Version != Version:
+		return h, fmt.Errorf("a snapshot of version %d; this program reads version %d", h.Version, Version)
+	case h.Sum != h.sum():
+		return h, errors.New("its header is damaged: the checksum differs")
+	case h.StateSize > most || h.MemoryAt != up(page+h.StateSize) || h.MemorySize%page != 0 || h.MemorySize > 1<<62:
+		return h, errors.New("its header makes no sense")
+	case uint64(size) != h.MemoryAt+h.MemorySize:
+		return h, fmt.Errorf("cut short, or added to: %d bytes, and the header says %d", size, h.MemoryAt+h.MemorySize)
+	}
+	return h, nil
+}
+
+func up(n uint64) uint64 { return (n + page - 1) &^ (page - 1) }
+
+// Write makes the file at path, which comes to be when it is complete. An older
+// one at path lives on for those that have it mapped. Memory is all of the
+// guest's, whole pages.
+func Write(path string, state, memory []byte) (err error) {
+	if len(state) > most {
+		return fmt.Errorf("snapshot %s: %d bytes of state; there is room for %d", path, len(state), most)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	err = write(f, state, memory)
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", path, err)
+	}
+	return nil
+}
+
+func write(f *os.File, state, memory []byte) error {
+	h := header{Magic: magic, Version: Version, StateSize: uint64(len(state)), StateSum: sha256.Sum256(state)}
+	h.MemoryAt, h.MemorySize = up(page+h.StateSize), uint64(len(memory))
+	h.Sum = h.sum()
+	if err := f.Truncate(int64(h.MemoryAt + h.MemorySize)); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(h.bytes(), 0); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(state, page); err != nil {
+		return err
+	}
+	for at := 0; at < len(memory); at += chunk {
+		if err := writeSparse(f, memory[at:min(at+chunk, len(memory))], int64(h.MemoryAt)+int64(at)); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
+
+var zeroes [page]byte
+
+// writeSparse writes the runs of pages in b that are not zero.
+func writeSparse(f *os.File, b []byte, at int64) error {
+	for from := 0; from < len(b); {
+		to := from
+		for to < len(b) && !bytes.Equal(b[to:to+page], zeroes[:]) {
+			to += page
+		}
+		if to > from {
+			if _, err := f.WriteAt(b[from:to], at+int64(from)); err != nil {
+				return err
+			}
+		}
+		from = to + page
+	}
+	return nil
+}
+
+// File is an open snapshot.
+type File struct {
+	*os.File
+	State      []byte
+	MemoryAt   int64
+	MemorySize uint64
+}
+
+// Open reads all but the memory.
+func Open(path string) (*File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: %w", err)
+	}
+	s, err := read(f)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("snapshot %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func read(f *os.File) (*File, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, headerSize)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	h, err := parse(b[:n], st.Size())
+	if err != nil {
+		return nil, err
+	}
+	state := make([]byte, h.StateSize)
+	if _, err := f.ReadAt(state, page); err != nil {
+		return nil, err
+	}
+	if sha256.Sum256(state) != h.StateSum {
+		return nil, errors.New("its state is damaged: the checksum differs")
+	}
+	return &File{File: f, State: state, MemoryAt: int64(h.MemoryAt), MemorySize: h.MemorySize}, nil
+}
