@@ -11,7 +11,8 @@ import (
 //   - word slices ring before it takes an address, so that all four bytes are
 //     in it, and ring's first byte is aligned to 4 (aligned, which NewQueue asks);
 //   - the neighbour in the word may be the driver's: a store exchanges the word
-//     only while both halves are what was seen, so that it is never undone;
+//     only while both halves are what was seen, so that it is never undone, except
+//     for a driver that writes it all the time;
 //   - the machine keeps guest memory mapped for as long as its devices live;
 //   - x86-64 and arm64 keep an index in our byte order, which is the ring's.
 //
@@ -26,13 +27,15 @@ func LoadIndex(ring []byte, at int) uint16 {
 
 // StoreIndex publishes a 16-bit field of a ring, and with it what was written before.
 func StoreIndex(ring []byte, at int, value uint16) {
+	const patience = 100 // a guest that spoils every exchange does not hold us up
 	w, by := word(ring, at), shift(at)
-	for {
+	for range patience {
 		old := atomic.LoadUint32(w)
 		if atomic.CompareAndSwapUint32(w, old, old&^(0xffff<<by)|uint32(value)<<by) {
 			return
 		}
 	}
+	atomic.StoreUint32(w, atomic.LoadUint32(w)&^(0xffff<<by)|uint32(value)<<by)
 }
 
 func word(ring []byte, at int) *uint32 {

@@ -239,6 +239,7 @@ func TestStatisticsAreFresh(t *testing.T) {
 		}()
 		synctest.Wait()
 		r.Do(statistics, stat(4, 1), 0)
+		synctest.Wait()
 		r.Send(statistics, [][]byte{stat(4, 2)}, nil)
 		if stats := <-got; stats["free_memory"] != 2 {
 			t.Errorf("got %v, want the second report", stats)

@@ -66,7 +66,7 @@ func StartIn(t testing.TB, mem *Memory, dev virtio.Device, features uint64) *Dri
 	default:
 		t.Fatalf("virtiotest: %T is neither a Server nor a Runner", dev)
 	}
-	d.setUp()
+	d.setUp(0)
 	d.Restart()
 	t.Cleanup(d.end)
 	return d
@@ -79,25 +79,35 @@ func (d *Driver) end() {
 	}
 }
 
-// setUp makes the queues, as after a reset.
-func (d *Driver) setUp() {
+// setUp makes the queues, as after a reset, and leaves those out that without
+// has a bit for.
+func (d *Driver) setUp(without uint) {
 	d.queues = nil
 	d.active = &virtio.Active{Features: d.Features, ConfigChanged: d.configChanged, Fail: d.fail}
-	for _, size := range d.dev.Queues() {
+	for i, size := range d.dev.Queues() {
 		q := &queue{Ring: NewRing(d.Memory, size, d.Features), bell: NewBell(), waiting: map[uint16]*Request{}}
-		device, err := virtio.NewQueue(d.Memory, q.Layout, d.Features, size)
-		if err != nil {
-			d.t.Fatal(err)
-		}
-		device.SetDoorbell(q.bell)
-		device.SetInterrupt(d.interrupt)
-		q.device = device
 		for i := range size {
 			q.free = append(q.free, i)
 		}
+		if without>>i&1 == 0 {
+			q.device = d.queue(q)
+		} else {
+			q.bell.giveUp()
+		}
 		d.queues = append(d.queues, q)
-		d.active.Queues = append(d.active.Queues, device)
+		d.active.Queues = append(d.active.Queues, q.device)
 	}
+}
+
+// queue is the device's side of q.
+func (d *Driver) queue(q *queue) *virtio.Queue {
+	device, err := virtio.NewQueue(d.Memory, q.Layout, d.Features, q.Layout.Size)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	device.SetDoorbell(q.bell)
+	device.SetInterrupt(d.interrupt)
+	return device
 }
 
 func (d *Driver) interrupt() {
@@ -164,6 +174,9 @@ func (d *Driver) Stop() {
 	d.runner.Stop()
 	d.running = false
 	for i, q := range d.queues {
+		if q.device == nil {
+			continue
+		}
 		if s := q.device.Save(); d.failure == nil && s.NextAvail != s.NextUsed {
 			d.t.Errorf("queue %d: the stopped device still holds %d chains", i, s.NextAvail-s.NextUsed)
 		}
@@ -186,6 +199,13 @@ func (d *Driver) Restart() {
 // Requests under way are forgotten: they return nil.
 func (d *Driver) Reset() {
 	d.t.Helper()
+	d.ResetWithout(0)
+}
+
+// ResetWithout is Reset, upon which the driver does not enable the queues that
+// without has a bit for.
+func (d *Driver) ResetWithout(without uint) {
+	d.t.Helper()
 	d.Stop()
 	if r, ok := d.dev.(virtio.Resetter); ok {
 		r.Reset()
@@ -199,7 +219,7 @@ func (d *Driver) Reset() {
 	d.failure = nil
 	d.changed.Broadcast()
 	d.mu.Unlock()
-	d.setUp()
+	d.setUp(without)
 	d.Restart()
 }
 
@@ -225,15 +245,13 @@ func (d *Driver) Replace(dev virtio.Device) {
 		d.runner = virtio.Serve(dev)
 	}
 	for i, q := range d.queues {
-		state := q.device.Save()
-		device, err := virtio.NewQueue(d.Memory, q.Layout, d.Features, q.Layout.Size)
-		if err != nil {
-			d.t.Fatal(err)
+		if q.device == nil {
+			continue
 		}
-		device.Restore(state)
-		device.SetDoorbell(q.bell)
-		device.SetInterrupt(d.interrupt)
-		q.device, d.active.Queues[i] = device, device
+		state := q.device.Save()
+		q.device = d.queue(q)
+		q.device.Restore(state)
+		d.active.Queues[i] = q.device
 	}
 	d.Restart()
 }

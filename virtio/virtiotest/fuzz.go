@@ -10,31 +10,31 @@ import (
 
 // Fuzz lets a hostile driver loose on the devices that newDevice makes: requests
 // of any shape, descriptors of any content, jumping indices, accesses to the
-// configuration, pauses and resets, as the fuzzer's bytes say. The device may
+// configuration, pauses, resets and queues left out, as the fuzzer's bytes say. The device may
 // fail; it may not panic, hang, or keep a chain when it stops.
 //
 // settle waits until the device has done what it will do for now. If it is nil,
-// all goroutines of the device must block in ways that testing/synctest knows
-// (channels, conditions, timers), in whose bubble they run; otherwise it may be (*Driver).AwaitSleep for
-// the queues whose chains the device answers at once.
+// the device runs in a bubble of testing/synctest, and must block in ways that
+// the bubble knows (channels, conditions, timers). Otherwise it may call
+// AwaitSleep for the queues whose chains the device answers at once.
 func Fuzz(f *testing.F, newDevice func(t *testing.T) virtio.Device, settle func(*Driver), seeds ...[]byte) {
 	for _, seed := range seeds {
 		f.Add(uint64(0), seed)
 		f.Add(^uint64(0), seed)
 	}
 	f.Fuzz(func(t *testing.T, features uint64, script []byte) {
-		run := func(t *testing.T) {
+		run := func(t *testing.T, settle func(*Driver)) {
 			d := StartIn(t, NewMemory(fuzzRAM), newDevice(t), features)
 			play(d, script, func() { settle(d) })
 			d.Stop()
 		}
 		if settle != nil {
-			run(t)
+			run(t, settle)
 			return
 		}
-		settle = func(*Driver) { synctest.Wait() }
-		defer func() { settle = nil }()
-		synctest.Test(t, run)
+		synctest.Test(t, func(t *testing.T) {
+			run(t, func(*Driver) { synctest.Wait() })
+		})
 	})
 }
 
@@ -60,7 +60,7 @@ func FuzzRequest(queue int, out [][]byte, in []int) []byte {
 // The other steps of a seed.
 var (
 	FuzzPause = []byte{6}
-	FuzzReset = []byte{7}
+	FuzzReset = []byte{7, 0}
 )
 
 // script is the bytes that are left; it reads 0 past their end.
@@ -115,7 +115,7 @@ func step(d *Driver, s *script, place *cursor) {
 		d.Restart()
 	case 7:
 		d.Memory.Reset()
-		d.Reset()
+		d.ResetWithout(uint(s.u8()))
 		d.Failed()
 	case 8:
 		b := s.rest()
