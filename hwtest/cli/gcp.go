@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	_ "embed"
@@ -111,12 +110,10 @@ func pack(path string) (string, error) {
 		return "", err
 	}
 	var lines strings.Builder
-	w := bufio.NewWriter(&lines)
 	for text := base64.StdEncoding.EncodeToString(zipped.Bytes()); text != ""; {
 		n := min(76, len(text))
-		w.WriteString(text[:n])
-		w.WriteByte('\n')
+		lines.WriteString(text[:n] + "\n")
 		text = text[n:]
 	}
-	return lines.String(), w.Flush()
+	return lines.String(), nil
 }

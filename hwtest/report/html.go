@@ -66,7 +66,7 @@ func newChart(name string, costs []cost.Cost) chart {
 	if math.IsInf(least, 1) {
 		return c
 	}
-	first, last := math.Floor(math.Log10(least)), math.Ceil(math.Log10(most))
+	first, last := math.Floor(math.Log10(least)-0.2), math.Ceil(math.Log10(most))
 	if first == last {
 		last++
 	}
@@ -111,6 +111,7 @@ type view struct {
 	Capabilities []group
 	Tried        []group
 	Counts       []Row
+	Advices      []Row
 	When         string
 }
 
@@ -140,7 +141,8 @@ func (r *Report) WriteHTML(w io.Writer) error {
 			{"", behavioursGroup, counts(r.Behaviours), Plain},
 			{"", instructionsGroup, counts(r.Instructions), Plain},
 		},
-		When: r.Taken.Format("2 January 2006, 15:04 MST"),
+		Advices: r.advice(),
+		When:    r.Taken.Format("2 January 2006, 15:04 MST"),
 	}
 	for _, name := range cost.Groups {
 		var costs []cost.Cost
@@ -156,6 +158,7 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	t, err := template.New("page").Funcs(template.FuncMap{
 		"mood":  func(m Mood) string { return [...]string{"plain", "glad", "sad"}[m] },
 		"title": title,
+		"plain": func(line string) string { return strings.TrimPrefix(strings.TrimPrefix(line, "yes"), ", ") },
 	}).Parse(page)
 	if err != nil {
 		return fmt.Errorf("report: the page's template: %w", err)
