@@ -342,3 +342,36 @@ func wrapped(limit uint32, above4G bool) *bzImage {
 	le.PutUint32(b.header[hdrInitrdMax-hdrSetupSects:], limit)
 	return b
 }
+
+// BenchmarkLoad is a kernel of 10 MB and new memory of 256 MiB each time, as a machine has it.
+func BenchmarkLoad(b *testing.B) {
+	file := write(b, testKernel(code(b, 10_000_000)))
+	b.SetBytes(10_000_000)
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		fd, err := unix.MemfdCreate("memory", unix.MFD_CLOEXEC)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := unix.Ftruncate(fd, 256*mib); err != nil {
+			b.Fatal(err)
+		}
+		pages, err := unix.Mmap(fd, 0, 256*mib, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		i, err := Open(file)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := i.Load(&ram{below: pages}, Params{Map: Map(256*mib, 0)}); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		_ = unix.Munmap(pages)
+		_ = unix.Close(fd)
+		b.StartTimer()
+	}
+}

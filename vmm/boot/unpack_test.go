@@ -87,7 +87,7 @@ func code(t testing.TB, n int64) []byte {
 }
 
 func TestUnpack(t *testing.T) {
-	program := code(t, mib+12345)
+	program := code(t, mib/2+12345)
 	vmlinux := testKernel(program)
 	for format := range packers {
 		t.Run(format, func(t *testing.T) {
