@@ -63,7 +63,7 @@ var rooms = []room{
 		"github.com/vishvananda/netlink", "github.com/mdlayher/vsock", "github.com/u-root/", "github.com/moby/sys/", "mvdan.cc/sh/",
 	}, "PID 1 of a guest: knows its configuration and nothing of the host"},
 	{"guestinit/config", nil, "what a host tells its guest, read by both ends"},
-	{"kernels", nil, "how a guest kernel is made"},
+	{"kernels", []string{"github.com/u-root/u-root/pkg/cpio", "github.com/klauspost/compress/", "github.com/ulikunitz/xz", "github.com/pierrec/lz4/", "vmm/boot"}, "how a guest kernel is made"},
 	{"hwtest", []string{"kvm", "vmm", "kernels", "sentry/platform", "sentry/platform/kvm", "github.com/spf13/", "github.com/u-root/u-root/pkg/cpio", "github.com/klauspost/compress/"},
 		"what a machine can do, proven by doing; and the lab"},
 
