@@ -8,9 +8,11 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -696,6 +698,82 @@ func TestErrors(t *testing.T) {
 	}
 	if _, err := c.call(opRead, root, 64, uint64(1), uint64(0), uint32(maxIO+1), uint32(0), uint64(0), uint64(0)); err != unix.EINVAL {
 		t.Errorf("a huge read: %v", err)
+	}
+}
+
+// TestAppend: what a guest's page cache writes back goes where it says, also
+// through a file that appends.
+func TestAppend(t *testing.T) {
+	host := t.TempDir()
+	c := direct(t, newDevice(t, Options{Dir: host}))
+	node, handle, err := c.create(root, "f", unix.O_RDWR|unix.O_APPEND)
+	must(t, err)
+	write := func(at uint64, writeFlags, flags uint32, data string) {
+		t.Helper()
+		_, err := c.call(opWrite, node, 8, handle, at, uint32(len(data)), writeFlags, uint64(0), flags, uint32(0), []byte(data))
+		must(t, err)
+	}
+	write(0, 0, unix.O_APPEND, "one ")
+	write(0, 0, unix.O_APPEND, "two ")
+	write(0, fuse.WRITE_CACHE, unix.O_APPEND, "ONE")
+	write(4, 0, 0, "TWO") // fcntl took O_APPEND away
+	write(0, 0, unix.O_APPEND|unix.O_SYNC, "end")
+	if got, _ := os.ReadFile(host + "/f"); string(got) != "ONE TWO end" {
+		t.Errorf("the host has %q", got)
+	}
+}
+
+// TestKeepCache: the guest keeps its pages of a file that nobody changed.
+func TestKeepCache(t *testing.T) {
+	host := t.TempDir()
+	d := newDevice(t, Options{Dir: host})
+	later := time.Duration(0)
+	d.session.tree.now = func() time.Time { return time.Now().Add(later) }
+	c := direct(t, d)
+	must(t, os.WriteFile(host+"/f", []byte("one"), 0o644))
+	f, err := c.lookup(root, "f")
+	must(t, err)
+	for _, test := range []struct {
+		what  string
+		do    func()
+		keeps bool
+	}{
+		{"a file just written", func() {}, false},
+		{"one that could still be changing", func() {}, false},
+		{"one that has been quiet", func() { later = time.Hour }, false},
+		{"one that was quiet, and is", func() {}, true},
+		{"one that the host changed", func() { must(t, os.WriteFile(host+"/f", []byte("two"), 0o644)) }, false},
+		{"one that was quiet again", func() {}, true},
+		{"one whose time was set back", func() {
+			must(t, os.WriteFile(host+"/f", []byte("six"), 0o644))
+			must(t, os.Chtimes(host+"/f", time.Unix(1, 0), time.Unix(1, 0)))
+		}, false},
+	} {
+		test.do()
+		b, err := c.call(opOpen, f.NodeId, 16, uint32(0), uint32(0))
+		out, err := decode[fuse.OpenOut](c, b, err)
+		must(t, err)
+		if keeps := out.OpenFlags&fuse.FOPEN_KEEP_CACHE != 0; keeps != test.keeps {
+			t.Errorf("%s: the cache is kept: %v", test.what, keeps)
+		}
+	}
+}
+
+// TestUnprivileged runs the others as nobody: files belong to whom the VMM runs as.
+func TestUnprivileged(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("is what all tests are, without root")
+	}
+	dir := t.TempDir()
+	must(t, os.Chown(dir, 65534, 65534))
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	const which = "^(TestModel|TestReadOnly|TestHostile.*|TestDescriptors|TestSnapshot|TestForget|TestErrors)$"
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run="+which)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

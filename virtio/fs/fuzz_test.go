@@ -124,6 +124,47 @@ func FuzzFS(f *testing.F) {
 	})
 }
 
+// FuzzRestore: a snapshot is a file, and files get damaged.
+func FuzzRestore(f *testing.F) {
+	dir := fastDir(f)
+	must(f, os.MkdirAll(dir+"/d/e", 0o755))
+	first := newDevice(f, Options{Dir: dir})
+	c := direct(f, first)
+	d, err := c.lookup(root, "d")
+	must(f, err)
+	_, err = c.lookup(d.NodeId, "e")
+	must(f, err)
+	_, _, err = c.create(d.NodeId, "f", unix.O_RDWR)
+	must(f, err)
+	_, err = c.openDir(d.NodeId)
+	must(f, err)
+	state, err := first.Save()
+	must(f, err)
+	f.Add(state)
+	// Directories in one another, and a file in itself.
+	for _, change := range [][2]string{{`"Dir":1`, `"Dir":3`}, {`"Dir":2`, `"Dir":4`}, {`"Dir":1`, `"Dir":2`}, {`"Kind":16384`, `"Kind":32768`}} {
+		f.Add(bytes.ReplaceAll(state, []byte(change[0]), []byte(change[1])))
+	}
+	f.Fuzz(func(t *testing.T, state []byte) {
+		before := openFiles(t)
+		d := newDevice(t, Options{Dir: dir, Descriptors: 128})
+		err := d.Restore(state)
+		c := direct(t, d)
+		if err == nil {
+			err = d.Restore(state) // INIT has forgotten it
+		}
+		for node := uint64(0); node < 6; node++ {
+			_, _ = c.call(opGetattr, node, 104, uint32(0), uint32(0), uint64(0))
+			_, _ = c.call(opLookup, node, entrySize, "f")
+			_ = c.release(node)
+		}
+		d.Reset()
+		if left := openFiles(t) - before; left > 2 {
+			t.Errorf("%d descriptors are left open after %v", left, err)
+		}
+	})
+}
+
 // fastDir is in memory, if it can be.
 func fastDir(t testing.TB) string {
 	dir, err := os.MkdirTemp("/dev/shm", "bulkhead-fuzz-")

@@ -141,9 +141,6 @@ func (t *table) restLocked(n *inode) {
 		t.dropLocked(n)
 	case n.fd >= 0 && len(n.at) > 0 && n.idle == nil:
 		n.idle = t.idle.PushFront(n)
-		if t.open > t.limit {
-			t.evictLocked()
-		}
 	}
 }
 

@@ -87,16 +87,30 @@ func (d *Device) Restore(b []byte) error {
 	if s.Init == nil {
 		return nil
 	}
-	if _, err := d.session.handle([][]byte{s.Init}, [][]byte{make([]byte, 4096)}); err != nil {
+	if err := d.session.resume(s.Init); err != nil {
 		return fmt.Errorf("fs: restore share %s: its FUSE_INIT: %w", d.tag, err)
 	}
 	if err := t.inodes.restore(s); err != nil {
+		d.session.reset()
 		return fmt.Errorf("fs: restore share %s: %w", d.tag, err)
 	}
 	if lost := t.reopen(s); lost > 0 {
 		d.session.log.Warn("files that were open when the snapshot was taken are gone", "device", "fs", "share", d.tag, "files", lost)
 	}
 	return nil
+}
+
+// resume has the client's FUSE_INIT answered once more, to nobody.
+func (s *session) resume(init []byte) error {
+	r, err := parse([][]byte{init}, nil)
+	if err != nil {
+		return err
+	}
+	if r.opcode != opInit {
+		return refused{r.opcode, r.unique, unix.EPROTO}
+	}
+	_, err = s.begin(r, [][]byte{make([]byte, replySize+64)})
+	return err
 }
 
 // restore fills the table. A snapshot is a file that somebody may have changed,
@@ -120,12 +134,12 @@ func (t *table) restore(s state) error {
 	}
 	for _, in := range s.Inodes {
 		for _, at := range in.Places { // none: it had no name any more, and is ESTALE
-			if dir := t.ids[at.Dir]; dir != nil && checkName(at.Name) == nil {
+			if dir := t.ids[at.Dir]; dir != nil && dir.kind == unix.S_IFDIR && checkName(at.Name) == nil {
 				t.placeLocked(t.ids[in.ID], place{dir, at.Name})
 			}
 		}
 	}
-	t.next = s.NextInode
+	t.next = max(s.NextInode, t.next)
 	return nil
 }
 
@@ -133,6 +147,10 @@ func (t *table) restore(s state) error {
 // their number, and answer with ESTALE.
 func (t *tree) reopen(s state) (lost int) {
 	for _, saved := range s.Handles {
+		if saved.ID >= s.NextHandle || len(t.handles.open) >= t.handles.most {
+			lost++
+			continue
+		}
 		h := &handle{id: saved.ID, node: saved.Inode, flags: saved.Flags, users: 1, fd: -1}
 		flags := saved.Flags & (unix.O_ACCMODE | unix.O_SYNC | unix.O_DIRECTORY)
 		if t.readOnly {
