@@ -26,7 +26,10 @@ type Chain struct {
 	index              uint16   // of its entry in the available ring
 }
 
-var _ io.ReadWriter = (*Chain)(nil)
+var (
+	_ io.ReaderFrom = (*Chain)(nil)
+	_ io.WriterTo   = (*Chain)(nil)
+)
 
 // Readable is the number of device-readable bytes left.
 func (c *Chain) Readable() int { return c.readable }
@@ -71,6 +74,45 @@ func (c *Chain) Write(p []byte) (int, error) {
 		return n, io.ErrShortWrite
 	}
 	return n, nil
+}
+
+// WriteTo gives w the rest of the readable part, as it lies in guest memory:
+// io.Copy needs no buffer.
+func (c *Chain) WriteTo(w io.Writer) (total int64, err error) {
+	for len(c.reads) > 0 {
+		first := c.reads[0]
+		n, err := w.Write(first)
+		c.SkipRead(n)
+		total += int64(n)
+		if err == nil && n < len(first) {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// ReadFrom fills the rest of the writable part from r, without a buffer. It is
+// io.ErrShortWrite when r has more, of which a byte is lost then.
+func (c *Chain) ReadFrom(r io.Reader) (total int64, err error) {
+	for err == nil && len(c.writes) > 0 {
+		var n int
+		n, err = r.Read(c.writes[0])
+		c.SkipWrite(n)
+		total += int64(n)
+	}
+	if err == nil {
+		var probe [1]byte
+		if _, err = io.ReadFull(r, probe[:]); err == nil {
+			err = io.ErrShortWrite
+		}
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return total, err
 }
 
 // ReadSegments is what Read has left, as slices of guest memory for writev and

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 
 	"bulkhead/virtio"
@@ -255,6 +256,61 @@ func TestSegments(t *testing.T) {
 	}
 }
 
+// TestCopy uses the chain's own ways of io.Copy.
+func TestCopy(t *testing.T) {
+	broken := errors.New("broken")
+	for _, row := range []struct {
+		name string
+		copy func(c *virtio.Chain) (int64, error)
+		n    int64
+		err  error
+		left [2]int // to read and to write
+		room string
+	}{
+		{"out", func(c *virtio.Chain) (int64, error) { return io.Copy(io.Discard, c) }, 7, nil, [2]int{0, 6}, "......"},
+		{"out, broken", func(c *virtio.Chain) (int64, error) { return c.WriteTo(&stubborn{4, broken}) }, 4, broken, [2]int{3, 6}, "......"},
+		{"out, short", func(c *virtio.Chain) (int64, error) { return c.WriteTo(&stubborn{4, nil}) }, 4, io.ErrShortWrite, [2]int{3, 6}, "......"},
+		{"in", func(c *virtio.Chain) (int64, error) { return io.Copy(c, strings.NewReader("1234")) }, 4, nil, [2]int{7, 2}, "1234.."},
+		{"in, all", func(c *virtio.Chain) (int64, error) { return io.Copy(c, strings.NewReader("123456")) }, 6, nil, [2]int{7, 0}, "123456"},
+		{"in, too much", func(c *virtio.Chain) (int64, error) { return io.Copy(c, strings.NewReader("1234567")) }, 6, io.ErrShortWrite, [2]int{7, 0}, "123456"},
+		{"in, n", func(c *virtio.Chain) (int64, error) { return io.CopyN(c, strings.NewReader("1234567"), 6) }, 6, nil, [2]int{7, 0}, "123456"},
+		{"in, broken", func(c *virtio.Chain) (int64, error) { return io.Copy(c, iotest.ErrReader(broken)) }, 0, broken, [2]int{7, 6}, "......"},
+		{"through", func(c *virtio.Chain) (int64, error) { return io.Copy(c, c) }, 6, io.ErrShortWrite, [2]int{1, 0}, "abcdef"},
+	} {
+		p := newPair(t, 8, 0)
+		a, b, room := p.put("abc"), p.put("defg"), p.put("......")
+		p.ring.SetDesc(0, virtiotest.Desc{Addr: a, Len: 3, Flags: next, Next: 1})
+		p.ring.SetDesc(1, virtiotest.Desc{Addr: b, Len: 4, Flags: next, Next: 2})
+		p.ring.SetDesc(2, virtiotest.Desc{Addr: room, Len: 2, Flags: write | next, Next: 3})
+		p.ring.SetDesc(3, virtiotest.Desc{Addr: room + 2, Len: 4, Flags: write})
+		p.ring.Offer(0)
+		c, err := p.q.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := row.copy(c)
+		if n != row.n || err != row.err || c.Readable() != row.left[0] || c.Writable() != row.left[1] || string(p.mem.Bytes(room, 6)) != row.room {
+			t.Errorf("%s: %d, %v, left %d and %d, wrote %q; want %d, %v, %v, %q", row.name,
+				n, err, c.Readable(), c.Writable(), p.mem.Bytes(room, 6), row.n, row.err, row.left, row.room)
+		}
+	}
+}
+
+// stubborn takes so many bytes and no more.
+type stubborn struct {
+	room int
+	err  error
+}
+
+func (s *stubborn) Write(p []byte) (int, error) {
+	n := min(s.room, len(p))
+	s.room -= n
+	if n < len(p) {
+		return n, s.err
+	}
+	return n, nil
+}
+
 func TestAvailableIndex(t *testing.T) {
 	for _, row := range []struct {
 		name string
@@ -482,8 +538,10 @@ func (*answerer) Features() uint64    { return 0 }
 func (*answerer) Queues() []uint16    { return []uint16{8, 8} }
 func (a *answerer) Serve(_ int, c *virtio.Chain) (int, error) {
 	a.served.Add(1)
-	n, _ := io.Copy(c, c)
-	return int(n), a.err
+	var b [256]byte
+	n, _ := c.Read(b[:])
+	n, _ = c.Write(b[:n])
+	return n, a.err
 }
 
 // TestHammer looks for a wake-up that is lost: then it hangs.

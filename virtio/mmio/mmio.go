@@ -32,7 +32,7 @@ type Lines struct {
 	// Doorbell is asked once for each queue. Without it the doorbells are
 	// channels, rung by Write alone.
 	Doorbell func(queue int) virtio.Doorbell
-	// Failed hears why a device needs a reset.
+	// Failed hears why a device needs a reset. It does not call the transport.
 	Failed func(error)
 }
 

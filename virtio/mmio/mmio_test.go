@@ -3,7 +3,7 @@ package mmio_test
 import (
 	"encoding/binary"
 	"errors"
-	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -35,8 +35,12 @@ func (e *echo) Serve(_ int, c *virtio.Chain) (int, error) {
 	if c.Readable() == 0 {
 		return 0, errors.New("echo: nothing to say")
 	}
-	n, err := io.Copy(c, c)
-	return int(n), err
+	var b [256]byte
+	n, err := c.Read(b[:])
+	if err != nil {
+		return 0, err
+	}
+	return c.Write(b[:n])
 }
 
 func (e *echo) Reset() {
@@ -57,7 +61,7 @@ func (e *echo) Restore(b []byte) (err error) { e.state = b[0]; return }
 
 // guest is a driver that reaches its device through registers.
 type guest struct {
-	t         *testing.T
+	t         testing.TB
 	tr        *mmio.Transport
 	mem       *virtiotest.Memory
 	interrupt chan struct{}
@@ -152,22 +156,23 @@ func (g *guest) up(features uint64) {
 
 // offer puts a request of out and in bytes into queue i and rings.
 func (g *guest) offer(i int, out string, in int) (answer []byte) {
-	r := g.rings[i]
-	at := g.mem.Alloc(64)
-	copy(g.mem.Bytes(at, 64), out)
-	answer = g.mem.Bytes(g.mem.Alloc(64), in)
-	dst := virtio.Addr(0)
-	if in > 0 {
-		dst = g.mem.Alloc(64)
-		answer = g.mem.Bytes(dst, in)
-	}
-	r.SetDesc(0, virtiotest.Desc{Addr: at, Len: uint32(len(out)), Flags: virtiotest.Next, Next: 1})
-	r.SetDesc(1, virtiotest.Desc{Addr: dst, Len: uint32(in), Flags: virtiotest.Write})
-	r.Arm()
-	if r.Offer(0) {
+	answer = g.describe(i, out, in)
+	g.rings[i].Arm()
+	if g.rings[i].Offer(0) {
 		g.set(mmio.QueueNotify, uint32(i))
 	}
 	return answer
+}
+
+// describe writes such a request into the descriptors 0 and 1.
+func (g *guest) describe(i int, out string, in int) (answer []byte) {
+	r := g.rings[i]
+	at := g.mem.Alloc(64)
+	copy(g.mem.Bytes(at, 64), out)
+	dst := g.mem.Alloc(64)
+	r.SetDesc(0, virtiotest.Desc{Addr: at, Len: uint32(len(out)), Flags: virtiotest.Next, Next: 1})
+	r.SetDesc(1, virtiotest.Desc{Addr: dst, Len: uint32(in), Flags: virtiotest.Write})
+	return g.mem.Bytes(dst, in)
 }
 
 // finish waits for the interrupt and takes the used entry.
@@ -562,6 +567,96 @@ func TestEvent(t *testing.T) {
 	e.Ring()
 	if err := <-woken; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// eventGuest is a guest whose doorbells and interrupt are eventfds, as under KVM.
+type eventGuest struct {
+	*guest
+	bells []*mmio.Event
+	irq   *mmio.Event
+}
+
+func newEventGuest(t testing.TB) *eventGuest {
+	t.Helper()
+	g := &eventGuest{guest: &guest{t: t, mem: virtiotest.NewMemory(1 << 20)}}
+	event := func() *mmio.Event {
+		e, err := mmio.NewEvent()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { e.Close() })
+		return e
+	}
+	g.irq = event()
+	tr, err := mmio.New(&echo{}, g.mem, mmio.Lines{Interrupt: g.irq.Ring, Doorbell: func(int) virtio.Doorbell {
+		g.bells = append(g.bells, event())
+		return g.bells[len(g.bells)-1]
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.tr = tr
+	t.Cleanup(tr.Close)
+	g.up(virtio.FeatureEventIdx)
+	return g
+}
+
+// request is a round of queue 0, prepared by offer.
+func (g *eventGuest) request(tb testing.TB) {
+	r := g.rings[0]
+	r.Arm()
+	if r.Offer(0) {
+		g.bells[0].Ring()
+	}
+	for {
+		if _, n, ok := r.Reap(); ok {
+			if n != 4 {
+				tb.Fatalf("answer of %d bytes, want 4", n)
+			}
+			return
+		}
+		if err := g.irq.Wait(); err != nil {
+			tb.Fatal(err)
+		}
+		g.set(0x064, g.get(0x060))
+	}
+}
+
+// TestEvents sends requests through eventfds while the machine pauses.
+func TestEvents(t *testing.T) {
+	g := newEventGuest(t)
+	g.describe(0, "ping", 4)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 2000 {
+			g.request(t)
+		}
+	}()
+	for {
+		select {
+		case <-done:
+			if m := g.tr.Metrics(); m.Chains != 2000 || m.Notifications != 0 {
+				t.Errorf("metrics %+v, want 2000 chains and no notification by Write", m)
+			}
+			return
+		default:
+			g.tr.Pause()
+			g.tr.Resume()
+		}
+	}
+}
+
+// BenchmarkRequest is a request's way through eventfds from a thread to the
+// device's and back, four bytes each way.
+func BenchmarkRequest(b *testing.B) {
+	g := newEventGuest(b)
+	g.describe(0, "ping", 4)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for b.Loop() {
+		g.request(b)
 	}
 }
 
