@@ -68,6 +68,7 @@ func startTracee() (pid int, end func(), err error) {
 		return 0, nil, fmt.Errorf("write the traced program: %w", err)
 	}
 	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", fd))
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = file, file, file // it uses none; by default they are /dev/null, which a jail may lack
 	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Pdeathsig: unix.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return 0, nil, fmt.Errorf("start the traced program: %w", err)

@@ -112,6 +112,7 @@ type view struct {
 	Tried        []group
 	Counts       []Row
 	Advices      []Row
+	Why          string
 	When         string
 }
 
@@ -141,8 +142,8 @@ func (r *Report) WriteHTML(w io.Writer) error {
 			{"", behavioursGroup, counts(r.Behaviours), Plain},
 			{"", instructionsGroup, counts(r.Instructions), Plain},
 		},
-		Advices: r.advice(),
-		When:    r.Taken.Format("2 January 2006, 15:04 MST"),
+		Advices: r.advice(), Why: r.why(),
+		When: r.Taken.Format("2 January 2006, 15:04 MST"),
 	}
 	for _, name := range cost.Groups {
 		var costs []cost.Cost

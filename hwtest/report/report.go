@@ -62,6 +62,17 @@ func (r *Report) Name() string {
 	return fmt.Sprintf("%s, %d CPUs, Linux %s, %s", model, r.Load.CPUs, r.Host.Kernel.Release, where)
 }
 
+// why says what the class stands on.
+func (r *Report) why() string {
+	switch {
+	case !r.Host.KVM.Present:
+		return r.Host.KVM.Error
+	case r.Ring0.Error != "":
+		return r.Ring0.Error
+	}
+	return r.Ring0.Reason
+}
+
 // WriteJSON writes r for programs.
 func (r *Report) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)

@@ -36,8 +36,8 @@ func (r *Report) WriteText(out io.Writer, s Style) error {
 	w := bufio.NewWriter(out)
 	fmt.Fprintf(w, "%s\n", s.bold(r.Name()))
 	fmt.Fprintf(w, "class %s: %s\n", s.bold(string(r.Class)), r.ClassMeaning)
-	if r.Ring0.Reason != "" {
-		fmt.Fprintf(w, "%s\n", r.Ring0.Reason)
+	if why := r.why(); why != "" {
+		fmt.Fprintf(w, "%s\n", why)
 	}
 	s.table(w, r.walls())
 	for _, a := range r.advice() {
@@ -53,7 +53,11 @@ func (r *Report) WriteText(out io.Writer, s Style) error {
 		if r.Load.Busy() {
 			fmt.Fprintf(w, "%s\n", s.paint(fmt.Sprintf("the host was busy (load %.1f on %d CPUs): they are higher than on a quiet one", r.Load.Before, r.Load.CPUs), Sad))
 		}
-		s.table(w, r.costs())
+		rows := r.costs()
+		if !s.Verbose && !r.Host.KVM.Present { // each says the same then
+			rows = slices.DeleteFunc(rows, func(row Row) bool { return strings.HasSuffix(row.Value, r.Host.KVM.Error) })
+		}
+		s.table(w, rows)
 	}
 	return w.Flush()
 }

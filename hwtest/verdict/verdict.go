@@ -21,7 +21,7 @@ const (
 	Full     Class = "full"      // VMX or SVM on metal
 	Nested   Class = "nested"    // the same inside a virtual machine
 	UserOnly Class = "user-only" // ring 3 on the processor, ring 0 in an emulator
-	None     Class = "none"      // no KVM
+	None     Class = "none"      // no KVM, or none for us
 )
 
 // Meaning of each class, for people.
@@ -29,7 +29,7 @@ var Meaning = map[Class]string{
 	Full:     "ring 0 and ring 3 of a guest run on the processor",
 	Nested:   "ring 0 and ring 3 of a guest run on the processor, exits pass through another hypervisor",
 	UserOnly: "ring 3 of a guest runs on the processor, its ring 0 is emulated",
-	None:     "there is no KVM",
+	None:     "no guest runs here",
 }
 
 // Evidence is what is decided from.
