@@ -182,42 +182,33 @@ func (t *tree) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut
 
 func (t *tree) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { t.handles.release(in.Fh) }
 
-// Read only finds the file; the dispatcher has the bytes put where the guest
-// wants them by Readv.
-func (t *tree) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
-	h, err := t.handles.get(in.Fh)
+// read is READ: from the file into the guest's own pages. It says how much of to
+// was filled, which is less than all only at the end of the file.
+func (t *tree) read(id, at uint64, to [][]byte) (int, error) {
+	h, err := t.handles.get(id)
 	if err != nil {
-		return nil, status(err)
+		return 0, err
 	}
-	if in.Offset > maxOffset {
-		t.handles.put(h)
-		return nil, fuse.EINVAL
+	defer t.handles.put(h)
+	done, total := 0, length(to)
+	for done < total {
+		part := tail(to, done)
+		if at > maxOffset-uint64(done) {
+			return done, unix.EINVAL
+		}
+		n, err := unix.Preadv(h.fd, part[:min(len(part), maxIOV)], int64(at)+int64(done))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return done, err
+		}
+		done += n
+		if len(part) <= maxIOV {
+			break // all of it was asked for at once
+		}
 	}
-	return &reading{t, h, int64(in.Offset), int(in.Size)}, fuse.OK
-}
-
-// reading is a READ under way.
-type reading struct {
-	t    *tree
-	h    *handle
-	at   int64
-	size int
-}
-
-func (r *reading) Size() int { return r.size }
-func (r *reading) Done()     { r.t.handles.put(r.h) }
-
-// Readv reads into the guest's own pages. go-fuse asks for it by an interface
-// that it does not export (fuse/read.go, withReadv).
-func (r *reading) Readv(to [][]byte) (int, fuse.Status) {
-	n, err := unix.Preadv(r.h.fd, to[:min(len(to), maxIOV)], r.at)
-	return max(n, 0), status(err)
-}
-
-// Bytes is what a dispatcher that does not know Readv calls.
-func (r *reading) Bytes(buf []byte) ([]byte, fuse.Status) {
-	n, err := unix.Pread(r.h.fd, buf[:min(len(buf), r.size)], r.at)
-	return buf[:max(n, 0)], status(err)
+	return done, nil
 }
 
 // Writev writes from the guest's own pages.

@@ -4,11 +4,12 @@
 // # Who does what
 //
 // github.com/hanwen/go-fuse takes requests apart and puts replies together. Its
-// fuse.ProtocolServer needs no /dev/fuse: it takes a request and the room for
-// the reply as slices, which are the guest's memory as the queue gives it, and
-// hands file data on by reference, so that READ is one preadv(2) into the guest's
-// pages and WRITE one pwritev2(2) out of them (BenchmarkRead, BenchmarkWrite). A
+// fuse.ProtocolServer needs no /dev/fuse: it takes a request and the room for the
+// reply as slices, which are the guest's memory as the queue gives it, and hands
+// a WRITE's data on by reference, for one pwritev2(2) out of the guest's pages. A
 // socketpair on the library's /dev/fd mount point would copy all data twice.
+// READ we serve ourselves, by one preadv(2) into the guest's pages, because the
+// library would set aside a buffer for each (BenchmarkIO).
 //
 // Before the library sees a request it has passed a rule (request.go): everything
 // but a WRITE's data is copied first, once, and lengths, names, and what a

@@ -332,7 +332,7 @@ func TestSplit(t *testing.T) {
 	for i := range data {
 		data[i] = byte(i * 7 / 3)
 	}
-	for _, piece := range []int{1 << 20, 4096, 3333} {
+	for _, piece := range []int{1 << 20, 4096, 3333, 1100} {
 		body := words(handle, uint64(0), uint32(len(data)), uint32(0), uint64(0), uint32(0), uint32(0), data)
 		request := append(c.header(opWrite, node, len(body)), body...)
 		reply := driver.Send(1, pieces(request, piece), []int{3, 5, 16}).Wait()

@@ -523,7 +523,7 @@ func locked(t *testing.T, _, guest string) {
 }
 
 func largeDirectory(t *testing.T, host, guest string) {
-	const files = 5000
+	const files = 1500
 	for i := range files {
 		must(t, os.WriteFile(fmt.Sprintf("%s/a-file-with-a-longer-name-%d", host, i), nil, 0o644))
 	}

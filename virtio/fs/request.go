@@ -255,18 +255,23 @@ func asked(r request) uint32 {
 	return 0
 }
 
-// answer writes a reply that is only an errno, and says how long it is. It
-// fails if the guest left no room for it.
+// answer writes a reply that is only an errno, and says how long it is.
 func answer(out [][]byte, unique uint64, errno unix.Errno) (int, error) {
+	return reply(out, unique, 0, errno)
+}
+
+// reply writes the header of a reply with n bytes of data, and says how long
+// it is in all. It fails if the guest left no room for it.
+func reply(out [][]byte, unique uint64, n int, errno unix.Errno) (int, error) {
 	var b [replySize]byte
-	binary.LittleEndian.PutUint32(b[0:], replySize)
+	binary.LittleEndian.PutUint32(b[0:], uint32(replySize+n))
 	binary.LittleEndian.PutUint32(b[4:], uint32(-int32(errno)))
 	binary.LittleEndian.PutUint64(b[8:], unique)
 	if length(out) < replySize {
 		return 0, fmt.Errorf("fs: %d bytes for a reply, whose header takes %d", length(out), replySize)
 	}
 	copyIn(out, b[:])
-	return replySize, nil
+	return replySize + n, nil
 }
 
 // grow is the first n bytes of b, or n new ones if it has not so many.
