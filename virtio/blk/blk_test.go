@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -680,4 +681,19 @@ func FuzzBlk(f *testing.F) {
 		}
 		d.Stop()
 	})
+}
+
+// FuzzDriver is a driver that breaks every rule.
+func FuzzDriver(f *testing.F) {
+	path := image(f, pattern(1<<16))
+	limit := ratelimit.Limits{Ops: ratelimit.Rate{PerSecond: 100, Burst: 2}}
+	virtiotest.Fuzz(f, func(t *testing.T) virtio.Device {
+		return open(t, path, Options{Queues: 2, Limit: limit})
+	}, nil,
+		slices.Concat(
+			virtiotest.FuzzRequest(0, [][]byte{head(kindOut, 0), make([]byte, 512)}, []int{1}), virtiotest.FuzzPause,
+			virtiotest.FuzzRequest(1, [][]byte{head(kindIn, 0)}, []int{1024, 1}), virtiotest.FuzzReset,
+			virtiotest.FuzzRequest(0, [][]byte{head(kindFlush, 0)}, []int{1})),
+		virtiotest.FuzzRequest(0, [][]byte{head(kindIn, 1<<55)[:9]}, []int{3}),
+		virtiotest.FuzzRequest(1, [][]byte{append(head(kindDiscard, 0), ranges(0, 1, 0)...)}, []int{1}))
 }

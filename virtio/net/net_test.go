@@ -8,12 +8,14 @@ import (
 	hostnet "net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/virtio"
 	"bulkhead/virtio/ratelimit"
 	"bulkhead/virtio/virtiotest"
 )
@@ -721,4 +723,23 @@ func FuzzNet(f *testing.F) {
 		}
 		d.Stop()
 	})
+}
+
+// FuzzDriver is a driver that breaks every rule, while frames arrive.
+func FuzzDriver(f *testing.F) {
+	frame := append(make([]byte, headerSize), frameOf(60)...)
+	var w *wire
+	virtiotest.Fuzz(f, func(t *testing.T) virtio.Device {
+		w = newWire(t, 2, Options{})
+		return w
+	}, func(*virtiotest.Driver) {
+		w.peers[0].Write(frame)
+		w.peers[1].Write(frame[:20])
+	},
+		slices.Concat(
+			virtiotest.FuzzRequest(0, nil, []int{2000}), virtiotest.FuzzRequest(1, [][]byte{frame}, nil), virtiotest.FuzzPause,
+			virtiotest.FuzzRequest(4, [][]byte{{4, 0, 2, 0}}, []int{1}), virtiotest.FuzzRequest(2, nil, []int{40, 40}),
+			virtiotest.FuzzRequest(3, [][]byte{frame[:5], frame[5:]}, nil), virtiotest.FuzzReset, virtiotest.FuzzRequest(0, nil, []int{2000})),
+		virtiotest.FuzzRequest(0, nil, []int{11}),
+		virtiotest.FuzzRequest(4, [][]byte{{1}}, []int{1}))
 }
