@@ -76,9 +76,9 @@ const (
 	requestSize = 1024 // entries: 256 pages of data and some
 
 	maxQueues = 64
-	// maxInodes bounds the table that a guest can make us keep, at some 300 bytes
-	// each. A guest needs a gigabyte of memory to know so many.
-	maxInodes = 1 << 20
+	// maxInodes bounds the table that a guest can make us keep, at some 350 bytes
+	// each. A guest needs half a gigabyte of memory to know so many.
+	maxInodes = 1 << 19
 )
 
 // Options is what to share, and how.
