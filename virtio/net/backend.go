@@ -80,6 +80,11 @@ func (t *tap) open(o Options) error {
 	if err != nil {
 		return err
 	}
+	if n, err := queuesInUse(index); err != nil {
+		return fmt.Errorf("network %s: %w", t.name, err)
+	} else if n > 0 {
+		return t.inUse()
+	}
 	for range o.Pairs {
 		if err := t.addQueue(o.Pairs); err != nil {
 			return err
@@ -137,14 +142,16 @@ func (t *tap) bind(fd int, flags uint16) error {
 	return unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
 }
 
+func (t *tap) inUse() error {
+	return fmt.Errorf("network %s: in use by another machine; end that one, or give another TAP", t.name)
+}
+
 func (t *tap) bindError(err error, pairs int) error {
 	switch {
 	case errors.Is(err, unix.EBUSY):
-		return fmt.Errorf("network %s: in use by another machine; end that one, or give another TAP", t.name)
+		return t.inUse()
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("network %s: it belongs to another user; make it yours with: ip tuntap add %s mode tap user NAME", t.name, t.name)
-	case errors.Is(err, unix.E2BIG):
-		return fmt.Errorf("network %s: all its queues are in use; end the other machine, or give another TAP", t.name)
 	case errors.Is(err, unix.EINVAL) && pairs > 1:
 		return fmt.Errorf("network %s: not a TAP of several queues, and %d are asked for; make one with: ip tuntap add %s mode tap multi_queue", t.name, pairs, t.name)
 	case errors.Is(err, unix.EINVAL):

@@ -301,6 +301,12 @@ func TestTapRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	want := "network tap1: in use by another machine; end that one, or give another TAP"
+	for _, pairs := range []int{1, 2} {
+		if _, err := New(Options{Tap: "tap1", Pairs: pairs}); err == nil || err.Error() != want {
+			t.Errorf("a second machine on tap1 with %d queues: %v, want %s", pairs, err, want)
+		}
+	}
 	if mtu := d.config(); binary.LittleEndian.Uint16(mtu[10:]) != 1500 || d.Close() != nil {
 		t.Errorf("tap1: configuration % x", mtu)
 	}
