@@ -13,7 +13,7 @@ import (
 var ErrStopped = errors.New("virtio: queue stopped")
 
 // A Doorbell is how a driver wakes a device that waits for its queue: an
-// eventfd that KVM writes (virtio/mmio), a channel in tests.
+// eventfd that KVM writes, a channel where there is none.
 type Doorbell interface {
 	// Wait returns once for any number of rings since it last returned.
 	Wait() error
@@ -149,15 +149,17 @@ func (q *Queue) Next() (*Chain, error) {
 	return c, nil
 }
 
-// Peek tells whether Next has a chain. More of them than the queue has entries,
-// with those that the device holds, cannot be (§2.7.13.1).
+// Peek tells whether Next has a chain. The driver's index lies between ours and
+// as far past the used one as the queue has entries (§2.7.13.1); it does not go back.
 func (q *Queue) Peek() (bool, error) {
 	// idx pairs with the driver's publication of it, after its entries.
 	index := LoadIndex(q.avail, q.availAt+ringIndex)
-	if n := index - uint16(q.filled.Load()); n > q.size {
-		return false, fmt.Errorf("virtio: available index %d is %d past the used one, in a queue of %d", index, n, q.size)
+	filled := uint16(q.filled.Load())
+	offered, taken := index-filled, q.next-filled
+	if offered > q.size || offered < taken {
+		return false, fmt.Errorf("virtio: available index %d is %d past the used one, in a queue of %d of which %d are taken", index, offered, q.size, taken)
 	}
-	return index != q.next, nil
+	return offered > taken, nil
 }
 
 // chain is a chain to fill.

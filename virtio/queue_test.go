@@ -348,6 +348,21 @@ func TestTooMany(t *testing.T) {
 	}
 }
 
+// TestBack moves the available index back to before what is taken already.
+func TestBack(t *testing.T) {
+	p := newPair(t, 4, 0)
+	p.ring.Offer(0, 1, 2)
+	for range 3 {
+		if c, err := p.q.Next(); c == nil || err != nil {
+			t.Fatal(c, err)
+		}
+	}
+	p.ring.Jump(2)
+	if c, err := p.q.Next(); err == nil {
+		t.Errorf("took %v from an index that went back", c)
+	}
+}
+
 // TestWrap goes round the 16-bit indices, and counts who is woken for what.
 func TestWrap(t *testing.T) {
 	for _, features := range []uint64{0, virtio.FeatureEventIdx} {
