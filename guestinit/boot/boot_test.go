@@ -3,7 +3,9 @@ package boot
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,9 +70,9 @@ var buildInit = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(dir + "/init")
 })
 
-// boot runs a guest with c and returns what the command printed, what the
+// boot runs a guest with c, and links to its init in the root, and returns what the command printed, what the
 // machine was told, and the signal that reboot(2) ended it with.
-func boot(t *testing.T, c *config.Config) (output string, ports []string, ended syscall.Signal) {
+func boot(t *testing.T, c *config.Config, links ...string) (output string, ports []string, ended syscall.Signal) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for namespaces: run the tests as root")
@@ -98,6 +100,14 @@ func boot(t *testing.T, c *config.Config) (output string, ports []string, ended 
 	defer read.Close()
 	if err := os.Mkdir(root+"/out", 0o777); err != nil {
 		t.Fatal(err)
+	}
+	if err := os.Chmod(root+"/out", 0o777); err != nil { // whoever the command is
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		if err := errors.Join(os.MkdirAll(root+filepath.Dir(link), 0o755), os.Symlink("/init", root+link)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
 	cmd.Env = append(os.Environ(), guestRoot+"="+root)
@@ -202,5 +212,36 @@ func TestGuest(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in:\n%s", want, out)
 		}
+	}
+}
+
+// TestRoot makes a bind mount of the whole root the new one, which then has what
+// the old one had, and all that was mounted before.
+func TestRoot(t *testing.T) {
+	c := &config.Config{
+		Root:   "/new",
+		UID:    1000,
+		GID:    1001,
+		Groups: []uint32{1002},
+		Mounts: []config.Mount{
+			{Source: "/", Target: "/new", Type: "none", Options: []string{"bind"}},
+			{Source: "none", Target: "/new/data", Type: "tmpfs"},
+		},
+		Network: config.Network{Hosts: map[string]netip.Addr{"peer": netip.MustParseAddr("10.0.0.1")}},
+		Args: []string{"sh", "-c", `exec >/out/out
+			ls /; cat /etc/hosts; grep id: /proc/self/status; grep Groups: /proc/self/status
+			grep tmpfs /proc/self/mounts; echo $HOME`},
+	}
+	out, ports, _ := boot(t, c, "/bin/sh")
+	if want := told(3, 0); !slices.Equal(ports, want) {
+		t.Errorf("the machine was told %v, want %v", ports, want)
+	}
+	for _, want := range []string{"data\n", "10.0.0.1 peer\n", "Uid:\t1000\t1000", "Gid:\t1001\t1001", "Groups:\t1002", " /data tmpfs ", " /run tmpfs ", "\n/\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, " /new") {
+		t.Errorf("the old root is still in sight:\n%s", out)
 	}
 }

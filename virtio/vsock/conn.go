@@ -124,12 +124,16 @@ func (d *Device) request(h header) {
 	}
 	c := d.newConnLocked(key{h.srcPort, h.dstPort})
 	c.peerAlloc, c.peerTaken = h.alloc, h.forwarded
+	// A guest that takes its request back ends the dialling, or it could pile
+	// up any number of them.
+	ctx, cancel := context.WithCancel(d.ctx)
+	c.stop = func() bool { cancel(); return true }
 	d.mu.Unlock()
 	d.sockets.Go(func() {
-		nc, err := d.dial(d.ctx, h.dstPort)
+		nc, err := d.dial(ctx, h.dstPort)
 		if err != nil {
 			d.refused.Add(1)
-			d.log.Debug("nothing on the host serves the guest's connection", "port", h.dstPort, "err", err)
+			d.log.Debug("vsock: nothing on the host serves the guest's connection", "port", h.dstPort, "err", err)
 			c.end()
 			return
 		}

@@ -481,6 +481,31 @@ func TestTooManyConnections(t *testing.T) {
 	driver.Stop()
 }
 
+// TestRequestTakenBack has a guest give up while the host is being asked.
+func TestRequestTakenBack(t *testing.T) {
+	asked, ended := make(chan struct{}), make(chan struct{})
+	slow := func(ctx context.Context, _ uint32) (net.Conn, error) {
+		close(asked)
+		<-ctx.Done()
+		close(ended)
+		return nil, ctx.Err()
+	}
+	d, err := New(Options{CID: testCID, Dial: slow})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	driver := virtiotest.Start(t, d, 0)
+	for _, op := range []uint16{opRequest, opReset} {
+		h := header{srcCID: testCID, dstCID: hostCID, srcPort: 1, dstPort: 52, kind: stream, op: op}
+		b := h.bytes()
+		driver.Send(sendQueue, [][]byte{b[:]}, nil).Wait()
+		<-asked
+	}
+	<-ended
+	driver.Stop()
+}
+
 func TestBadBuffers(t *testing.T) {
 	for _, row := range []struct {
 		name string
