@@ -119,6 +119,9 @@ func (r *run) life(force bool) (machine.Ending, error) {
 	r.times.mark("loaded")
 	stop := r.signals()
 	defer stop()
+	if err := r.serve(); err != nil {
+		return machine.Ending{}, err
+	}
 	if err := r.machine.Start(); err != nil {
 		return machine.Ending{}, err
 	}

@@ -30,11 +30,13 @@ func (m *Machine) runCPU(c *kvm.VCPU) {
 
 // stretch runs c until it is interrupted, or the guest is over.
 func (m *Machine) stretch(c *kvm.VCPU) (Ending, bool) {
+	exits := &m.counters.exits[c.ID()]
 	for {
 		exit, err := c.Run()
 		if err != nil {
 			return Ending{Reason: Broken, Err: err}, true
 		}
+		exits.Add(1)
 		switch exit {
 		case kvm.ExitInterrupted:
 			return Ending{}, false
@@ -59,7 +61,7 @@ func (m *Machine) port(x kvm.IO) {
 			claimed = m.ports.Write(uint64(x.Port), d[:x.Size])
 		}
 		if !claimed {
-			m.unclaimed.port.Add(1)
+			m.counters.unclaimed.Add(1)
 		}
 	}
 }
@@ -72,7 +74,7 @@ func (m *Machine) access(x kvm.MMIO) {
 		claimed = m.mmio.Read(uint64(x.Addr), x.Data)
 	}
 	if !claimed {
-		m.unclaimed.mmio.Add(1)
+		m.counters.unclaimed.Add(1)
 	}
 }
 

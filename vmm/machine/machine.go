@@ -75,7 +75,7 @@ type Machine struct {
 	keyboard    *i8042.Controller
 	clock       *rtc.Clock
 	slots       []*slot // of virtio devices
-	unclaimed   counter
+	counters    counters
 
 	gate    gate
 	running sync.WaitGroup
@@ -194,6 +194,9 @@ func (m *Machine) addCPUs(sys *kvm.System) error {
 	return nil
 }
 
+// CPUs is how many the guest has.
+func (m *Machine) CPUs() int { return len(m.cpus) }
+
 // Memory is the guest's RAM.
 func (m *Machine) Memory() *ram.Memory { return m.mem }
 
@@ -249,7 +252,6 @@ func (m *Machine) Close() error {
 		errs = append(errs, m.vm.Close())
 	}
 	errs = append(errs, m.mem.Close())
-	m.unclaimed.report(m.log)
 	return errors.Join(errs...)
 }
 
