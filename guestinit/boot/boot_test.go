@@ -83,7 +83,7 @@ func boot(t *testing.T, c *config.Config, links ...string) (output string, ports
 	}
 	root := t.TempDir()
 	// The real console is the host's; a guest here has none.
-	c.Console = "null"
+	c.Console, c.Rows, c.Columns = "null", 24, 80
 	file, err := c.Marshal()
 	if err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ func (g *guest) openConsole() error {
 		return fmt.Errorf("open the console %s: %w", path, err)
 	}
 	defer unix.Close(fd)
-	if g.config.Rows != 0 && g.config.Columns != 0 {
+	if g.config.Rows != 0 && g.config.Columns != 0 && isTerminal(fd) {
 		size := &unix.Winsize{Row: g.config.Rows, Col: g.config.Columns}
 		if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size); err != nil {
 			return fmt.Errorf("set the size of the console %s: %w", path, err)
