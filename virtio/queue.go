@@ -150,7 +150,7 @@ func (q *Queue) Next() (*Chain, error) {
 }
 
 // Peek tells whether Next has a chain. The driver's index lies between ours and
-// as far past the used one as the queue has entries (§2.7.13.1); it does not go back.
+// as far past the used one as the queue has entries; it does not go back (§2.7.6.1).
 func (q *Queue) Peek() (bool, error) {
 	// idx pairs with the driver's publication of it, after its entries.
 	index := LoadIndex(q.avail, q.availAt+ringIndex)
@@ -232,7 +232,7 @@ func (q *Queue) wanted() bool {
 }
 
 // crossed tells whether an index that went from one to the other, modulo 1<<16,
-// filled the entry event (§2.7.10.1.1, vring_need_event).
+// filled the entry event (§2.7.7.2, vring_need_event).
 func crossed(event, from, to uint16) bool { return to-event-1 < to-from }
 
 // Unpop gives back the chain taken last, unserved; Next finds it again. Several
@@ -248,7 +248,8 @@ func (q *Queue) Unpop(c *Chain) {
 }
 
 // Wait returns when the driver has something for Next, at once or after it
-// rang, with ErrStopped after Interrupt.
+// rang, with ErrStopped after Interrupt. It does not poll before it sleeps: on
+// two CPUs that won nothing (mmio's BenchmarkRequest) and takes a vCPU's time.
 func (q *Queue) Wait() error {
 	for {
 		if q.stopped.Load() {

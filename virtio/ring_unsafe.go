@@ -17,7 +17,7 @@ import (
 //   - x86-64 and arm64 keep an index in our byte order, which is the ring's.
 //
 // Both are sequentially consistent, which on x86 makes a store a full barrier:
-// what the rings need between "I publish" and "do you wait?" (§2.7.13.3.1).
+// what the rings need between "I publish" and "do you wait?" (§2.7.13.4.1).
 
 // LoadIndex is the 16-bit field of a ring at offset at. It pairs with the other
 // side's store: what was written before that is seen after this.

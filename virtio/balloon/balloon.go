@@ -198,7 +198,7 @@ func serve(q *virtio.Queue, answer func(*virtio.Chain) error) error {
 	}
 }
 
-// ignore is for a page that is taken back (§5.5.6.1): touching it is enough.
+// ignore is for a page that is taken back (§5.5.6): touching it is enough.
 func ignore(*virtio.Chain) error { return nil }
 
 // The configuration space (§5.5.4): num_pages and poison_val for the driver to read,

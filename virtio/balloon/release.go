@@ -12,7 +12,7 @@ import (
 // (drivers/virtio/virtio_balloon.c, VIRTIO_BALLOON_ARRAY_PFNS_MAX).
 const maxPages = 16 << 10
 
-// inflate takes the pages whose numbers are in c (§5.5.6.1).
+// inflate takes the pages whose numbers are in c (§5.5.6).
 func (d *Device) inflate(c *virtio.Chain) error {
 	pages, err := pageNumbers(c)
 	if err != nil {
@@ -65,7 +65,7 @@ func (d *Device) release(b []byte) {
 func pageNumbers(c *virtio.Chain) ([]uint32, error) {
 	n := c.Readable()
 	if n%4 != 0 || n/4 > maxPages {
-		return nil, fmt.Errorf("balloon: %d bytes of page numbers: not whole ones up to %d (§5.5.6.1)", n, maxPages)
+		return nil, fmt.Errorf("balloon: %d bytes of page numbers: not whole ones up to %d (§5.5.6)", n, maxPages)
 	}
 	raw := make([]byte, n)
 	c.Read(raw) // all of it, as Readable says

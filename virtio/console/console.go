@@ -194,7 +194,7 @@ func (d *Device) ReadConfig(at uint32, b []byte) {
 	}
 }
 
-// WriteConfig takes a character of an emergency (§5.3.5.1): a guest's last words,
+// WriteConfig takes a character of an emergency (§5.3.4): a guest's last words,
 // for which it needs no queue. It is lost when output is held up, since no vCPU waits for that.
 func (d *Device) WriteConfig(at uint32, b []byte) {
 	d.mu.Lock()

@@ -240,7 +240,7 @@ func (t *Transport) failLocked(err error) {
 	}
 }
 
-// resetLocked is a write of 0 to Status (§4.2.3.1.1).
+// resetLocked is a write of 0 to Status (§2.4, §4.2.2.1).
 func (t *Transport) resetLocked() {
 	t.stopLocked()
 	t.active = nil

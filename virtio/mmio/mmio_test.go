@@ -2,6 +2,7 @@ package mmio_test
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"runtime"
 	"sync"
@@ -444,8 +445,16 @@ func TestSnapshot(t *testing.T) {
 	}
 	g.tr.Pause()
 	answer := g.offer(0, "held", 4)
-	state, err := g.tr.Save()
+	saved, err := g.tr.Save()
 	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(saved) // as the machine keeps it
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state mmio.State
+	if err := json.Unmarshal(b, &state); err != nil {
 		t.Fatal(err)
 	}
 	other := &echo{}

@@ -235,7 +235,7 @@ func (t *Transport) dropLocked(i int) {
 }
 
 // notify rings a queue's doorbell. With FeatureNotificationData, which we do not
-// offer, there would be more in v than the index (§4.2.2.1).
+// offer, there would be more in v than the index (§4.2.3.3).
 func (t *Transport) notify(v uint32) bool {
 	if uint64(v) >= uint64(len(t.bells)) {
 		return false
