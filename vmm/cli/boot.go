@@ -122,6 +122,10 @@ func (r *run) life(force bool) (machine.Ending, error) {
 	if err := r.serve(); err != nil {
 		return machine.Ending{}, err
 	}
+	if err := r.restrict(); err != nil {
+		return machine.Ending{}, err
+	}
+	r.times.mark("confined")
 	if err := r.machine.Start(); err != nil {
 		return machine.Ending{}, err
 	}
