@@ -723,6 +723,31 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+func TestSync(t *testing.T) {
+	c := direct(t, newDevice(t, Options{Dir: fastDir(t)}))
+	node, handle, err := c.create(root, "f", unix.O_RDWR)
+	must(t, err)
+	dir, err := c.openDir(root)
+	must(t, err)
+	for _, test := range []struct {
+		what   string
+		op     opcode
+		handle uint64
+		flags  uint32
+		want   error
+	}{
+		{"fsync", opFsync, handle, 0, nil},
+		{"fdatasync", opFsync, handle, 1, nil},
+		{"fsync of a directory", opFsyncdir, dir, 0, nil},
+		{"fsync of nothing", opFsync, 99, 0, unix.EBADF},
+		{"syncfs", opSyncfs, 0, 0, nil},
+	} {
+		if _, err := c.call(test.op, node, 0, test.handle, test.flags, uint32(0)); err != test.want {
+			t.Errorf("%s: %v; want %v", test.what, err, test.want)
+		}
+	}
+}
+
 // TestKeepCache: the guest keeps its pages of a file that nobody changed.
 func TestKeepCache(t *testing.T) {
 	host := t.TempDir()
