@@ -1,0 +1,476 @@
+// Package e2e runs the program vmm as a person does, with guests that boot
+// Linux: directly where this host runs ring 0 natively, else in the lab. What
+// needs no Linux, as bad input, runs anywhere with /dev/kvm.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"bulkhead/hwtest/lab"
+	"bulkhead/hwtest/lab/labtest"
+	"bulkhead/kernels/cache"
+	"bulkhead/kernels/debian"
+	"bulkhead/kernels/linux"
+	"bulkhead/kvm"
+	"bulkhead/vmm/ring0"
+
+	"golang.org/x/sys/unix"
+)
+
+// home is where the programs under test are built: the lab sees it, as it does not see /tmp.
+func home(t testing.TB) string {
+	t.Helper()
+	root, err := cache.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(root, "e2e")
+}
+
+var build = sync.OnceValue(func() error {
+	root, err := cache.Root()
+	if err != nil {
+		return err
+	}
+	for _, program := range []string{"vmm", "guestinit"} {
+		c := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", filepath.Join(root, "e2e", program), "bulkhead/"+program)
+		c.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := c.CombinedOutput(); err != nil {
+			return fmt.Errorf("%v: %w\n%s", c, err, out)
+		}
+	}
+	return nil
+})
+
+// program is the path of vmm, which has guestinit beside it.
+func program(t testing.TB) string {
+	t.Helper()
+	if os.Getenv(lab.Variable) == "" { // it is built before the lab starts
+		if err := build(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(home(t), "vmm")
+}
+
+// inLinux is true where guests of ours boot Linux: here, or in the lab.
+func inLinux(t *testing.T, m lab.Machine) bool {
+	t.Helper()
+	program(t)
+	kernels(t)
+	if os.Getenv(lab.Variable) == "" && native(t) {
+		return true
+	}
+	if m.Memory == 0 {
+		m.Memory = 3072
+	}
+	return labtest.Inside(t, m)
+}
+
+// native tells whether this host runs ring 0 natively.
+func native(t *testing.T) bool {
+	sys, err := kvm.Open()
+	if err != nil {
+		return false
+	}
+	defer sys.Close()
+	yes, _, err := ring0.Native(sys)
+	return err == nil && yes
+}
+
+// kernel is one that guests boot, with what it wants before our initramfs.
+type kernel struct {
+	name, path string
+	args       []string
+}
+
+// kernels are ours, if it has been built, and Debian's. Both are in the cache.
+func kernels(t testing.TB) []kernel {
+	t.Helper()
+	var list []kernel
+	image, found, err := linux.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found {
+		list = append(list, kernel{"ours, ELF", image.ELF, nil}, kernel{"ours, bzImage", image.BzImage, nil})
+	} else {
+		t.Log("our kernel has not been built (make kernel): Debian's alone")
+	}
+	guest, err := debian.FetchGuest(t.Context())
+	if err != nil {
+		if len(list) == 0 {
+			t.Skip("needs a kernel to boot; make kernel, or make kernel-debian with a network:", err)
+		}
+		return list
+	}
+	return append(list, kernel{"Debian's", guest.Image, []string{"--initrd", guest.Modules, "--init", "guestinit"}})
+}
+
+// vm is a running vmm.
+type vm struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	out output
+	api string // path of the socket
+}
+
+// output is what vmm and its guest print, awaited a text at a time.
+type output struct {
+	mu   sync.Mutex
+	more sync.Cond
+	buf  bytes.Buffer
+	end  bool
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.more.Broadcast()
+	return o.buf.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// await returns when text was printed after the first skip bytes, and where it ended.
+func (o *output) await(text string, skip int) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for {
+		if i := strings.Index(o.buf.String()[skip:], text); i >= 0 {
+			return skip + i + len(text), nil
+		}
+		if o.end {
+			return 0, fmt.Errorf("the end came before %q", text)
+		}
+		o.more.Wait()
+	}
+}
+
+// start runs vmm boot; it is killed when the test ends.
+func start(t *testing.T, args ...string) *vm {
+	t.Helper()
+	v := &vm{t: t, api: filepath.Join(t.TempDir(), "api")}
+	v.out.more.L = &v.out.mu
+	v.cmd = exec.CommandContext(t.Context(), program(t), append([]string{"boot", "--api", v.api, "--cpu-without", without}, args...)...)
+	v.cmd.Stdout, v.cmd.Stderr = &v.out, &v.out
+	if err := v.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = v.cmd.Wait() // the exit code is in ProcessState
+		v.out.mu.Lock()
+		defer v.out.mu.Unlock()
+		v.out.end = true
+		v.out.more.Broadcast()
+	}()
+	t.Cleanup(func() {
+		_ = v.cmd.Process.Kill()
+		v.wait()
+		if t.Failed() {
+			t.Logf("vmm %q:\n%s", args, &v.out)
+		}
+	})
+	return v
+}
+
+// without is what QEMU's emulation does not tell its hypervisors of: a guest's
+// XSETBV is not intercepted (target/i386/tcg), and KVM knows of no AVX in use.
+const without = "xsave"
+
+// wait is the exit code.
+func (v *vm) wait() int {
+	v.out.mu.Lock()
+	defer v.out.mu.Unlock()
+	for !v.out.end {
+		v.out.more.Wait()
+	}
+	return v.cmd.ProcessState.ExitCode()
+}
+
+func (v *vm) await(text string, skip int) int {
+	v.t.Helper()
+	n, err := v.out.await(text, skip)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	return n
+}
+
+// ask is a request to the API; the answer goes into to, if that is not nil.
+func (v *vm) ask(method, path, body string, to any) error {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", v.api)
+	}}
+	defer transport.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(v.t.Context(), method, "http://vmm"+path, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	answer, err := (&http.Client{Transport: transport}).Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	b, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode >= 300 {
+		err = fmt.Errorf("%s: %s", answer.Status, b)
+	}
+	if err == nil && to != nil {
+		err = json.Unmarshal(b, to)
+	}
+	return err
+}
+
+func (v *vm) must(method, path, body string, to any) {
+	v.t.Helper()
+	if err := v.ask(method, path, body, to); err != nil {
+		v.t.Fatalf("%s %s %s: %v", method, path, body, err)
+	}
+}
+
+// run is a guest from beginning to end.
+func run(t *testing.T, args ...string) (code int, out string) {
+	t.Helper()
+	v := start(t, args...)
+	code = v.wait()
+	return code, v.out.String()
+}
+
+// with is the arguments for k and a shell command, with flags before.
+func (k kernel) with(script string, flags ...string) []string {
+	args := append(append([]string{}, k.args...), flags...)
+	return append(args, k.path, "--", "sh", "-c", script)
+}
+
+func TestBoot(t *testing.T) {
+	if !inLinux(t, lab.Machine{}) {
+		return
+	}
+	sizes := []struct {
+		cpus   int
+		memory string
+		least  int // MiB that the guest sees
+		most   int
+	}{{1, "128M", 80, 128}, {2, "256M", 180, 256}, {4, "6G", 5600, 6144}}
+	for _, k := range kernels(t) {
+		for _, s := range sizes {
+			t.Run(fmt.Sprintf("%s, %d, %s", k.name, s.cpus, s.memory), func(t *testing.T) {
+				code, out := run(t, k.with(`echo "cpus $(nproc)"; grep MemTotal /proc/meminfo; exit 7`,
+					"--cpus", fmt.Sprint(s.cpus), "--memory", s.memory)...)
+				if code != 7 || !strings.Contains(out, fmt.Sprintf("cpus %d\r\n", s.cpus)) {
+					t.Errorf("exit code %d, want 7; or not %d CPUs", code, s.cpus)
+				}
+				var kib int
+				if _, after, ok := strings.Cut(out, "MemTotal:"); ok {
+					fmt.Sscan(after, &kib)
+				}
+				if kib>>10 < s.least || kib>>10 > s.most {
+					t.Errorf("the guest has %d MiB, want %d to %d", kib>>10, s.least, s.most)
+				}
+			})
+		}
+	}
+}
+
+func TestEndings(t *testing.T) {
+	if !inLinux(t, lab.Machine{}) {
+		return
+	}
+	k := kernels(t)[0]
+	cases := []struct {
+		name, script string
+		do           func(v *vm)
+		code         int
+		says         string
+	}{
+		{"power-off", "poweroff", nil, 0, ""},
+		{"reboot", "reboot", nil, 100, "the guest ended: reset"},
+		{"panic", "echo c >/proc/sysrq-trigger", nil, 100, "the guest ended: reset"},
+		{"command killed", "kill -9 $$", nil, 137, ""},
+		{"no such command", "exec no-such-command", nil, 127, "no-such-command"},
+		{"stopped from outside", "echo up; sleep 1000", func(v *vm) {
+			v.await("up\r\n", 0)
+			v.must("POST", "/v1/machine/shutdown", "", nil)
+		}, 103, "stopped"},
+		{"terminated", "echo up; sleep 1000", func(v *vm) {
+			v.await("up\r\n", 0)
+			_ = v.cmd.Process.Signal(unix.SIGTERM)
+		}, 103, "stopped"},
+		{"time over", "sleep 1000", nil, 124, "timed out"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			var flags []string
+			if c.code == 124 {
+				flags = []string{"--timeout", "1s"}
+			}
+			v := start(t, k.with(c.script, flags...)...)
+			if c.do != nil {
+				c.do(v)
+			}
+			if code := v.wait(); code != c.code || !strings.Contains(v.out.String(), c.says) {
+				t.Errorf("exit code %d, want %d and %q", code, c.code, c.says)
+			}
+		})
+	}
+}
+
+// TestSnapshot: a guest is saved, its machine killed, and another goes on where it was.
+func TestSnapshot(t *testing.T) {
+	if !inLinux(t, lab.Machine{}) {
+		return
+	}
+	dir := t.TempDir()
+	disk, snap := filepath.Join(dir, "disk"), filepath.Join(dir, "snap")
+	if err := os.Truncate(create(t, disk), 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	share := filepath.Join(dir, "share")
+	if err := os.Mkdir(share, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	devices := []string{"--disk", disk, "--share", "host=" + share, "--vsock", "CID=5,uds=" + filepath.Join(dir, "vsock"), "--balloon"}
+	k := kernels(t)[0]
+	v := start(t, k.with(`exec 9>/mnt/host/log; i=0; while true; do echo "count $i at $(date)"; echo $i >&9
+		dd if=/dev/vda of=/dev/null bs=4k count=1 skip=$i 2>/dev/null; i=$((i+1)); sleep 0.1; done`,
+		append(devices, "--cpus", "2", "--memory", "256M")...)...)
+	v.await("count 5 ", 0)
+	v.must("POST", "/v1/machine/snapshot", fmt.Sprintf(`{"path":%q}`, snap), nil)
+	var state struct{ State string }
+	if v.must("GET", "/v1/machine", "", &state); state.State != "paused" {
+		t.Errorf("after the snapshot the machine is %s", state.State)
+	}
+	_ = v.cmd.Process.Kill()
+	v.wait()
+	last := lastCount(t, v.out.String())
+
+	w := start(t, append(devices, "--from-snapshot", snap)...)
+	at := w.await(fmt.Sprintf("count %d ", last+1), 0)
+	w.await(fmt.Sprintf("count %d ", last+20), at) // and it goes on, disk and share with it
+	if strings.Contains(w.out.String(), fmt.Sprintf("count %d ", last-1)) {
+		t.Error("the restored guest repeats what it had done")
+	}
+	b, err := os.ReadFile(filepath.Join(share, "log"))
+	if err != nil || !strings.Contains(string(b), fmt.Sprintf("\n%d\n", last+10)) {
+		t.Errorf("the file that was open on the share does not go on: %v", err)
+	}
+	checkClock(t, w.out.String())
+	w.must("POST", "/v1/machine/shutdown", "", nil)
+	if code := w.wait(); code != 103 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func create(t *testing.T, path string) string {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// lastCount is the highest n of the lines "count n at …".
+func lastCount(t *testing.T, out string) int {
+	t.Helper()
+	last := -1
+	for line := range strings.Lines(out) {
+		var n int
+		if _, err := fmt.Sscanf(line, "count %d at", &n); err == nil {
+			last = n
+		}
+	}
+	if last < 0 {
+		t.Fatal("the guest counted nothing")
+	}
+	return last
+}
+
+// TestBadInput: one line, an exit code, and nothing left running.
+func TestBadInput(t *testing.T) {
+	if _, err := kvm.Open(); errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) {
+		t.Skip("needs /dev/kvm:", err)
+	}
+	dir := t.TempDir()
+	file := func(name string, b []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	text := file("text", []byte(strings.Repeat("not a kernel\n", 1000)))
+	short := file("short", make([]byte, 100))
+	disk := file("disk", make([]byte, 1<<20))
+	locked, err := os.Open(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer locked.Close()
+	held := file("held", make([]byte, 1<<20))
+	holder := start(t, "--force", "--disk", held, "--timeout", "1h", microGuest(t, dir))
+	if _, err := waitFor(holder, "/v1/machine"); err != nil {
+		t.Fatal(err)
+	}
+	snap := file("snap", []byte("bulkhead snap, or not"))
+	toml := file("m.toml", []byte("cpus = 2\nwheels = 4\n"))
+	cases := []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"no kernel", nil, "no kernel"},
+		{"two kernels", []string{text, text}, "one kernel"},
+		{"a kernel that is not there", []string{"/no/such/kernel"}, "no such file"},
+		{"a text for a kernel", []string{"--init", "own", text}, "neither"},
+		{"0 CPUs", []string{"--cpus", "0", text}, "a guest has 1 to 32"},
+		{"300 CPUs", []string{"--cpus", "300", text}, "a guest has 1 to 32"},
+		{"1 MiB", []string{"--memory", "1M", text}, "not 1 MiB"},
+		{"a memory of words", []string{"--memory", "much", text}, `"much" is not a size`},
+		{"an initrd that is not there", []string{"--initrd", "/no/such/initrd", text}, "no such file"},
+		{"an initrd larger than memory", []string{"--initrd", sparse(t, dir, 64<<20), "--memory", "32M", microGuest(t, dir)}, "initrd"},
+		{"a disk that is not there", []string{"--disk", "/no/such/disk", text}, "/no/such/disk"},
+		{"a disk shorter than a sector", []string{"--disk", short, text}, short},
+		{"a disk of another machine", []string{"--disk", held, text}, held},
+		{"a disk with a word that is none", []string{"--disk", disk + ",rw", text}, `"rw"`},
+		{"two disks of one name", []string{"--disk", disk + ",id=a", "--disk", short + ",id=a", text}, `both called "a"`},
+		{"a TAP that is not there", []string{"--net", "tap=nosuchtap0", text}, "nosuchtap0"},
+		{"a share that is not there", []string{"--share", "a=/no/such/dir", text}, "/no/such/dir"},
+		{"a limit for nobody", []string{"--rate-limit", "disk7:ops=5", text}, "disk7"},
+		{"a feature that is none", []string{"--cpu-without", "sse9", text}, "sse9"},
+		{"a snapshot that is none", []string{"--from-snapshot", snap}, "not a snapshot"},
+		{"a snapshot and a kernel", []string{"--from-snapshot", snap, text}, "leave out"},
+		{"a machine file with a word that is none", []string{"--config", toml, text}, "wheels"},
+		{"a flag that is none", []string{"--wings", text}, "wings"},
+		{"an API socket in no directory", []string{"--api", "/no/such/dir/sock", microGuest(t, dir)}, "/no/such/dir/sock"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), program(t), append([]string{"boot", "--force"}, c.args...)...)
+			out, err := cmd.CombinedOutput()
+			if err == nil || cmd.ProcessState.ExitCode() != 1 {
+				t.Errorf("%v, want exit code 1", err)
+			}
+			if line := strings.TrimSuffix(string(out), "\n"); strings.Contains(line, "\n") || !strings.HasPrefix(line, "vmm: ") || !strings.Contains(line, c.want) {
+				t.Errorf("want one line with %q, got:\n%s", c.want, out)
+			}
+		})
+	}
+}

@@ -1,0 +1,81 @@
+package e2e
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// microGuest is a kernel of two bytes, for hosts that run no Linux: an ELF file
+// whose code, at 1 MiB, jumps to itself.
+func microGuest(t *testing.T, dir string) string {
+	t.Helper()
+	const entry = 1 << 20
+	code := []byte{0xeb, 0xfe}
+	var b bytes.Buffer
+	put := func(v any) {
+		if err := binary.Write(&b, binary.LittleEndian, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Entry: entry, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1}
+	copy(h.Ident[:], "\x7fELF\x02\x01\x01")
+	put(h)
+	put(elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: 5, Off: 120, Vaddr: entry, Paddr: entry, Filesz: uint64(len(code)), Memsz: uint64(len(code)), Align: 1})
+	b.Write(code)
+	path := filepath.Join(dir, "micro")
+	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func sparse(t *testing.T, dir string, size int64) string {
+	t.Helper()
+	path := filepath.Join(dir, "sparse")
+	if err := os.Truncate(create(t, path), size); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// waitFor asks until the API is there.
+func waitFor(v *vm, path string) (state struct{ State string }, err error) {
+	for {
+		if err = v.ask("GET", path, "", &state); err == nil || v.t.Context().Err() != nil {
+			return state, err
+		}
+		v.out.mu.Lock()
+		ended := v.out.end
+		v.out.mu.Unlock()
+		if ended {
+			return state, err
+		}
+	}
+}
+
+// checkClock compares the last time that the guest told with ours. The guest told it
+// not long ago; a clock that stood still while the guest was away would be off by
+// the time that it was.
+func checkClock(t *testing.T, out string) {
+	t.Helper()
+	i := strings.LastIndex(out, " at ")
+	line, _, ok := strings.Cut(out[max(i, 0):], "\r\n")
+	if i < 0 || !ok {
+		t.Fatal("the guest tells no time")
+	}
+	for _, layout := range []string{time.UnixDate, time.RFC3339, time.RFC1123} {
+		if told, err := time.Parse(layout, strings.TrimPrefix(line, " at ")); err == nil {
+			if off := time.Since(told); off < -2*time.Second || off > 5*time.Second {
+				t.Errorf("the guest's clock is off by %v: %s", off, line)
+			}
+			return
+		}
+	}
+	t.Fatalf("no time in %q", line)
+}
