@@ -20,7 +20,6 @@ const maxQuiet = 256 << 10 // bytes
 
 // run serves the queue until it is stopped or the driver breaks the rules.
 func (t *taker) run() error {
-	defer t.queue.Notify()
 	for {
 		c, err := t.queue.Next()
 		if err != nil {

@@ -449,6 +449,10 @@ func TestPairs(t *testing.T) {
 			t.Fatalf("the second pair received %d bytes", len(got))
 		}
 		d.Do(4, []byte{4, 0, 1, 0}, 1)
+		if w.mu.Lock(); w.attached[1] || w.pairs[1].running {
+			t.Errorf("the second pair is attached: %v, and runs: %v", w.attached[1], w.pairs[1].running)
+		}
+		w.mu.Unlock()
 		second = d.Send(3, [][]byte{frame}, nil)
 		d.Do(1, frame, 0)
 		w.next(t, 0)
@@ -535,6 +539,9 @@ func TestLimit(t *testing.T) {
 	held := d.Send(1, request, nil)
 	w.put(t, 0, header{}, frameOf(2000))
 	d.Do(0, nil, 4000)
+	for w.receiveMay.Take(0) == 0 { // until it was charged
+		runtime.Gosched()
+	}
 	w.put(t, 0, header{}, frameOf(60))
 	late := d.Send(0, nil, []int{4000})
 	d.Stop()

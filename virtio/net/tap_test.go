@@ -260,11 +260,22 @@ func TestTapInherited(t *testing.T) {
 	g.Stop()
 }
 
-// TestTapGone deletes the TAP under a running device: the guest's link goes down.
+// TestTapGone takes the TAP down, and up, and away from a running device: the
+// guest's link goes down.
 func TestTapGone(t *testing.T) {
 	inNamespace(t, tapCommands("")...)
-	g := newGuest(t, openTestTap(t, Options{}), all)
+	device := openTestTap(t, Options{})
+	g := newGuest(t, device, all)
 	host := g.meet(1)
+	for _, state := range []string{"down", "up"} {
+		if out, err := exec.Command("ip", "link", "set", "tap0", state).CombinedOutput(); err != nil {
+			t.Fatalf("ip link set tap0 %s: %s(%v)", state, out, err)
+		}
+		g.send(0, header{}, ip(host, 1, echo(0)))
+		if n := device.Stats().SendDropped; n != 1 {
+			t.Errorf("after a frame to a TAP that is %s, %d frames were dropped, want 1", state, n)
+		}
+	}
 	for range 64 { // room for what the host says on its own: it is the reader who sees the end
 		g.Send(0, nil, []int{2000})
 	}
