@@ -116,7 +116,6 @@ func (r *run) life(force bool) (machine.Ending, error) {
 	if err := r.assemble(force); err != nil {
 		return machine.Ending{}, err
 	}
-	r.times.mark("loaded")
 	stop := r.signals()
 	defer stop()
 	if err := r.serve(); err != nil {
@@ -131,10 +130,18 @@ func (r *run) life(force bool) (machine.Ending, error) {
 	}
 	close(r.started)
 	go r.watch()
-	return r.machine.Ending(), nil
+	e := r.machine.Ending()
+	select {
+	case <-r.machine.Entered():
+		r.times.markAt("first instruction", r.machine.EnteredAt())
+	default:
+	}
+	return e, nil
 }
 
-// assemble opens everything, cheapest refusal first, and makes the machine.
+// assemble opens everything and makes the machine. Three things take time, and go
+// on at once: to find out whether this host can run a guest, to load its
+// kernel, and to make the machine.
 func (r *run) assemble(force bool) error {
 	sys, err := kvm.Open()
 	if err != nil {
@@ -143,23 +150,56 @@ func (r *run) assemble(force bool) error {
 	defer sys.Close()
 	ring := make(chan error, 1)
 	go func() { ring <- mayRun(sys, force) }()
-	err = r.build(sys)
+	err = r.prepare(sys)
 	// The other error is worth more: it says that nothing else will help.
 	if refused := <-ring; refused != nil {
 		return refused
 	}
-	if err != nil {
+	return err
+}
+
+// prepare is assemble without the question.
+func (r *run) prepare(sys *kvm.System) error {
+	c := machine.Config{
+		CPUs: r.words.CPUs, Mask: r.words.Without,
+		Log: r.log, Reached: func(s config.Stage) { r.times.mark("init " + s.String()) },
+	}
+	if err := r.memory(&c); err != nil {
 		return err
 	}
-	r.times.mark("built")
-	if r.snapshot != nil {
+	r.closers = append(r.closers, c.Memory.Close) // the machine's, once there is one
+	if err := r.openConsoles(&c); err != nil {
+		return err
+	}
+	load := func() (boot.Entry, error) { return boot.Entry{}, nil }
+	if r.snapshot == nil {
+		k, err := r.kernel()
+		if err != nil {
+			return err
+		}
+		load = func() (boot.Entry, error) { return machine.Load(c.Memory, k) }
+	}
+	var entry boot.Entry
+	loaded := make(chan error, 1)
+	go func() {
+		var err error
+		entry, err = load()
+		r.times.mark("kernel loaded")
+		loaded <- err
+	}()
+	err := r.build(sys, c)
+	r.times.mark("machine built")
+	// The kernel is waited for in any case: it is loaded into memory that goes with the run.
+	if failed := <-loaded; err == nil {
+		err = failed
+	}
+	switch {
+	case err != nil:
+		return err
+	case r.snapshot != nil:
 		return r.machine.Restore(r.snapshot)
 	}
-	k, err := r.kernel()
-	if err != nil {
-		return err
-	}
-	return r.machine.Boot(k)
+	return r.machine.Boot(entry)
 }
 
 // explain says what to do about /dev/kvm.
@@ -189,19 +229,7 @@ func mayRun(sys *kvm.System, force bool) error {
 }
 
 // build opens what the words name on the host, and makes a machine of it.
-func (r *run) build(sys *kvm.System) error {
-	m := r.words
-	c := machine.Config{
-		CPUs: m.CPUs, Mask: m.Without,
-		Log: r.log, Reached: func(s config.Stage) { r.times.mark("init " + s.String()) },
-	}
-	if err := r.memory(&c); err != nil {
-		return err
-	}
-	r.closers = append(r.closers, c.Memory.Close) // the machine's, once there is one
-	if err := r.openConsoles(&c); err != nil {
-		return err
-	}
+func (r *run) build(sys *kvm.System, c machine.Config) error {
 	if err := r.openDevices(&c); err != nil {
 		return err
 	}
@@ -252,12 +280,8 @@ func (r *run) watch() {
 		defer timer.Stop()
 		late = timer.C
 	}
-	entered := r.machine.Entered()
 	for {
 		select {
-		case <-entered:
-			r.times.markAt("first instruction", r.machine.EnteredAt())
-			entered = nil
 		case e := <-r.ended:
 			r.machine.End(e)
 		case <-late:

@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,6 +54,7 @@ func (t *times) print(m *words.Machine, e machine.Ending, err error) {
 	t.mark("ended")
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	slices.SortStableFunc(t.marks, func(a, b mark) int { return cmp.Compare(a.MS, b.MS) })
 	if m.JSON {
 		out := ended{Began: t.began.UnixMicro(), Timing: t.marks, Reason: e.Reason.String(), Code: e.Code()}
 		if err == nil {

@@ -54,7 +54,7 @@ type Machine struct {
 // Default is a machine of which nothing is said.
 func Default() *Machine {
 	return &Machine{
-		CPUs: 1, Memory: 256 << 20, Backing: Backing(ram.Memfd), RNG: true,
+		CPUs: 1, Memory: 256 << 20, Backing: Backing(ram.Anonymous), RNG: true,
 		Console: Stream{Kind: "none"}, Serial: Stream{Kind: "stdio"}, Seccomp: "on", Init: "auto",
 	}
 }
@@ -68,7 +68,7 @@ func (m *Machine) Flags(f *pflag.FlagSet) {
 	f.Var(&m.Boot, "boot-protocol", "`PROTOCOL` to enter the kernel with: auto, pvh or linux64")
 	f.IntVar(&m.CPUs, "cpus", m.CPUs, fmt.Sprintf("number of CPUs, 1 to %d", machine.MostCPUs))
 	f.Var(&m.Memory, "memory", "`SIZE` of memory, as 256M or 6G")
-	f.Var(&m.Backing, "memory-backing", "what is behind it: `KIND` memfd, anonymous (with transparent huge pages) or hugetlb")
+	f.Var(&m.Backing, "memory-backing", "what is behind it: `KIND` anonymous (with transparent huge pages), memfd or hugetlb")
 	f.StringSliceVar(&m.Without, "cpu-without", nil, "CPU `FEATURES` that the guest does not see, as avx512f,sse4_2")
 	f.Var(newList(&m.Disks, parseDisk), "disk", "`PATH[,ro][,id=NAME][,queues=N]` of a raw file or block device; may be repeated")
 	f.Var(newList(&m.Nets, parseNet), "net", "`tap=NAME[,id=NAME][,mac=MAC][,mtu=N][,queues=N]`, or none; may be repeated")

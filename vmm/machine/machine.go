@@ -20,7 +20,6 @@ import (
 	"bulkhead/guestinit/config"
 	"bulkhead/kvm"
 	"bulkhead/virtio"
-	"bulkhead/vmm/boot"
 	"bulkhead/vmm/bus"
 	"bulkhead/vmm/i8042"
 	"bulkhead/vmm/ram"
@@ -62,13 +61,12 @@ type Device struct {
 
 // Machine is a guest and all that it sees.
 type Machine struct {
-	cfg    Config
-	log    *slog.Logger
-	vm     *kvm.VM
-	mem    *ram.Memory
-	cpus   []*kvm.VCPU
-	layout []boot.Region
-	msrs   []uint32 // that make up a vCPU's state
+	cfg  Config
+	log  *slog.Logger
+	vm   *kvm.VM
+	mem  *ram.Memory
+	cpus []*kvm.VCPU
+	msrs []uint32 // that make up a vCPU's state
 
 	ports, mmio bus.Bus
 	uart        *serial.UART
@@ -161,18 +159,11 @@ func (m *Machine) addChips() error {
 }
 
 func (m *Machine) addMemory() error {
-	var below, above uint64
 	for i, r := range m.mem.Regions() {
 		if err := m.vm.SetMemory(uint32(i), r.At, r.Host, 0); err != nil {
 			return err
 		}
-		if r.At < ram.HoleEnd {
-			below = uint64(len(r.Host))
-		} else {
-			above = uint64(len(r.Host))
-		}
 	}
-	m.layout = boot.Map(below, above)
 	return nil
 }
 
