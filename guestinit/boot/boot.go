@@ -64,12 +64,18 @@ func (g *guest) live() {
 }
 
 func (g *guest) start() error {
+	var times []string // told once we know whether anybody wants them
 	for _, step := range steps {
 		began := time.Now()
 		if err := step.do(g); err != nil {
 			return err
 		}
-		g.debug(step.name, time.Since(began))
+		times = append(times, fmt.Sprintf("guestinit: %8.1f ms  %s (%.1f ms)\n",
+			sinceBoot().Seconds()*1e3, step.name, time.Since(began).Seconds()*1e3))
+		if g.config.Debug {
+			os.Stderr.WriteString(strings.Join(times, ""))
+			times = nil
+		}
 	}
 	return nil
 }
@@ -111,12 +117,6 @@ func (g *guest) setHostname() error {
 }
 
 func (g *guest) reached(s config.Stage) { g.out(config.ReadyPort, byte(s)) }
-
-func (g *guest) debug(step string, took time.Duration) {
-	if g.config.Debug {
-		fmt.Fprintf(os.Stderr, "guestinit: %8.1f ms  %s (%.1f ms)\n", sinceBoot().Seconds()*1e3, step, took.Seconds()*1e3)
-	}
-}
 
 // sinceBoot is the kernel's own clock, which began before any init.
 func sinceBoot() time.Duration {

@@ -2,12 +2,14 @@ package shell
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -247,6 +249,9 @@ func ps(_ context.Context, s stdio, _ []string) error {
 	if err != nil {
 		return err
 	}
+	slices.SortFunc(files, func(a, b string) int { // as numbers
+		return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
+	})
 	w := tabwriter.NewWriter(s.out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "pid\tparent\tstate\tcommand")
 	for _, file := range files {

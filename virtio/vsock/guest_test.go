@@ -42,7 +42,7 @@ type guestConn struct {
 	peerAlloc, peerTaken uint32
 	answered, reset      bool
 	shutdown             uint32 // flags of the host's
-	updates              int    // packets that only carried credit
+	requests             int    // of the host for credit
 }
 
 const guestWindow = 256 << 10 // bytes
@@ -122,8 +122,8 @@ func (g *guest) handle(b []byte) {
 		c.received += h.len
 		c.in.Write(b[headerSize:])
 	case opCreditUpdate:
-		c.updates++
 	case opCreditRequest:
+		c.requests++
 		go c.send(opCreditUpdate, 0, nil)
 	default:
 		g.t.Errorf("%v: operation %d", k, h.op)

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -274,7 +275,7 @@ func TestGuestCredit(t *testing.T) {
 		host.CloseWrite()
 	}()
 	// handle complains of a byte too much.
-	g.await(func() bool { return c.received == guestWindow })
+	g.await(func() bool { return c.received == guestWindow && c.requests == 1 })
 	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("got %d bytes and %v", len(got), err)
 	}
@@ -477,6 +478,73 @@ func TestTooManyConnections(t *testing.T) {
 	}
 	if s := d.Stats(); s.Connections != maxConns || s.Refused != 5 {
 		t.Errorf("stats: %+v, want %d connections and 5 refused", s, maxConns)
+	}
+	driver.Stop()
+}
+
+// TestForgets resets a device that still owes refusals: a new driver gets none of them.
+func TestForgets(t *testing.T) {
+	path := socketPath(t)
+	d, err := New(Options{CID: testCID, Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	driver := virtiotest.Start(t, d, 0)
+	h := header{srcCID: testCID, dstCID: hostCID, kind: stream, op: opData, srcPort: 1, dstPort: 2}
+	b := h.bytes()
+	driver.Send(sendQueue, [][]byte{b[:]}, nil).Wait()
+	driver.Stop()
+	d.Reset()
+	if _, line := tryConnect(t, path, 5); line != "" || d.Stats().Opened != 0 {
+		t.Errorf("between two drivers: got %q, %+v", line, d.Stats())
+	}
+	driver.Reset()
+	buffer := driver.Send(receiveQueue, nil, []int{4096})
+	h.srcPort, h.dstPort = 3, 4
+	b = h.bytes()
+	driver.Send(sendQueue, [][]byte{b[:]}, nil)
+	if got := decode(buffer.Wait()); got.op != opReset || got.dstPort != 3 {
+		t.Errorf("the first packet of a new driver is %+v", got)
+	}
+	driver.Stop()
+}
+
+// TestEarlyResponse answers a request that the guest has not been sent.
+func TestEarlyResponse(t *testing.T) {
+	path := socketPath(t)
+	d, err := New(Options{CID: testCID, Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	driver := virtiotest.Start(t, d, 0)
+	port := d.nextPort
+	refused := make(chan string, 1)
+	go func() {
+		_, line := tryConnect(t, path, 5)
+		refused <- line
+	}()
+	driver.Send(receiveQueue, nil, []int{4096}).Wait() // the request of the first
+	second, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	io.WriteString(second, "CONNECT 5\n")
+	for _, k := range []key{{5, port}, {5, port + 1}} {
+		for d.find(k) == nil {
+			runtime.Gosched()
+		}
+		h := header{srcCID: testCID, dstCID: hostCID, srcPort: k.guest, dstPort: k.host, kind: stream, op: opResponse}
+		b := h.bytes()
+		driver.Send(sendQueue, [][]byte{b[:]}, nil).Wait()
+	}
+	if line := <-refused; !strings.HasPrefix(line, "OK ") {
+		t.Errorf("a response in time: the host read %q", line)
+	}
+	if n, err := second.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("a response before its request: the host read %d bytes and %v", n, err)
 	}
 	driver.Stop()
 }
