@@ -188,22 +188,51 @@ func (q *Queue) Push(c *Chain, written int) error {
 // PushQuietly is Push without the interrupt, for all but the last of a batch;
 // Notify follows.
 func (q *Queue) PushQuietly(c *Chain, written int) error {
-	if room := c.written + c.writable; written < 0 || written > room {
-		return fmt.Errorf("virtio: %d bytes written to a chain for %d", written, room)
-	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	index := uint16(q.filled.Load())
+	if err := q.fillLocked(index, c, written); err != nil {
+		return err
+	}
+	q.publishLocked(index + 1)
+	return nil
+}
+
+// PushTogether is PushQuietly for chains that the driver must see used at once
+// or not at all, as the buffers of one received frame (§5.1.6.4.1).
+func (q *Queue) PushTogether(chains []*Chain, written []int) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	index := uint16(q.filled.Load())
+	for i, c := range chains {
+		if err := q.fillLocked(index, c, written[i]); err != nil {
+			return err
+		}
+		index++
+	}
+	q.publishLocked(index)
+	return nil
+}
+
+// fillLocked writes entry index of the used ring, where the driver does not look yet.
+func (q *Queue) fillLocked(index uint16, c *Chain, written int) error {
+	if room := c.written + c.writable; written < 0 || written > room {
+		return fmt.Errorf("virtio: %d bytes written to a chain for %d", written, room)
+	}
 	entry := q.used[ringEntries+int(index&(q.size-1))*usedEntry:]
 	binary.LittleEndian.PutUint32(entry[0:], uint32(c.Head))
 	binary.LittleEndian.PutUint32(entry[4:], uint32(written))
-	// Ours goes up first: a driver that sees its own may at once make the
-	// descriptors available again, and Peek counts by ours.
-	q.filled.Store(uint32(index + 1))
-	StoreIndex(q.used, ringIndex, index+1)
 	q.traffic.Add(Traffic{1, uint64(c.offered), uint64(written)})
 	q.free = append(q.free, c)
 	return nil
+}
+
+// publishLocked shows the driver the entries before index. Ours goes up first:
+// a driver that sees its own may at once make the descriptors available again, and
+// Peek counts by ours.
+func (q *Queue) publishLocked(index uint16) {
+	q.filled.Store(uint32(index))
+	StoreIndex(q.used, ringIndex, index)
 }
 
 // Notify interrupts the driver for what was pushed since the last time, if it

@@ -208,10 +208,7 @@ func (d *Device) Queues() []uint16 {
 // Features implements virtio.Device.
 func (d *Device) Features() uint64 {
 	f := uint64(FeatureCsum | FeatureHostTSO4 | FeatureHostTSO6 | FeatureHostECN | guestOffloads | FeatureGuestOffloads |
-		FeatureMTU | FeatureMAC | FeatureStatus | FeatureControl | FeatureControlRx | FeatureControlMAC)
-	if canMerge {
-		f |= FeatureMergeable
-	}
+		FeatureMTU | FeatureMAC | FeatureStatus | FeatureMergeable | FeatureControl | FeatureControlRx | FeatureControlMAC)
 	if len(d.pairs) > 1 {
 		f |= FeatureMultiQueue
 	}

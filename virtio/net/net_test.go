@@ -284,9 +284,6 @@ func TestReceiveDrops(t *testing.T) {
 
 // TestMerge spreads frames over buffers of all sizes (§5.1.6.4).
 func TestMerge(t *testing.T) {
-	if !canMerge {
-		t.Skip("virtio.Queue has no PushTogether, without which VIRTIO_NET_F_MRG_RXBUF is not offered")
-	}
 	w := newWire(t, 1, Options{})
 	d := virtiotest.Start(t, w, FeatureMergeable|FeatureGuestTSO4|FeatureGuestCsum)
 	for _, row := range []struct {
@@ -314,9 +311,6 @@ func TestMerge(t *testing.T) {
 
 // TestMergeNoRoom fills the whole queue with buffers that a frame has no room in.
 func TestMergeNoRoom(t *testing.T) {
-	if !canMerge {
-		t.Skip("virtio.Queue has no PushTogether, without which VIRTIO_NET_F_MRG_RXBUF is not offered")
-	}
 	w := newWire(t, 1, Options{})
 	d := virtiotest.Start(t, w, FeatureMergeable)
 	first := d.Send(0, nil, []int{12})

@@ -323,7 +323,7 @@ func (r *receiver) push(n int) error {
 	if n == 1 {
 		err = r.queue.PushQuietly(r.held[0], r.written[0])
 	} else {
-		err = pushTogether(r.queue, r.held[:n], r.written)
+		err = r.queue.PushTogether(r.held[:n], r.written)
 	}
 	r.held = r.held[:copy(r.held, r.held[n:])]
 	return err
@@ -336,18 +336,6 @@ func (r *receiver) giveBack() {
 	}
 	r.held, r.room = r.held[:0], 0
 	r.notify()
-}
-
-// together is what a queue must be able to do for mergeable buffers: make
-// several chains used by one store of its index.
-type together interface {
-	PushTogether(chains []*virtio.Chain, written []int) error
-}
-
-var _, canMerge = any((*virtio.Queue)(nil)).(together)
-
-func pushTogether(q *virtio.Queue, chains []*virtio.Chain, written []int) error {
-	return any(q).(together).PushTogether(chains, written)
 }
 
 // sender brings frames from the guest to the TAP.
