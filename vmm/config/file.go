@@ -83,14 +83,14 @@ func values(v any) ([]string, error) {
 	case []any:
 		var list []string
 		for _, item := range v {
+			if _, deeper := item.([]any); deeper {
+				return nil, fmt.Errorf("a list within a list")
+			}
 			one, err := values(item)
 			if err != nil {
 				return nil, err
 			}
-			if len(one) != 1 {
-				return nil, fmt.Errorf("a list within a list")
-			}
-			list = append(list, one[0])
+			list = append(list, one...)
 		}
 		return list, nil
 	}

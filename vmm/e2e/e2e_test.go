@@ -349,8 +349,8 @@ func TestSnapshot(t *testing.T) {
 	}
 	devices := []string{"--disk", disk, "--share", "host=" + share, "--vsock", "CID=5,uds=" + filepath.Join(dir, "vsock"), "--balloon"}
 	k := kernels(t)[0]
-	v := start(t, k.with(`exec 9>/mnt/host/log; i=0; while true; do echo "count $i at $(date)"; echo $i >&9
-		dd if=/dev/vda of=/dev/null bs=4k count=1 skip=$i 2>/dev/null; i=$((i+1)); sleep 0.1; done`,
+	v := start(t, k.with(`i=0; while true; do echo "count $i at $(date)" >&2; echo $i
+		dd if=/dev/vda of=/dev/null bs=4k count=1 skip=$i 2>/dev/null; i=$((i+1)); sleep 0.1; done >/mnt/host/log`,
 		append(devices, "--cpus", "2", "--memory", "256M")...)...)
 	v.await("count 5 ", 0)
 	v.must("POST", "/v1/machine/snapshot", fmt.Sprintf(`{"path":%q}`, snap), nil)
