@@ -28,8 +28,14 @@ import (
 const (
 	serveEnv = "BULKHEAD_FS_TEST_SERVE" // Options in JSON: be the server, /dev/fuse is descriptor 3
 	innerEnv = "BULKHEAD_FS_TEST_INNER" // we are in the namespace
+	// guestEnv is a directory of a share that is mounted already: these tests run in
+	// a guest then, and both of their sides are the guest's. See TestMain.
+	guestEnv = "BULKHEAD_FS_TEST_GUEST"
 )
 
+// In a guest, of which the share named root is the root of a Linux with git:
+//
+//	BULKHEAD_FS_TEST_GUEST=/tmp/share fs.test -test.run 'TestKernel(Files|Git)' -test.v
 func TestMain(m *testing.M) {
 	if options := os.Getenv(serveEnv); options != "" {
 		if err := serveFuse(options); err != nil {
@@ -83,7 +89,7 @@ func serveFuse(options string) error {
 // says whether this is that run.
 func inNamespace(t *testing.T) bool {
 	t.Helper()
-	if os.Getenv(innerEnv) == t.Name() {
+	if os.Getenv(innerEnv) == t.Name() || os.Getenv(guestEnv) != "" {
 		return true
 	}
 	if os.Getuid() != 0 {
@@ -107,6 +113,12 @@ func inNamespace(t *testing.T) bool {
 // the guest's.
 func share(t *testing.T, o Options) (host, guest string) {
 	t.Helper()
+	if dir := os.Getenv(guestEnv); dir != "" {
+		guest, err := os.MkdirTemp(dir, "")
+		must(t, err)
+		must(t, os.Chmod(guest, 0o755))
+		return guest, guest
+	}
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
 	}
