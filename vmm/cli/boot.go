@@ -113,11 +113,11 @@ type run struct {
 }
 
 func (r *run) life(force bool) (machine.Ending, error) {
+	stop := r.signals() // before the terminal is made raw, so that it is given back
+	defer stop()
 	if err := r.assemble(force); err != nil {
 		return machine.Ending{}, err
 	}
-	stop := r.signals()
-	defer stop()
 	if err := r.serve(); err != nil {
 		return machine.Ending{}, err
 	}
@@ -332,6 +332,12 @@ func (r *run) save() {
 	path := r.words.SnapshotTo
 	if path == "" {
 		r.log.Warn("SIGUSR1 without --snapshot-to has no effect")
+		return
+	}
+	select {
+	case <-r.started:
+	default:
+		r.log.Warn("SIGUSR1 before there is anything to save has no effect")
 		return
 	}
 	if err := r.machine.Save(path); err != nil {

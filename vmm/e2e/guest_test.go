@@ -11,12 +11,26 @@ import (
 	"time"
 )
 
-// microGuest is a kernel of two bytes, for hosts that run no Linux: an ELF file
-// whose code, at 1 MiB, jumps to itself.
+// microGuest is a kernel of two bytes, for hosts that run no Linux: it jumps to itself.
 func microGuest(t *testing.T, dir string) string {
 	t.Helper()
+	path := filepath.Join(dir, "micro")
+	writeKernel(t, path, []byte{0xeb, 0xfe})
+	return path
+}
+
+// poweringOff is a kernel of 10 MB that ends its machine at once.
+func poweringOff(t testing.TB, path string) {
+	t.Helper()
+	code := make([]byte, 10<<20)
+	copy(code, []byte{0x66, 0xba, 0xf0, 0x05, 0x31, 0xc0, 0xee}) // mov dx,0x5f0; xor eax,eax; out dx,al
+	writeKernel(t, path, code)
+}
+
+// writeKernel makes an ELF file of code, entered at 1 MiB.
+func writeKernel(t testing.TB, path string, code []byte) {
+	t.Helper()
 	const entry = 1 << 20
-	code := []byte{0xeb, 0xfe}
 	var b bytes.Buffer
 	put := func(v any) {
 		if err := binary.Write(&b, binary.LittleEndian, v); err != nil {
@@ -28,11 +42,9 @@ func microGuest(t *testing.T, dir string) string {
 	put(h)
 	put(elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: 5, Off: 120, Vaddr: entry, Paddr: entry, Filesz: uint64(len(code)), Memsz: uint64(len(code)), Align: 1})
 	b.Write(code)
-	path := filepath.Join(dir, "micro")
 	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return path
 }
 
 func sparse(t *testing.T, dir string, size int64) string {
