@@ -118,9 +118,13 @@ func New(sys *kvm.System, c Config) (_ *Machine, err error) {
 	if m.vm, err = newVM(sys); err != nil {
 		return nil, err
 	}
-	steps := []func() error{m.addChips, m.addMemory, m.addPorts, m.addDevices, func() error { return m.addCPUs(sys) }}
+	// The kernel takes a millisecond to say what CPUID can show.
+	ask := sync.OnceValues(func() (profile, error) { return cpuid(sys, c.CPUs, c.Mask) })
+	go ask()
+	steps := []func() error{m.addChips, m.addMemory, m.addPorts, m.addDevices, func() error { return m.addCPUs(ask) }}
 	for _, step := range steps {
 		if err := step(); err != nil {
+			_, _ = ask() // it is done with sys when New returns
 			return nil, err
 		}
 	}
@@ -167,8 +171,8 @@ func (m *Machine) addMemory() error {
 	return nil
 }
 
-func (m *Machine) addCPUs(sys *kvm.System) error {
-	list, err := cpuid(sys, m.cfg.CPUs, m.cfg.Mask)
+func (m *Machine) addCPUs(ask func() (profile, error)) error {
+	list, err := ask()
 	if err != nil {
 		return err
 	}
