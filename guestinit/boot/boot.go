@@ -2,8 +2,8 @@
 // guest down with the command's exit code. It knows its configuration
 // (guestinit/config) and nothing of the host.
 //
-// All of it runs on the main goroutine, which stays on the main thread: the right to
-// write to ports (ioperm(2)) is a thread's.
+// All of it runs on the main goroutine, which stays on the main thread: the
+// right to write to ports is a thread's.
 package boot
 
 import (
@@ -49,7 +49,7 @@ var steps = []struct {
 // Main is PID 1's life. It does not return.
 func Main() {
 	runtime.LockOSThread()
-	g := &guest{config: new(config.Config), out: writePort}
+	g := &guest{config: new(config.Config), out: openPorts()}
 	g.live()
 }
 

@@ -17,17 +17,6 @@ import (
 // processes end at once does not wait for it.
 const grace = 2 * time.Second
 
-type portError struct {
-	port uint16
-	err  error
-}
-
-func (e *portError) Error() string {
-	return fmt.Sprintf("write to port %#x: %v (the host will not hear of the exit code; the kernel needs CONFIG_X86_IOPL_IOPERM)", e.port, e.err)
-}
-
-func (e *portError) Unwrap() error { return e.err }
-
 // end takes the guest down. The exit code goes to the machine last, after all
 // data is on its disks.
 func (g *guest) end(e ending) {

@@ -173,3 +173,25 @@ func TestClockWithoutRTC(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPortDevice writes to a file in place of the machine's ports.
+func TestPortDevice(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "ports"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	writePortDevice(f, config.ExitPort, 42)
+	writePortDevice(f, config.ReadyPort, 3)
+	b, err := os.ReadFile(f.Name())
+	if err != nil || len(b) != config.ReadyPort+1 || b[config.ExitPort] != 42 || b[config.ReadyPort] != 3 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	if device, err := openPortDevice(dir); err == nil {
+		device.Close()
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
+	}
+}

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 	"mvdan.cc/sh/v3/expand"
@@ -140,7 +142,7 @@ func (s stdio) runner(asked bool, params []string) (*interp.Runner, error) {
 		interp.Interactive(asked),
 		interp.Params(params...),
 		interp.CallHandler(unlessBuiltin),
-		interp.ExecHandlers(ownCommands),
+		interp.ExecHandlers(ownCommands(asked)),
 	)
 }
 
@@ -155,21 +157,46 @@ func unlessBuiltin(_ context.Context, args []string) ([]string, error) {
 	return args, nil
 }
 
-// ownCommands runs our commands without a process, where no other program has
-// the name or the one that has it is a link to us.
-func ownCommands(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
-	return func(ctx context.Context, args []string) error {
-		hc := interp.HandlerCtx(ctx)
-		args[0] = strings.TrimPrefix(args[0], notBuiltin)
-		if lookup(args[0]) == nil || isAnother(hc, args[0]) {
-			return next(ctx, args)
+// ownCommands runs our commands where no other program has the name, or the one
+// that has it is a link to us: in scripts without a process, which costs more
+// than most of them do; for a person as a process, which Ctrl-C can end.
+func ownCommands(asked bool) func(interp.ExecHandlerFunc) interp.ExecHandlerFunc {
+	return func(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
+		return func(ctx context.Context, args []string) error {
+			hc := interp.HandlerCtx(ctx)
+			args[0] = strings.TrimPrefix(args[0], notBuiltin)
+			if lookup(args[0]) == nil || isAnother(hc, args[0]) {
+				return next(ctx, args)
+			}
+			s := stdio{hc.Stdin, hc.Stdout, hc.Stderr, hc.Dir, exported(hc.Env)}
+			run := s.runCommand
+			if asked {
+				run = s.runProcess
+			}
+			if code := run(ctx, args); code != 0 {
+				return interp.ExitStatus(code)
+			}
+			return nil
 		}
-		s := stdio{hc.Stdin, hc.Stdout, hc.Stderr, hc.Dir, exported(hc.Env)}
-		if code := s.runCommand(ctx, args); code != 0 {
-			return interp.ExitStatus(code)
-		}
-		return nil
 	}
+}
+
+// runProcess is runCommand in a process of its own.
+func (s stdio) runProcess(_ context.Context, args []string) int {
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe", Args: args, Env: s.env, Dir: s.dir,
+		Stdin: s.in, Stdout: s.out, Stderr: s.err,
+	}
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		fmt.Fprintf(s.err, "%s: %v\n", args[0], err)
+		return 126
+	}
+	status := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
 }
 
 func exported(vars expand.Environ) []string {
@@ -218,18 +245,20 @@ func (s stdio) interact(r *interp.Runner) (code int, err error) {
 
 func (s stdio) session(r *interp.Runner, interrupts <-chan os.Signal) (code int, ended bool, err error) {
 	fmt.Fprint(s.out, s.prompt(r))
-	for stmts, err := range syntax.NewParser().InteractiveSeq(s.in) {
+	parser := syntax.NewParser()
+	for stmts, err := range parser.InteractiveSeq(s.in) {
 		if err != nil {
 			return 2, false, err
 		}
-		if len(stmts) == 0 { // in the middle of one, or an empty line
-			fmt.Fprint(s.out, s.prompt(r))
+		if parser.Incomplete() {
+			fmt.Fprint(s.out, "> ")
 			continue
 		}
 		for _, stmt := range stmts {
-			code, err = status(runInterruptibly(r, stmt, interrupts))
-			if err != nil {
-				fmt.Fprintln(s.err, "sh:", err)
+			var interrupted bool
+			code, interrupted = s.runInterruptibly(r, stmt, interrupts)
+			if interrupted { // the rest of the line with it
+				break
 			}
 			if r.Exited() {
 				return code, true, nil
@@ -241,7 +270,9 @@ func (s stdio) session(r *interp.Runner, interrupts <-chan os.Signal) (code int,
 	return code, true, nil
 }
 
-func runInterruptibly(r *interp.Runner, stmt *syntax.Stmt, interrupts <-chan os.Signal) error {
+// runInterruptibly ends stmt with an interrupt, after which the runner takes
+// itself for ended as well.
+func (s stdio) runInterruptibly(r *interp.Runner, stmt *syntax.Stmt, interrupts <-chan os.Signal) (code int, interrupted bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	select {
@@ -255,7 +286,11 @@ func runInterruptibly(r *interp.Runner, stmt *syntax.Stmt, interrupts <-chan os.
 		case <-ctx.Done():
 		}
 	}()
-	return r.Run(ctx, stmt)
+	code, err := status(r.Run(ctx, stmt))
+	if err != nil {
+		fmt.Fprintln(s.err, "sh:", err)
+	}
+	return code, ctx.Err() != nil
 }
 
 func (s stdio) prompt(r *interp.Runner) string {

@@ -1,11 +1,17 @@
 package shell
 
 import (
+	"bufio"
 	"bytes"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // sh runs args as sh(1) in dir and returns what it printed.
@@ -139,4 +145,94 @@ func TestParseSize(t *testing.T) {
 			t.Errorf("%q: got %d, want an error", text, got)
 		}
 	}
+}
+
+// TestPerson types at a terminal. Ctrl-C ends what runs, and not the shell.
+func TestPerson(t *testing.T) {
+	master, terminal := openTerminal(t)
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{"sh"}
+	cmd.Env = []string{asShell + "=1", "PATH="}
+	cmd.Dir = t.TempDir()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	terminal.Close()
+	screen := bufio.NewReader(master)
+	prompt := "# "
+	if os.Geteuid() != 0 {
+		prompt = "$ "
+	}
+	const more = "> "
+	for _, row := range []struct{ keys, shows, until string }{
+		{"", "", prompt},
+		{"echo one $((1 + 1))\n", "\none 2\r\n", prompt},
+		{"if true\n", "", more},
+		{"then echo then; fi\n", "\nthen\r\n", prompt},
+		{"echo 'a\n", "", more},
+		{"b'\n", "\na\r\nb\r\n", prompt},
+		{"if fi\n", "\nsh: 6:4: ", prompt},
+		{"cat\n", "", "cat\r\n"},
+		{"line\n", "", "line\r\nline\r\n"}, // it runs
+		{"\x03", "^C", prompt},
+		{"echo code $?\n", "\ncode 130\r\n", prompt},
+		{"while true; do echo tick; done; echo never\n", "", "\ntick\r\ntick\r\n"},
+		{"\x03", "", prompt},
+		{"echo still here\n", "\nstill here\r\n", prompt},
+		{"nothing-like-this\n", "not found", prompt},
+		{"exit 4\n", "", "exit 4"},
+	} {
+		if _, err := master.WriteString(row.keys); err != nil {
+			t.Fatal(err)
+		}
+		seen, ok := readUntil(screen, row.until)
+		if !ok || !strings.Contains(seen, row.shows) || strings.Contains(seen, "\nnever") {
+			t.Fatalf("after %q: no %q and %q in %q", row.keys, row.shows, row.until, seen)
+		}
+	}
+	if cmd.Wait(); cmd.ProcessState.ExitCode() != 4 {
+		t.Errorf("the shell ended with %v, want 4", cmd.ProcessState)
+	}
+}
+
+const asShell = "GUESTINIT_TEST_SHELL"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asShell) != "" {
+		os.Exit(Main(os.Args))
+	}
+	os.Exit(m.Run())
+}
+
+func openTerminal(t *testing.T) (master, terminal *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("needs a pseudo-terminal: mount devpts (%v)", err)
+	}
+	t.Cleanup(func() { master.Close() })
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return master, terminal
+}
+
+func readUntil(r *bufio.Reader, text string) (seen string, ok bool) {
+	for !strings.HasSuffix(seen, text) {
+		b, err := r.ReadByte()
+		if err != nil {
+			return seen, false
+		}
+		seen += string(b)
+	}
+	return seen, true
 }
