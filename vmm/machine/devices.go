@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"bulkhead/kvm"
 	"bulkhead/virtio"
@@ -26,6 +27,7 @@ type slot struct {
 	transport *mmio.Transport
 	irq       eventfd
 	bells     []eventfd
+	failures  atomic.Uint32
 }
 
 // addDevices gives each device its window and interrupt.
@@ -70,12 +72,21 @@ func (m *Machine) addDevice(d Device, base uint64, gsi uint32) error {
 	s.transport, err = mmio.New(d.Device, m.mem, mmio.Lines{
 		Interrupt: s.irq.Ring,
 		Doorbell:  func(queue int) virtio.Doorbell { return s.bells[queue] },
-		Failed:    func(err error) { m.log.Warn("device needs a reset", "device", d.Name, "err", err) },
+		Failed:    func(err error) { m.failed(d.Name, &s.failures, err) },
 	})
 	if err != nil {
 		return err
 	}
 	return m.mmio.Add(base, mmio.Size, d.Name, s.transport)
+}
+
+// failed tells that a device needs a reset. A driver can make it fail as often as
+// it likes, and fill no log with it: the rest is in Metrics.
+func (m *Machine) failed(device string, times *atomic.Uint32, err error) {
+	const enough = 5
+	if n := times.Add(1); n <= enough {
+		m.log.Warn("device needs a reset", "device", device, "err", err, "silent from now on", n == enough)
+	}
 }
 
 func (s *slot) pause()  { s.transport.Pause() }
