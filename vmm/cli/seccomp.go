@@ -137,6 +137,7 @@ var calls = []struct {
 		{NR: unix.SYS_FSTAT, Name: "fstat", Why: "snapshot: package os"},
 		{NR: unix.SYS_NEWFSTATAT, Name: "newfstatat", Why: "snapshot: package os, before a rename"},
 		{NR: unix.SYS_FTRUNCATE, Name: "ftruncate", Why: "snapshot: holes"},
+		{NR: unix.SYS_LSEEK, Name: "lseek", Why: "snapshot: what a memfd holds"},
 		{NR: unix.SYS_PWRITE64, Name: "pwrite64", Why: "snapshot: pages"},
 		{NR: unix.SYS_FSYNC, Name: "fsync", Why: "snapshot: all of it"},
 		{NR: unix.SYS_RENAMEAT, Name: "renameat", Why: "snapshot: under its name"},

@@ -16,7 +16,7 @@ func TestControl(t *testing.T) {
 	disk := sparse(t, dir, 1<<20)
 	snap := filepath.Join(dir, "snap")
 	flags := []string{"--force", "--disk", disk + ",id=data", "--balloon", "--vsock", "CID=9,uds=" + filepath.Join(dir, "vsock"), "--seccomp", "on"}
-	v := start(t, append(flags, "--init", "own", "--cpus", "3", "--memory", "64M", "--snapshot-to", snap, microGuest(t, dir))...)
+	v := start(t, append(flags, "--init", "own", "--cpus", "3", "--memory", "64M", "--memory-backing", "memfd", "--snapshot-to", snap, microGuest(t, dir))...)
 	if _, err := waitFor(v, "/v1/machine"); err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,7 @@ func (m *Machine) Save(path string) error {
 	if err != nil {
 		return fmt.Errorf("machine: save: %w", err)
 	}
-	return snapshot.Write(path, b, m.mem.Bytes())
+	return snapshot.Write(path, b, m.mem.Bytes(), m.mem.Used())
 }
 
 func (m *Machine) state() (*state, error) {

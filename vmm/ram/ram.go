@@ -6,6 +6,7 @@ package ram
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 
 	"bulkhead/kvm"
@@ -56,6 +57,7 @@ type Region struct {
 // Memory is a guest's RAM.
 type Memory struct {
 	backing Backing
+	fd      int    // of a memfd, else -1
 	host    []byte // all of it, the low region first
 	regions []Region
 }
@@ -65,11 +67,11 @@ func New(size uint64, b Backing) (*Memory, error) {
 	if err := Check(size); err != nil {
 		return nil, err
 	}
-	host, err := allocate(int(size), b)
+	host, fd, err := allocate(int(size), b)
 	if err != nil {
 		return nil, fmt.Errorf("ram: %d MiB of %s memory: %w", size>>20, b, err)
 	}
-	return place(host, b), nil
+	return place(host, fd, b), nil
 }
 
 // Check says whether a guest can have size bytes.
@@ -103,52 +105,77 @@ func Map(f *os.File, at int64, size uint64) (*Memory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ram: map %d MiB of %s: %w", size>>20, f.Name(), err)
 	}
-	return place(host, file), nil
+	return place(host, -1, file), nil
 }
 
-// allocate maps the memory. A descriptor is not kept: the mapping holds it.
-func allocate(size int, b Backing) ([]byte, error) {
-	const access = unix.PROT_READ | unix.PROT_WRITE
-	var flags int
+// allocate maps the memory.
+func allocate(size int, b Backing) (host []byte, fd int, err error) {
 	switch b {
 	case Anonymous:
-		host, err := unix.Mmap(-1, 0, size, access, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+		host, err = unix.Mmap(-1, 0, size, access, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 		if err == nil {
 			// A host without transparent huge pages refuses, and has small ones.
 			_ = unix.Madvise(host, unix.MADV_HUGEPAGE)
 		}
-		return host, err
+		return host, -1, err
 	case HugeTLB:
-		flags = unix.MFD_HUGETLB | unix.MFD_HUGE_2MB
+		host, fd, err = allocateFile(size, unix.MFD_HUGETLB|unix.MFD_HUGE_2MB)
+		if errors.Is(err, unix.ENOMEM) {
+			err = fmt.Errorf("the host has too few huge pages free; sysctl vm.nr_hugepages=%d adds as many: %w", size/huge, err)
+		}
+		return host, fd, err
 	case Memfd:
-	default:
-		return nil, fmt.Errorf("no such backing; there are %v", Backings)
+		return allocateFile(size, 0)
 	}
-	fd, err := unix.MemfdCreate("guest", unix.MFD_CLOEXEC|flags)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	if err := unix.Ftruncate(fd, int64(size)); err != nil {
-		return nil, err
-	}
-	// Without MAP_NORESERVE huge pages are set aside here, and not missed later by a SIGBUS.
-	host, err := unix.Mmap(fd, 0, size, access, unix.MAP_SHARED)
-	if b == HugeTLB && errors.Is(err, unix.ENOMEM) {
-		err = fmt.Errorf("the host has too few huge pages free; sysctl vm.nr_hugepages=%d adds as many: %w", size/huge, err)
-	}
-	return host, err
+	return nil, -1, fmt.Errorf("no such backing; there are %v", Backings)
 }
 
-func place(host []byte, b Backing) *Memory {
+const access = unix.PROT_READ | unix.PROT_WRITE
+
+func allocateFile(size, flags int) (host []byte, fd int, err error) {
+	if fd, err = unix.MemfdCreate("guest", unix.MFD_CLOEXEC|flags); err != nil {
+		return nil, -1, err
+	}
+	if err = unix.Ftruncate(fd, int64(size)); err == nil {
+		// Without MAP_NORESERVE huge pages are set aside here, and not missed later by a SIGBUS.
+		host, err = unix.Mmap(fd, 0, size, access, unix.MAP_SHARED)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, -1, err
+	}
+	return host, fd, nil
+}
+
+func place(host []byte, fd int, b Backing) *Memory {
 	low := min(len(host), HoleStart)
-	m := &Memory{backing: b, host: host, regions: []Region{{0, host[:low:low]}}}
+	m := &Memory{backing: b, fd: fd, host: host, regions: []Region{{0, host[:low:low]}}}
 	if len(host) > low {
 		m.regions = append(m.regions, Region{HoleEnd, host[low:]})
 	}
 	// A core file of the VMM is no place for a guest's secrets and gigabytes.
 	_ = unix.Madvise(host, unix.MADV_DONTDUMP)
 	return m
+}
+
+// Used yields the ranges of Bytes that may hold something else than zeroes. To look
+// at the others would make pages of them, where they are a file's.
+func (m *Memory) Used() iter.Seq2[int, int] {
+	return func(yield func(from, to int) bool) {
+		if m.backing != Memfd {
+			yield(0, len(m.host))
+			return
+		}
+		for to := int64(0); ; {
+			from, err := unix.Seek(m.fd, to, unix.SEEK_DATA)
+			if err != nil { // ENXIO: the rest is a hole
+				return
+			}
+			if to, err = unix.Seek(m.fd, from, unix.SEEK_HOLE); err != nil || !yield(int(from), int(to)) {
+				return
+			}
+		}
+	}
 }
 
 // Size is how many bytes the guest has.
@@ -207,7 +234,10 @@ func (m *Memory) Close() error {
 	if m.host == nil {
 		return nil
 	}
-	err := unix.Munmap(m.host)
+	err := os.NewSyscallError("munmap of guest memory", unix.Munmap(m.host))
 	m.host, m.regions = nil, nil
-	return os.NewSyscallError("munmap of guest memory", err)
+	if m.fd >= 0 {
+		err = errors.Join(err, os.NewSyscallError("close memfd", unix.Close(m.fd)))
+	}
+	return err
 }

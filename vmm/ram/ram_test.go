@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -153,6 +154,28 @@ func TestMapIsPrivate(t *testing.T) {
 	copy(m.Bytes(), "mine")
 	if got, _ := os.ReadFile(path); !bytes.Equal(got, want) {
 		t.Error("the file has changed")
+	}
+}
+
+// TestUsed: what was never touched is not looked at, and not made by looking.
+func TestUsed(t *testing.T) {
+	m := newMemory(t, Least, Memfd)
+	var got [][2]int
+	for from, to := range m.Used() {
+		got = append(got, [2]int{from, to})
+	}
+	if got != nil {
+		t.Errorf("new memory has %v", got)
+	}
+	m.Bytes()[5*4096+7], m.Bytes()[Least-1] = 1, 1
+	for from, to := range m.Used() {
+		got = append(got, [2]int{from, to})
+	}
+	if want := [][2]int{{5 * 4096, 6 * 4096}, {Least - 4096, Least}}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if n := resident(t, m.Bytes()); n != 2 {
+		t.Errorf("%d pages are in memory, want 2", n)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 )
@@ -22,9 +23,8 @@ import (
 const Version = 1
 
 const (
-	page  = 4096
-	most  = 64 << 20 // bytes of state; a vCPU takes some 20 KiB
-	chunk = 1 << 20  // bytes of memory looked at together
+	page = 4096
+	most = 64 << 20 // bytes of state; a vCPU takes some 20 KiB
 )
 
 var magic = [16]byte{'b', 'u', 'l', 'k', 'h', 'e', 'a', 'd', ' ', 's', 'n', 'a', 'p', '\r', '\n', 0}
@@ -77,8 +77,8 @@ func up(n uint64) uint64 { return (n + page - 1) &^ (page - 1) }
 
 // Write makes the file at path, which comes to be when it is complete. An older
 // one at path lives on for those that have it mapped. Memory is all of the
-// guest's, whole pages.
-func Write(path string, state, memory []byte) (err error) {
+// guest's, and used the ranges of it, whole pages, that may not be zero.
+func Write(path string, state, memory []byte, used iter.Seq2[int, int]) (err error) {
 	if len(state) > most {
 		return fmt.Errorf("snapshot %s: %d bytes of state; there is room for %d", path, len(state), most)
 	}
@@ -91,7 +91,7 @@ func Write(path string, state, memory []byte) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	err = write(f, state, memory)
+	err = write(f, state, memory, used)
 	if closed := f.Close(); err == nil {
 		err = closed
 	}
@@ -104,7 +104,7 @@ func Write(path string, state, memory []byte) (err error) {
 	return nil
 }
 
-func write(f *os.File, state, memory []byte) error {
+func write(f *os.File, state, memory []byte, used iter.Seq2[int, int]) error {
 	h := header{Magic: magic, Version: Version, StateSize: uint64(len(state)), StateSum: sha256.Sum256(state)}
 	h.MemoryAt, h.MemorySize = up(page+h.StateSize), uint64(len(memory))
 	h.Sum = h.sum()
@@ -117,8 +117,8 @@ func write(f *os.File, state, memory []byte) error {
 	if _, err := f.WriteAt(state, page); err != nil {
 		return err
 	}
-	for at := 0; at < len(memory); at += chunk {
-		if err := writeSparse(f, memory[at:min(at+chunk, len(memory))], int64(h.MemoryAt)+int64(at)); err != nil {
+	for from, to := range used {
+		if err := writeSparse(f, memory[from:to], int64(h.MemoryAt)+int64(from)); err != nil {
 			return err
 		}
 	}

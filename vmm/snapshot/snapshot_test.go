@@ -3,6 +3,7 @@ package snapshot
 import (
 	"bytes"
 	"encoding/binary"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,10 +21,14 @@ func sample(t testing.TB) (path string, state, memory []byte) {
 			memory[p*4096+j] = byte(i + j + 1)
 		}
 	}
-	if err := Write(path, state, memory); err != nil {
+	if err := Write(path, state, memory, all(memory)); err != nil {
 		t.Fatal(err)
 	}
 	return path, state, memory
+}
+
+func all(memory []byte) iter.Seq2[int, int] {
+	return func(yield func(int, int) bool) { yield(0, len(memory)) }
 }
 
 func TestRoundTrip(t *testing.T) {
@@ -86,7 +91,7 @@ func TestDamage(t *testing.T) {
 	if _, err := Open(filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a file that is not there: no error")
 	}
-	if err := Write("/no/such/dir/snap", nil, nil); err == nil {
+	if err := Write("/no/such/dir/snap", nil, nil, all(nil)); err == nil {
 		t.Error("a directory that is not there: no error")
 	}
 }
