@@ -45,6 +45,7 @@ type base struct {
 	kernel    string // ELF
 	modules   string // directory
 	initramfs string // an uncompressed cpio
+	busybox   string
 }
 
 // fetchBase makes the base, or finds it in the cache.
@@ -66,7 +67,7 @@ func fetchBase(ctx context.Context) (base, error) {
 	if err != nil {
 		return base{}, err
 	}
-	return base{kernel: elf, modules: kernel.Modules, initramfs: filepath.Join(dir, "initramfs.cpio")}, nil
+	return base{kernel: elf, modules: kernel.Modules, initramfs: filepath.Join(dir, "initramfs.cpio"), busybox: filepath.Join(busybox.Dir, "bin/busybox")}, nil
 }
 
 // makeInitramfs writes dir/initramfs.cpio: busybox, the early modules, init.sh.

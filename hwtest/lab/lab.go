@@ -41,6 +41,10 @@ import (
 // Variable is set to 1 in the environment of every job.
 const Variable = "BULKHEAD_LAB"
 
+// minMemory is what Debian's kernel starts with, in MiB. With much less it hangs
+// before it can say so.
+const minMemory = 256
+
 // ErrMissing means a host that lacks what the lab needs; the error's text says what.
 var ErrMissing = errors.New("missing")
 
@@ -93,6 +97,9 @@ func Check() error {
 func (m Machine) Run(ctx context.Context, job Job) (int, error) {
 	if len(job.Cmd) == 0 {
 		return 0, errors.New("lab: run a job: it has no command")
+	}
+	if m.Memory != 0 && m.Memory < minMemory {
+		return 0, fmt.Errorf("lab: start the machine: %d MiB are too little: it needs %d", m.Memory, minMemory)
 	}
 	if err := Check(); err != nil {
 		return 0, err
