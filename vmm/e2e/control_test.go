@@ -3,12 +3,54 @@ package e2e
 import (
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"bulkhead/vmm/terminal"
+
 	"golang.org/x/sys/unix"
 )
+
+// TestTerminal: Ctrl-A x ends a guest, and the terminal is as it was.
+func TestTerminal(t *testing.T) {
+	pty, err := terminal.PTY()
+	must(t, err)
+	defer pty.Close()
+	tty, err := os.OpenFile(pty.Name, os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	defer tty.Close()
+	modes := func() unix.Termios {
+		t.Helper()
+		m, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+		must(t, err)
+		return *m
+	}
+	sane := modes()
+	sane.Lflag |= unix.ICANON | unix.ECHO | unix.ISIG
+	must(t, unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, &sane))
+	before := modes()
+	for _, quit := range []func(v *vm){
+		func(*vm) { _, err := pty.Out.Write([]byte("abc\x01x")); must(t, err) },
+		func(v *vm) { must(t, v.cmd.Process.Signal(unix.SIGTERM)) },
+	} {
+		v := startOn(t, tty, "--force", "--init", "own", microGuest(t, t.TempDir()))
+		if _, err := waitFor(v, "/v1/machine"); err != nil {
+			t.Fatal(err)
+		}
+		if now := modes(); now.Lflag&(unix.ICANON|unix.ECHO|unix.ISIG) != 0 {
+			t.Errorf("while the guest runs the terminal is not raw: %#x", now.Lflag)
+		}
+		quit(v)
+		if code := v.wait(); code != 103 {
+			t.Errorf("exit code %d, want 103", code)
+		}
+		if after := modes(); after != before {
+			t.Errorf("the terminal is left as %+v, was %+v", after, before)
+		}
+	}
+}
 
 // TestControl pauses, saves and ends a guest that is no Linux, on any host with /dev/kvm.
 func TestControl(t *testing.T) {

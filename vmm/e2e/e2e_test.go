@@ -167,10 +167,19 @@ func (o *output) await(text string, skip int) (int, error) {
 // start runs vmm boot; it is killed when the test ends.
 func start(t *testing.T, args ...string) *vm {
 	t.Helper()
+	return startOn(t, nil, args...)
+}
+
+// startOn is start with a standard input; a terminal is its output too.
+func startOn(t *testing.T, stdin io.Reader, args ...string) *vm {
+	t.Helper()
 	v := &vm{t: t, api: filepath.Join(t.TempDir(), "api")}
 	v.out.more.L = &v.out.mu
 	v.cmd = exec.CommandContext(t.Context(), program(t), append([]string{"boot", "--api", v.api, "--cpu-without", without, "--timeout", hang}, args...)...)
-	v.cmd.Stdout, v.cmd.Stderr = &v.out, &v.out
+	v.cmd.Stdin, v.cmd.Stdout, v.cmd.Stderr = stdin, &v.out, &v.out
+	if tty, ok := stdin.(*os.File); ok {
+		v.cmd.Stdout = tty
+	}
 	if err := v.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -338,6 +347,18 @@ func TestEndings(t *testing.T) {
 				t.Errorf("exit code %d, want %d and %q", code, c.code, c.says)
 			}
 		})
+	}
+}
+
+// TestShell: a kernel alone gives a shell, to type to.
+func TestShell(t *testing.T) {
+	if !inLinux(t, lab.Machine{}) {
+		return
+	}
+	k := kernels(t)[0]
+	v := startOn(t, strings.NewReader("echo answer $((6*7))\nexit 5\n"), append(k.args, k.path)...)
+	if code := v.wait(); code != 5 || !strings.Contains(v.out.String(), "answer 42\r\n") {
+		t.Errorf("exit code %d, want 5 and the answer", code)
 	}
 }
 
