@@ -280,23 +280,8 @@ func syscallRing(sys *kvm.System) (string, error) {
 }
 
 func iopl(sys *kvm.System) (string, error) {
-	m, err := New(sys, Options{})
-	if err != nil {
-		return "", err
-	}
-	defer m.Close()
-	if err := m.Long(m.CPU, 3, 0xb8, 1, 0, 0, 0, 0x66, 0xba, 0, 2, 0xee); err != nil { // mov dx,0x200: past the bitmap; out dx,al
-		return "", err
-	}
-	r, err := m.CPU.Regs()
-	if err != nil {
-		return "", err
-	}
-	r.RFLAGS = 3<<12 | 2
-	if err := m.CPU.SetRegs(&r); err != nil {
-		return "", err
-	}
-	return "", port(m.CPU, 0x200)
+	// mov eax,1; mov dx,0x200, which is past the bitmap; out dx,al
+	return "", long(sys, 3, 0x200, 0xb8, 1, 0, 0, 0, 0x66, 0xba, 0, 2, 0xee)
 }
 
 // ring3With makes a machine in ring 3 with bits of CR4 set that KVM may not show.

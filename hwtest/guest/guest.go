@@ -43,6 +43,14 @@ const FaultPort = 0x80
 // DonePort is where a guest says that it came to its end.
 const DonePort = 0x42
 
+// Flags of every guest: interrupts are on, though none comes that was not asked
+// for. QEMU's translator does not take a guest that loops without them off the
+// processor for anybody's signal, and the machine around it stands still.
+const Flags = 1<<9 | 1<<1
+
+// IOPL3 in RFLAGS lets ring 3 reach every port.
+const IOPL3 = 3 << 12
+
 // Vectors are those with a handler.
 const Vectors = 32
 
@@ -174,8 +182,10 @@ const (
 
 // Long puts c into 64-bit mode at ring 0 or 3 with code at CodeAt: all pages
 // mapped one to one for both rings, a gate for each of Vectors, a task segment,
-// the registers of SYSCALL. The segment's bitmap opens the ports below 0x100 to
-// ring 3, so that it can say DonePort; IOPL 3 would too, but not on every host.
+// the registers of SYSCALL. Ring 3 reaches the ports below 0x100, DonePort among
+// them, by the segment's bitmap and by IOPL 3: a user-only host (kvm_pvm) has no
+// ear for the latter, QEMU's translator none for the former (it wants the
+// segment's type to be available, and a running one is busy).
 func (m *Machine) Long(c *kvm.VCPU, ring uint8, code ...byte) error {
 	m.writeTables()
 	copy(m.Mem[CodeAt:], code)
@@ -187,7 +197,9 @@ func (m *Machine) Long(c *kvm.VCPU, ring uint8, code ...byte) error {
 	s.GDT, s.IDT = kvm.Table{Base: gdt, Limit: 0x4f}, kvm.Table{Base: idt, Limit: Vectors*16 - 1}
 	s.CS, s.TR = code64, task
 	d := data
+	flags := uint64(Flags)
 	if ring == 3 {
+		flags |= IOPL3
 		s.CS.Selector, s.CS.DPL = userCode, 3
 		d.Selector, d.DPL = userData, 3
 	}
@@ -198,7 +210,7 @@ func (m *Machine) Long(c *kvm.VCPU, ring uint8, code ...byte) error {
 	if err := m.setVectorState(c); err != nil {
 		return err
 	}
-	if err := c.SetRegs(&kvm.Regs{RIP: CodeAt, RSP: stack, RDI: Scratch, RSI: tables, RFLAGS: 2}); err != nil {
+	if err := c.SetRegs(&kvm.Regs{RIP: CodeAt, RSP: stack, RDI: Scratch, RSI: tables, RFLAGS: flags}); err != nil {
 		return err
 	}
 	// A short count is seen where it matters, by whoever uses SYSCALL.

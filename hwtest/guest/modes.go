@@ -183,7 +183,7 @@ func twoCPUs(sys *kvm.System) (string, error) {
 		return "", err
 	}
 	copy(m.Mem[CodeAt+0x800:], lead)
-	if err := b.SetRegs(&kvm.Regs{RIP: CodeAt + 0x800, RFLAGS: 2}); err != nil {
+	if err := b.SetRegs(&kvm.Regs{RIP: CodeAt + 0x800, RFLAGS: IOPL3 | Flags}); err != nil {
 		return "", err
 	}
 	other := make(chan error, 1)

@@ -161,7 +161,7 @@ func load(vm *kvm.VM, mem []byte) (c *kvm.VCPU, err error) {
 	if err := c.SetSregs(&s); err != nil {
 		return nil, err
 	}
-	return c, c.SetRegs(&kvm.Regs{RIP: codeAt, RFLAGS: 2})
+	return c, c.SetRegs(&kvm.Regs{RIP: codeAt, RFLAGS: 0x202}) // interrupts on: none comes, and every host can kick it
 }
 
 // run goes on over the signals of Go's runtime until the guest exits by itself
