@@ -104,7 +104,7 @@ const quiet = " quiet panic=-1 pci=off 8250.nr_uarts=1"
 
 // Check finds contradictions, and what no machine can be.
 func (m *Machine) Check() error {
-	checks := []func() error{m.checkSource, m.checkSize, m.checkNames, m.checkStreams}
+	checks := []func() error{m.checkSource, m.checkSize, m.checkNames, m.checkLimits, m.checkStreams}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err
@@ -174,14 +174,18 @@ func (m *Machine) checkNames() error {
 			return err
 		}
 	}
+	return nil
+}
+
+func (m *Machine) checkLimits() error {
 	limited := map[string]bool{}
 	for _, l := range m.Limits {
-		what, known := seen[l.ID]
-		if !known || slices.ContainsFunc(m.Shares, func(s Share) bool { return s.Tag == l.ID }) {
+		if !slices.ContainsFunc(m.Disks, func(d Disk) bool { return d.ID == l.ID }) &&
+			!slices.ContainsFunc(m.Nets, func(n Net) bool { return n.ID == l.ID }) {
 			return fmt.Errorf("--rate-limit %s: no disk or net has that id (the first disk without one is disk0, the first net net0)", l.ID)
 		}
 		if limited[l.ID] {
-			return fmt.Errorf("--rate-limit %s: given twice for %s", l.ID, what)
+			return fmt.Errorf("--rate-limit %s: given twice", l.ID)
 		}
 		limited[l.ID] = true
 	}

@@ -174,38 +174,13 @@ func (m *Machine) restore(s *state) error {
 	if err := m.sameDevices(s.Devices); err != nil {
 		return err
 	}
-	khz, err := m.cpus[0].TSCKHz()
-	if err != nil {
-		return err
-	}
-	if khz != s.TSCKHz {
-		for _, c := range m.cpus {
-			if err := c.SetTSCKHz(s.TSCKHz); err != nil {
-				return fmt.Errorf("its TSC counts %d kHz, this host's %d, and cannot be scaled: %w", s.TSCKHz, khz, err)
-			}
-		}
-	}
 	away := max(0, time.Since(s.Taken)) // a host's clock that was set back moves no guest's
-	ticks := uint64(away.Microseconds()) * uint64(s.TSCKHz) / 1000
-	for i, c := range m.cpus {
-		if err := s.CPUs[i].restore(c, ticks); err != nil {
-			return err
-		}
-	}
-	for i := range s.Chips {
-		if err := m.vm.SetIRQChip(&s.Chips[i]); err != nil {
-			return err
-		}
-	}
-	if err := m.vm.SetPIT(&s.PIT); err != nil {
+	if err := m.restoreCPUs(s, away); err != nil {
 		return err
 	}
-	if err := m.vm.SetClock(kvm.Clock{Clock: s.Clock + uint64(away.Nanoseconds())}); err != nil {
+	if err := m.restoreChips(s, away); err != nil {
 		return err
 	}
-	m.uart.Restore(s.UART)
-	m.keyboard.Restore(s.Keyboard)
-	m.clock.Restore(s.CMOS)
 	for i, d := range m.slots {
 		if err := d.transport.Restore(s.Devices[i].State); err != nil {
 			return fmt.Errorf("device %s: %w", d.name, err)
@@ -216,6 +191,42 @@ func (m *Machine) restore(s *state) error {
 		_ = c.Paused()
 	}
 	return nil
+}
+
+// restoreCPUs moves their TSCs on by the time that the guest was away.
+func (m *Machine) restoreCPUs(s *state, away time.Duration) error {
+	khz, err := m.cpus[0].TSCKHz()
+	if err != nil {
+		return err
+	}
+	ticks := uint64(away.Microseconds()) * uint64(s.TSCKHz) / 1000
+	for i, c := range m.cpus {
+		if khz != s.TSCKHz {
+			if err := c.SetTSCKHz(s.TSCKHz); err != nil {
+				return fmt.Errorf("its TSC counts %d kHz, this host's %d, and cannot be scaled: %w", s.TSCKHz, khz, err)
+			}
+		}
+		if err := s.CPUs[i].restore(c, ticks); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restoreChips restores all that the CPUs share, and moves kvmclock on.
+func (m *Machine) restoreChips(s *state, away time.Duration) error {
+	for i := range s.Chips {
+		if err := m.vm.SetIRQChip(&s.Chips[i]); err != nil {
+			return err
+		}
+	}
+	if err := m.vm.SetPIT(&s.PIT); err != nil {
+		return err
+	}
+	m.uart.Restore(s.UART)
+	m.keyboard.Restore(s.Keyboard)
+	m.clock.Restore(s.CMOS)
+	return m.vm.SetClock(kvm.Clock{Clock: s.Clock + uint64(away.Nanoseconds())})
 }
 
 func (m *Machine) sameDevices(kept []deviceState) error {
