@@ -30,11 +30,11 @@ test: ## install what is missing, build, lint, fuzz for minutes, run every test
 	@scripts/test
 
 unit: ## only the packages' own tests
-	go test $$(go list ./... | grep -v /test/)
+	go test $$(go list ./... | grep -vE "/test/|/vmm/e2e$$|/hwtest/lab")
 
-e2e: build ## only the tests that run programs, bundles and docker in the sandbox
+e2e: build ## only the tests that run programs, bundles, docker and guests
 	@scripts/need test
-	go test -count=1 -p 1 -timeout 20m ./test/...
+	go test -count=1 -p 1 -timeout 30m ./test/... ./vmm/e2e ./hwtest/lab/...
 
 fuzz: ## every fuzz target of what reads hostile bytes, half a minute each
 	@scripts/fuzz
