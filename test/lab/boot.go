@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// ready is what testdata/ready.c prints.
+const ready = 0x06
+
+// What of a boot is told; in instructions, which are the lab's nanoseconds.
+const (
+	toInit    = "process start to init"
+	toGuest   = "process start to first instruction"
+	guestOnly = "first instruction to init"
+)
+
+// boot measures each monitor from its start to the guest's init.
+func (b *bench) boot() error {
+	if err := writeInitramfs(b.guest.initrd, filepath.Join(b.dir, "ready")); err != nil {
+		return err
+	}
+	for _, v := range b.vmms {
+		if err := b.bootOne(v); err != nil {
+			// One that fails here does not keep the others from being measured.
+			fmt.Fprintln(os.Stderr, "lab:", err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) bootOne(v vmm) error {
+	if _, err := b.toInit(v); err != nil { // reads all from the host, once
+		return err
+	}
+	for range b.runs {
+		took, err := b.toInit(v)
+		if err != nil {
+			return err
+		}
+		b.add(v.name, toInit, "instructions", float64(took))
+		first, after, err := b.traced(v)
+		if err != nil {
+			return err
+		}
+		b.add(v.name, toGuest, "instructions", float64(first))
+		b.add(v.name, guestOnly, "instructions", float64(after))
+	}
+	if b.exits {
+		if err := b.trace.count(); err != nil {
+			return err
+		}
+		if _, err := b.toInit(v); err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "%s\n%s\n", v.name, b.trace.counts())
+	}
+	return nil
+}
+
+func (b *bench) toInit(v vmm) (time.Duration, error) {
+	r, err := start(v.name, v.command(b.dir, b.guest))
+	if err != nil {
+		return 0, err
+	}
+	defer r.end()
+	_, at, err := r.until(ready)
+	return at - r.began, err
+}
+
+// traced divides the time at the guest's first instruction. vmm tells it itself:
+// before its guest it runs another, to learn whether the host can (vmm/ring0).
+func (b *bench) traced(v vmm) (first, after time.Duration, err error) {
+	if err := b.trace.begin(); err != nil {
+		return 0, 0, err
+	}
+	r, err := start(v.name, v.command(b.dir, b.guest))
+	if err != nil {
+		return 0, 0, err
+	}
+	offset := time.Duration(time.Now().UnixNano()) - monotonic()
+	_, at, err := r.until(ready)
+	r.end()
+	entered, told := b.trace.first()
+	if err != nil {
+		return 0, 0, err
+	}
+	if own, ok := ownEntry(r.err.String()); ok {
+		return own - offset - r.began, at - (own - offset), nil
+	}
+	return entered - r.began, at - entered, told
+}
+
+// ownEntry is when, since 1970, vmm's guest began, as its --json says.
+func ownEntry(text string) (time.Duration, bool) {
+	var told struct {
+		Began  int64 `json:"began_unix_us"`
+		Timing []struct {
+			What string  `json:"what"`
+			MS   float64 `json:"ms"`
+		} `json:"timing"`
+	}
+	if json.Unmarshal([]byte(text), &told) != nil {
+		return 0, false
+	}
+	for _, mark := range told.Timing {
+		if mark.What == "first instruction" {
+			return time.Duration(told.Began)*time.Microsecond + time.Duration(mark.MS*float64(time.Millisecond)), true
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// bench is this program inside the lab.
+type bench struct {
+	options
+	dir   string // with the programs
+	vmms  []vmm
+	guest guest
+	trace *trace
+	all   []*result
+}
+
+// measure is the program inside the lab: it prints the results of one part.
+func (o options) measure() error {
+	dir, err := os.Getwd()
+	if err != nil {
+		return fmt.Errorf("measure %s: %w", o.inside, err)
+	}
+	// What is on the lab's own tmpfs is read at the same price each time.
+	here, err := os.MkdirTemp("", "compare-")
+	if err != nil {
+		return fmt.Errorf("measure %s: %w", o.inside, err)
+	}
+	for _, name := range []string{"vmm", "gokvm", "vmlinux", "bzImage", "ready", "load"} {
+		if err := copyFile(filepath.Join(here, name), filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("measure %s: %w", o.inside, err)
+		}
+	}
+	b := &bench{options: o, dir: here, guest: guest{kernel: here, initrd: filepath.Join(here, "initrd"), cmdline: cmdline}}
+	var names []string
+	if o.vmms != "" {
+		names = strings.Split(o.vmms, ",")
+	}
+	b.vmms = chosen(names, o.inside != "boot")
+	if b.trace, err = newTrace(); err != nil {
+		return err
+	}
+	if err := map[string]func() error{"boot": b.boot, "disk": b.disk, "net": b.net}[o.inside](); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(b.all)
+}
+
+// cmdline is each guest's: no PCI, which none of these machines has.
+const cmdline = "console=ttyS0 quiet panic=-1 pci=off"
+
+func copyFile(to, from string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o755)
+}
+
+// add keeps a number.
+func (b *bench) add(vmm, what, unit string, value float64) {
+	for _, r := range b.all {
+		if r.VMM == vmm && r.What == what {
+			r.Runs = append(r.Runs, value)
+			return
+		}
+	}
+	b.all = append(b.all, &result{vmm, what, unit, []float64{value}})
+}
+
+// deadline is for a guest that does not come; in the lab's own time.
+const deadline = 60 * time.Second
+
+// guestRun is a monitor with a guest in it.
+type guestRun struct {
+	name  string
+	cmd   *exec.Cmd
+	began time.Duration // monotonic clock
+	out   *os.File
+	timer *time.Timer
+	said  bytes.Buffer
+	err   lockedBuffer
+}
+
+func start(name string, argv []string) (*guestRun, error) {
+	r := &guestRun{name: name, cmd: exec.Command(argv[0], argv[1:]...)}
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	defer write.Close()
+	// A standard input that stays open and silent.
+	in, typed, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	defer in.Close()
+	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = in, write, &r.err
+	r.out = read
+	r.began = monotonic()
+	if err := r.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	r.timer = time.AfterFunc(deadline, func() { r.cmd.Process.Signal(unix.SIGKILL); typed.Close() })
+	return r, nil
+}
+
+// until reads what the guest prints up to the byte end, and says when it came.
+func (r *guestRun) until(end byte) (string, time.Duration, error) {
+	buffer := make([]byte, 4096)
+	for {
+		if line, rest, found := bytes.Cut(r.said.Bytes(), []byte{end}); found {
+			text := string(line)
+			left := bytes.Clone(rest)
+			r.said.Reset()
+			r.said.Write(left)
+			return text, monotonic(), nil
+		}
+		n, err := r.out.Read(buffer)
+		r.said.Write(buffer[:n])
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = errors.New("it ended")
+			}
+			return "", 0, fmt.Errorf("%s: wait for its guest: %w; it said %q %q", r.name, err, r.said.String(), r.err.String())
+		}
+	}
+}
+
+// end ends it, in a way that lets it tell its times.
+func (r *guestRun) end() {
+	r.timer.Stop()
+	r.cmd.Process.Signal(unix.SIGTERM)
+	kill := time.AfterFunc(5*time.Second, func() { r.cmd.Process.Kill() })
+	defer kill.Stop()
+	go io.Copy(io.Discard, r.out)
+	r.cmd.Wait()
+	r.out.Close()
+}
+
+// lockedBuffer may be written to and read at once.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// monotonic is CLOCK_MONOTONIC, the clock of the kernel's trace.
+func monotonic() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		panic(err) // it cannot fail with this clock
+	}
+	return time.Duration(t.Nano())
+}

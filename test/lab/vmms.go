@@ -1,0 +1,88 @@
+package main
+
+import (
+	"path/filepath"
+	"slices"
+)
+
+// guest is what all monitors boot, alike but for what each needs to be told.
+type guest struct {
+	kernel  string // directory with vmlinux and bzImage
+	initrd  string
+	cmdline string
+	disk    string // a raw file, or ""
+	tap     string // or ""
+}
+
+// vmm is a machine monitor of the comparison.
+type vmm struct {
+	name    string
+	devices bool // has the devices whose throughput is compared
+	command func(dir string, g guest) []string
+}
+
+// vmms has QEMU in each way that somebody in a hurry would start it: which
+// firmware and which form of the kernel is the quickest, the table says.
+var vmms = []vmm{
+	{"vmm", true, ours},
+	{"QEMU microvm, qboot, ELF", true, qemu("qboot.rom", "vmlinux")},
+	{"QEMU microvm, qboot, bzImage", false, qemu("qboot.rom", "bzImage")},
+	{"QEMU microvm, SeaBIOS, ELF", false, qemu("bios-microvm.bin", "vmlinux")},
+	{"gokvm, ELF", false, gokvm("vmlinux")},
+	{"gokvm, bzImage", false, gokvm("bzImage")},
+}
+
+const memory = "256M"
+
+func ours(dir string, g guest) []string {
+	argv := []string{filepath.Join(dir, "vmm"), "boot", "--json", "--memory", memory,
+		"--initrd", g.initrd, "--init", "own", "--cmdline", g.cmdline}
+	if g.disk != "" {
+		argv = append(argv, "--disk", g.disk)
+	}
+	if g.tap != "" {
+		argv = append(argv, "--net", "tap="+g.tap)
+	}
+	return append(argv, filepath.Join(g.kernel, "vmlinux"))
+}
+
+// qemu is a microvm without anything that our machine has not either: no PIC,
+// no option ROMs, no ACPI where the command line can say where devices are.
+func qemu(firmware, kernel string) func(string, guest) []string {
+	return func(_ string, g guest) []string {
+		argv := []string{"qemu-system-x86_64",
+			"-M", "microvm,accel=kvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=on",
+			"-cpu", "host", "-m", memory, "-smp", "1", "-bios", firmware,
+			"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
+			"-kernel", filepath.Join(g.kernel, kernel), "-initrd", g.initrd, "-append", g.cmdline,
+		}
+		if g.disk != "" {
+			argv = append(argv, "-object", "iothread,id=io",
+				"-drive", "if=none,id=disk,format=raw,aio=threads,file="+g.disk,
+				"-device", "virtio-blk-device,drive=disk,iothread=io")
+		}
+		if g.tap != "" {
+			argv = append(argv, "-netdev", "tap,id=net,script=no,downscript=no,vhost=off,ifname="+g.tap,
+				"-device", "virtio-net-device,netdev=net")
+		}
+		return argv
+	}
+}
+
+func gokvm(kernel string) func(string, guest) []string {
+	return func(dir string, g guest) []string {
+		return []string{filepath.Join(dir, "gokvm"), "boot", "-m", memory,
+			"-k", filepath.Join(g.kernel, kernel), "-i", g.initrd, "-p", g.cmdline}
+	}
+}
+
+// chosen are the monitors that take part.
+func chosen(names []string, devices bool) []vmm {
+	var some []vmm
+	for _, v := range vmms {
+		if (!devices || v.devices) && (len(names) == 0 || slices.Contains(names, v.name)) {
+			some = append(some, v)
+		}
+	}
+	return some
+}
