@@ -183,7 +183,11 @@ func (t *tree) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut
 func (t *tree) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { t.handles.release(in.Fh) }
 
 // read is READ: from the file into the guest's own pages. It says how much of to
-// was filled, which is less than all only at the end of the file.
+// was filled, which is less than all only at the end of the file: Linux's client
+// takes a short answer for the file's size (fs/fuse/file.c, fuse_short_read), and
+// a program that is mapped from there then dies of SIGBUS. So a host's file system
+// that gives less at a time, or is interrupted by the Go runtime's signals, is
+// asked until it says 0.
 func (t *tree) read(id, at uint64, to [][]byte) (int, error) {
 	h, err := t.handles.get(id)
 	if err != nil {
@@ -192,20 +196,19 @@ func (t *tree) read(id, at uint64, to [][]byte) (int, error) {
 	defer t.handles.put(h)
 	done, total := 0, length(to)
 	for done < total {
-		part := tail(to, done)
 		if at > maxOffset-uint64(done) {
 			return done, unix.EINVAL
 		}
-		n, err := unix.Preadv(h.fd, part[:min(len(part), maxIOV)], int64(at)+int64(done))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || n <= 0 {
+		part := tail(to, done)
+		n, err := t.preadv(h.fd, part[:min(len(part), maxIOV)], int64(at)+int64(done))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
 			return done, err
-		}
-		done += n
-		if len(part) <= maxIOV {
-			break // all of it was asked for at once
+		case n == 0:
+			return done, nil
+		default:
+			done += n
 		}
 	}
 	return done, nil

@@ -173,6 +173,7 @@ func newTree(o Options) (*tree, error) {
 		readOnly:      o.ReadOnly,
 		ttl:           o.Cache,
 		now:           time.Now,
+		preadv:        unix.Preadv,
 		links:         -1,
 		handles:       newHandles(o.Descriptors / 4),
 		devices:       map[uint64]uint64{},

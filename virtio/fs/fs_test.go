@@ -723,6 +723,40 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+// TestShortReads has a host whose file system gives a little at a time, or is
+// interrupted. A guest that got less than it asked for would cut its file off.
+func TestShortReads(t *testing.T) {
+	d := newDevice(t, Options{})
+	c := direct(t, d)
+	node, handle, err := c.create(root, "f", unix.O_RDWR)
+	must(t, err)
+	data := bytes.Repeat([]byte("0123456789"), 1000)
+	_, err = c.write(node, handle, 0, data)
+	must(t, err)
+	calls := 0
+	d.session.tree.preadv = func(fd int, to [][]byte, at int64) (int, error) {
+		if calls++; calls%3 == 0 {
+			return -1, unix.EINTR
+		}
+		return unix.Preadv(fd, head(to, 777), at)
+	}
+	for _, at := range []int{0, 500, 9990, 10000, 20000} {
+		got, err := c.read(node, handle, uint64(at), 16<<10)
+		if want := data[min(at, len(data)):]; err != nil || !bytes.Equal(got, want) {
+			t.Errorf("read at %d: %d bytes, %v; want %d", at, len(got), err, len(want))
+		}
+	}
+	d.session.tree.preadv = func(fd int, to [][]byte, at int64) (int, error) {
+		if at > 0 {
+			return -1, unix.EIO
+		}
+		return unix.Preadv(fd, head(to, 777), at)
+	}
+	if _, err := c.read(node, handle, 0, 16<<10); err != unix.EIO {
+		t.Errorf("a read that fails half way: %v", err)
+	}
+}
+
 func TestSync(t *testing.T) {
 	c := direct(t, newDevice(t, Options{Dir: fastDir(t)}))
 	node, handle, err := c.create(root, "f", unix.O_RDWR)

@@ -102,7 +102,7 @@ func (s *session) read(r request, out [][]byte) (int, error) {
 	handle, at, size := binary.LittleEndian.Uint64(r.copied[40:]), binary.LittleEndian.Uint64(r.copied[48:]), asked(r)
 	room := tail(head(out, replySize+int(size)), replySize)
 	n, err := s.tree.read(handle, at, room)
-	if err != nil && n == 0 {
+	if err != nil { // also after some bytes, which would say that the file ends there
 		return answer(out, r.unique, errno(err))
 	}
 	return reply(out, r.unique, n, 0)

@@ -16,6 +16,7 @@ type tree struct {
 	readOnly bool
 	ttl      time.Duration // how long the guest may believe a name and attributes
 	now      func() time.Time
+	preadv   func(fd int, to [][]byte, at int64) (int, error)
 
 	links   links
 	creator *creator
