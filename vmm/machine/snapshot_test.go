@@ -11,6 +11,7 @@ import (
 
 	"bulkhead/kvm"
 	"bulkhead/virtio/rng"
+	"bulkhead/vmm/serial"
 )
 
 func count(m *Machine) uint64 { return binary.LittleEndian.Uint64(m.mem.Bytes()[dataAt:]) }
@@ -35,7 +36,7 @@ func TestSnapshotGoesOn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "snap")
 	entropy := func() Device { return Device{"rng", rng.New(rand.Reader)} }
 	a := guest(t, Config{CPUs: 2, Devices: []Device{entropy()}}, counting...)
-	must(t, a.uart.Receive([]byte("typed")))
+	a.uart.Restore(serial.State{In: []byte("typed")})
 	must(t, a.Start())
 	for count(a) == 0 { // else the test ends by its deadline
 		must(t, t.Context().Err())

@@ -72,7 +72,7 @@ type UART struct {
 	mu     sync.Mutex
 	s      State
 	high   bool      // as irq was last told
-	room   sync.Cond // the receive FIFO has room, or the UART is closed
+	room   sync.Cond // the receive FIFO has room, or the port is open, or the UART closed
 	closed bool
 
 	queued  []byte
@@ -205,6 +205,7 @@ func (u *UART) writeLocked(off uint64, v byte) {
 			u.s.Empty = true
 		}
 		u.s.Enable = v & enableMask
+		u.room.Broadcast()
 	case identify:
 		u.s.FIFO = v & fifoOn
 		if v&clearIn != 0 {
@@ -264,13 +265,15 @@ func (u *UART) lineLocked() {
 	}
 }
 
-// Receive hands b to the guest, waiting while its FIFO is full. It returns
+// Receive hands b to the guest, waiting while its FIFO is full, or while it has
+// not the port open: Linux clears the FIFO several times before it enables the
+// interrupt for data, and what was typed ahead would be lost. It returns
 // io.ErrClosedPipe when the UART is closed before the guest took all.
 func (u *UART) Receive(b []byte) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for len(b) > 0 {
-		for len(u.s.In) >= depth && !u.closed {
+		for (len(u.s.In) >= depth || u.s.Enable&enableData == 0) && !u.closed {
 			u.room.Wait()
 		}
 		if u.closed {

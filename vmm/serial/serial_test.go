@@ -183,6 +183,29 @@ func TestInput(t *testing.T) {
 	}
 }
 
+// TestTypedAhead: what is typed before the guest has the port open is not lost
+// when it clears the FIFO.
+func TestTypedAhead(t *testing.T) {
+	r := newRig(t)
+	done := make(chan error)
+	go func() { done <- r.Receive([]byte("ahead")) }()
+	for range 3 {
+		r.put(identify, fifoOn|clearIn)
+		if r.get(lineStat)&statData != 0 {
+			t.Fatal("a byte came before the port was open")
+		}
+	}
+	r.put(enable, enableData)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []byte("ahead") {
+		if got := r.get(data); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestCloseEndsReceive(t *testing.T) {
 	r := newRig(t)
 	done := make(chan error)
@@ -244,7 +267,7 @@ func FuzzRegisters(f *testing.F) {
 			} else {
 				r.get(reg)
 			}
-			if ops[i]&0x40 != 0 && len(r.Save().In) < depth {
+			if s := r.Save(); ops[i]&0x40 != 0 && len(s.In) < depth && s.Enable&enableData != 0 {
 				if err := r.Receive([]byte{v}); err != nil {
 					t.Fatal(err)
 				}
