@@ -72,6 +72,9 @@ func TestDevices(t *testing.T) {
 		}
 	})
 	t.Run("console", func(t *testing.T) {
+		if len(k.args) > 0 {
+			t.Skip("Debian's kernel has hvc0 in a module, and no console before; needs ours (make kernel)")
+		}
 		code, out := run(t, k.with(`cat /proc/consoles; exit 3`, "--console", "stdio")...)
 		if code != 3 || !strings.Contains(out, "hvc0") {
 			t.Errorf("exit code %d, or the console is not hvc0", code)
