@@ -200,8 +200,9 @@ func startOn(t *testing.T, stdin io.Reader, args ...string) *vm {
 	return v
 }
 
-// hang is when a guest that does nothing is taken to have failed.
-const hang = "3m"
+// hang is when a guest is taken to do nothing any more. A 100 MB download takes two
+// minutes in the lab, on a host that has other work.
+const hang = "6m"
 
 // without is what QEMU's emulation does not tell its hypervisors of: a guest's
 // XSETBV is not intercepted (target/i386/tcg), and KVM knows of no AVX in use.
