@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -97,23 +96,28 @@ func Lock(ctx context.Context, kind string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache: lock %s: %w", name, err)
 	}
-	// flock(2) cannot be ended by a context, so it is asked again and again.
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
-	for {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { file.Close() }, nil
-		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+	// flock(2) cannot be ended by a context. Who gives up leaves a goroutine that
+	// waits on, lets go of the lock and ends. Asking again and again would be
+	// simpler and unfair: who comes back at once would always be first.
+	locked := make(chan error, 1)
+	go func() { locked <- flock(file) }()
+	select {
+	case err := <-locked:
+		if err != nil {
 			file.Close()
 			return nil, fmt.Errorf("cache: lock %s: %w", name, err)
 		}
-		select {
-		case <-ctx.Done():
-			file.Close()
-			return nil, fmt.Errorf("cache: lock %s, which another process holds: %w", name, context.Cause(ctx))
-		case <-again.C:
+		return func() { file.Close() }, nil
+	case <-ctx.Done():
+		go func() { <-locked; file.Close() }()
+		return nil, fmt.Errorf("cache: lock %s, which another process holds: %w", name, context.Cause(ctx))
+	}
+}
+
+func flock(file *os.File) error {
+	for {
+		if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			return err
 		}
 	}
 }
