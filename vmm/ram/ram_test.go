@@ -198,3 +198,20 @@ func mincore(b, vec []byte) error {
 	}
 	return nil
 }
+
+// A guest's huge pages are huge pages of the host only where both begin alike.
+func TestAlignment(t *testing.T) {
+	for range 4 { // wherever mmap comes to put it
+		m, err := New(Least+huge, Anonymous)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if n := ahead(m.Bytes(), huge); n != 0 {
+			t.Errorf("the memory begins %#x bytes before a multiple of 2 MiB", n)
+		}
+		if n := len(m.Bytes()); n != Least+huge || cap(m.Bytes()) != n {
+			t.Errorf("the memory has %d bytes of %d, want %d", n, cap(m.Bytes()), Least+huge)
+		}
+	}
+}

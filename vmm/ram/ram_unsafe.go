@@ -25,3 +25,9 @@ func offset(whole, part []byte) (uint64, bool) {
 	off := uint64(at - base) // wraps to a large number where part lies before
 	return off, off <= uint64(len(whole)) && uint64(len(part)) <= uint64(len(whole))-off
 }
+
+// ahead is how far into b the first address lies that is a multiple of align, a
+// power of two.
+func ahead(b []byte, align int) int {
+	return int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & uintptr(align-1))
+}
