@@ -33,27 +33,23 @@ func (b *bench) boot() error {
 }
 
 func (b *bench) bootOne(v vmm) error {
-	if _, err := b.toInit(v); err != nil { // reads all from the host, once
+	if _, _, err := b.toInit(v); err != nil { // reads all from the host, once
 		return err
 	}
 	for range b.runs {
-		took, err := b.toInit(v)
+		took, first, err := b.toInit(v)
 		if err != nil {
 			return err
 		}
 		b.add(v.name, toInit, "instructions", float64(took))
-		first, after, err := b.traced(v)
-		if err != nil {
-			return err
-		}
 		b.add(v.name, toGuest, "instructions", float64(first))
-		b.add(v.name, guestOnly, "instructions", float64(after))
+		b.add(v.name, guestOnly, "instructions", float64(took-first))
 	}
 	if b.exits {
 		if err := b.trace.count(); err != nil {
 			return err
 		}
-		if _, err := b.toInit(v); err != nil {
+		if _, _, err := b.toInit(v); err != nil {
 			return err
 		}
 		fmt.Fprintf(os.Stderr, "%s\n%s\n", v.name, b.trace.counts())
@@ -61,19 +57,10 @@ func (b *bench) bootOne(v vmm) error {
 	return nil
 }
 
-func (b *bench) toInit(v vmm) (time.Duration, error) {
-	r, err := start(v.name, v.command(b.dir, b.guest))
-	if err != nil {
-		return 0, err
-	}
-	defer r.end()
-	_, at, err := r.until(ready)
-	return at - r.began, err
-}
-
-// traced divides the time at the guest's first instruction. vmm tells it itself:
-// before its guest it runs another, to learn whether the host can (vmm/ring0).
-func (b *bench) traced(v vmm) (first, after time.Duration, err error) {
+// toInit is how long v's guest took to its init, and to its first instruction.
+// The latter vmm tells itself: before its guest it runs another, to learn
+// whether the host can (vmm/ring0).
+func (b *bench) toInit(v vmm) (took, first time.Duration, err error) {
 	if err := b.trace.begin(); err != nil {
 		return 0, 0, err
 	}
@@ -84,14 +71,15 @@ func (b *bench) traced(v vmm) (first, after time.Duration, err error) {
 	offset := time.Duration(time.Now().UnixNano()) - monotonic()
 	_, at, err := r.until(ready)
 	r.end()
-	entered, told := b.trace.first()
 	if err != nil {
 		return 0, 0, err
 	}
+	fmt.Fprintf(os.Stderr, "lab: %s: %v\n", v.name, at-r.began)
+	entered, err := b.trace.first()
 	if own, ok := ownEntry(r.err.String()); ok {
-		return own - offset - r.began, at - (own - offset), nil
+		entered, err = own-offset, nil
 	}
-	return entered - r.began, at - entered, told
+	return at - r.began, entered - r.began, err
 }
 
 // ownEntry is when, since 1970, vmm's guest began, as its --json says.

@@ -87,6 +87,7 @@ type guestRun struct {
 	name  string
 	cmd   *exec.Cmd
 	began time.Duration // monotonic clock
+	typed *os.File      // its standard input's other end
 	out   *os.File
 	timer *time.Timer
 	said  bytes.Buffer
@@ -107,12 +108,12 @@ func start(name string, argv []string) (*guestRun, error) {
 	}
 	defer in.Close()
 	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = in, write, &r.err
-	r.out = read
+	r.typed, r.out = typed, read
 	r.began = monotonic()
 	if err := r.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	r.timer = time.AfterFunc(deadline, func() { r.cmd.Process.Signal(unix.SIGKILL); typed.Close() })
+	r.timer = time.AfterFunc(deadline, func() { r.cmd.Process.Kill() })
 	return r, nil
 }
 
@@ -147,6 +148,7 @@ func (r *guestRun) end() {
 	go io.Copy(io.Discard, r.out)
 	r.cmd.Wait()
 	r.out.Close()
+	r.typed.Close()
 }
 
 // lockedBuffer may be written to and read at once.

@@ -10,13 +10,14 @@ import (
 func TestFirstEntry(t *testing.T) {
 	const text = `# tracer: nop
 #           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION
- qemu-system-x86-231     [000] d....    12.345678: kvm_entry: vcpu 0, rip 0xfff0
- qemu-system-x86-231     [000] d....    12.999999: kvm_entry: vcpu 0, rip 0xe05b
+ qemu-system-x86-231     [000] d....    12.345678: kvm_fpu: load
+ qemu-system-x86-231     [000] d....    12.999999: kvm_fpu: unload
+ qemu-system-x86-231     [000] d....    13.000001: kvm_fpu: load
 `
 	if at, err := firstEntry(text); err != nil || at != 12345678*time.Microsecond {
 		t.Errorf("the first entry is at %v (%v), want 12.345678s", at, err)
 	}
-	for _, text := range []string{"", "# tracer: nop\n", " x-1 [000] d.... soon: kvm_entry: vcpu 0\n"} {
+	for _, text := range []string{"", "# tracer: nop\n", " x-1 [000] d.... soon: kvm_fpu: load\n"} {
 		if at, err := firstEntry(text); err == nil {
 			t.Errorf("%q has an entry at %v, want an error", text, at)
 		}

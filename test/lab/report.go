@@ -105,7 +105,7 @@ func (r report) page(to io.Writer) error {
 	version, _, _ = strings.Cut(version, "\n")
 	fmt.Fprintf(to, `# vmm beside other machine monitors
 
-`+"`make lab`"+`, %s, commit %s, on a host with %s
+`+"`scripts/compare`"+`, %s, commit %s, on a host with %s
 (%s). Machine class: the lab, an emulated EPYC with AMD-V and nested paging (TCG, %s),
 one CPU, 2 GiB. Its clock counts instructions, one a nanosecond (-icount), and idle time
 passes at once: the numbers are the same on any host, and say what a monitor, KVM and

@@ -25,11 +25,11 @@ type vmm struct {
 // firmware and which form of the kernel is the quickest, the table says.
 var vmms = []vmm{
 	{"vmm", true, ours},
-	{"QEMU microvm, qboot, ELF", true, qemu("qboot.rom", "vmlinux")},
-	{"QEMU microvm, qboot, bzImage", false, qemu("qboot.rom", "bzImage")},
-	{"QEMU microvm, SeaBIOS, ELF", false, qemu("bios-microvm.bin", "vmlinux")},
-	{"gokvm, ELF", false, gokvm("vmlinux")},
-	{"gokvm, bzImage", false, gokvm("bzImage")},
+	{"QEMU microvm qboot ELF", true, qemu("qboot.rom", "vmlinux")},
+	{"QEMU microvm qboot bzImage", false, qemu("qboot.rom", "bzImage")},
+	{"QEMU microvm SeaBIOS ELF", false, qemu("bios-microvm.bin", "vmlinux")},
+	{"gokvm ELF", false, gokvm("vmlinux")},
+	{"gokvm bzImage", false, gokvm("bzImage")},
 }
 
 const memory = "256M"
@@ -51,7 +51,7 @@ func ours(dir string, g guest) []string {
 func qemu(firmware, kernel string) func(string, guest) []string {
 	return func(_ string, g guest) []string {
 		argv := []string{"qemu-system-x86_64",
-			"-M", "microvm,accel=kvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=on",
+			"-M", "microvm,accel=kvm,acpi=off,pit=off,pic=off,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=on",
 			"-cpu", "host", "-m", memory, "-smp", "1", "-bios", firmware,
 			"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
 			"-kernel", filepath.Join(g.kernel, kernel), "-initrd", g.initrd, "-append", g.cmdline,
