@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Static and without cgo: the sandbox process re-executes itself in an empty root.
 # No VCS stamping: it fails in a tree that belongs to another user.
 export CGO_ENABLED = 0
-GO_BUILD = go build -buildvcs=false -trimpath -ldflags '-X bulkhead/runtime/cli.Commit=$(VERSION) -X bulkhead/hwtest/cli.Commit=$(VERSION)'
+GO_BUILD = go build -buildvcs=false -trimpath -ldflags '-X bulkhead/runtime/cli.Commit=$(VERSION) -X bulkhead/hwtest/cli.Commit=$(VERSION) -X bulkhead/vmm/cli.Version=$(VERSION)'
 # What every guest gets unpacked into its memory goes without symbols.
 GO_BUILD_SMALL = go build -buildvcs=false -trimpath -ldflags '-s -w'
 
