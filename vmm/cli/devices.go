@@ -12,6 +12,8 @@ import (
 	"bulkhead/virtio/rng"
 	"bulkhead/virtio/vsock"
 	"bulkhead/vmm/machine"
+
+	"golang.org/x/sys/unix"
 )
 
 // openDevices opens what the words name on the host, and makes devices of it, in
@@ -45,8 +47,12 @@ func (r *run) openDevices(c *machine.Config) error {
 		r.closers = append(r.closers, d.Close)
 		add(w.ID, d)
 	}
+	descriptors, err := openFiles()
+	if err != nil {
+		return err
+	}
 	for _, w := range m.Shares {
-		d, err := fs.New(fs.Options{Dir: w.Dir, Tag: w.Tag, ReadOnly: w.ReadOnly, Log: r.log})
+		d, err := fs.New(fs.Options{Dir: w.Dir, Tag: w.Tag, ReadOnly: w.ReadOnly, Descriptors: descriptors / len(m.Shares), Log: r.log})
 		if err != nil {
 			return fmt.Errorf("share %s: %w", w.Tag, err)
 		}
@@ -69,4 +75,15 @@ func (r *run) openDevices(c *machine.Config) error {
 		add("rng", rng.New(rand.Reader))
 	}
 	return nil
+}
+
+// openFiles is how many descriptors shares may have together: half of what this
+// process may, and not without end, as each costs the kernel memory.
+func openFiles() (int, error) {
+	const most = 1 << 18
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, fmt.Errorf("vmm: limit of open files: %w", err)
+	}
+	return int(min(limit.Cur/2, most)), nil
 }
