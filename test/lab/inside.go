@@ -101,8 +101,7 @@ func start(name string, argv []string) (*guestRun, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	defer write.Close()
-	// A standard input that stays open and silent.
-	in, typed, err := os.Pipe()
+	in, typed, err := terminal()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -115,6 +114,25 @@ func start(name string, argv []string) (*guestRun, error) {
 	}
 	r.timer = time.AfterFunc(deadline, func() { r.cmd.Process.Kill() })
 	return r, nil
+}
+
+// terminal is a standard input on which nobody types; gokvm wants one.
+func terminal() (in, typed *os.File, err error) {
+	if typed, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		return nil, nil, fmt.Errorf("open a terminal: %w", err)
+	}
+	number, err := unix.IoctlGetInt(int(typed.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(typed.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		in, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		typed.Close()
+		return nil, nil, fmt.Errorf("open a terminal: %w", err)
+	}
+	return in, typed, nil
 }
 
 // until reads what the guest prints up to the byte end, and says when it came.

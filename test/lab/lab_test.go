@@ -43,7 +43,7 @@ func TestTable(t *testing.T) {
 		{"other", "to guest", "instructions", []float64{900}},
 	}}}
 	var text bytes.Buffer
-	r.table(&text)
+	r.table(&text, "boot")
 	got := strings.Join(strings.Fields(text.String()), " ")
 	want := titles["boot"] + " (instructions) to init to guest vmm 200.0 M – other 400.0 M (2.00×) 900"
 	if got != want {

@@ -76,6 +76,7 @@ func (b *bench) load(v vmm) error {
 		if err != nil {
 			return err
 		}
+		fmt.Fprintf(os.Stderr, "lab: %s: %s\n", v.name, strings.TrimSpace(line))
 		var what string
 		var amount, took float64
 		line = strings.TrimSpace(line)

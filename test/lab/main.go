@@ -59,16 +59,15 @@ func (o options) run(only []string) error {
 	if o.inside != "" {
 		return o.measure()
 	}
-	results := map[string][]result{}
+	r := report{results: map[string][]result{}, runs: o.runs}
 	for _, part := range only {
 		got, err := o.enter(part)
 		if err != nil {
 			return err
 		}
-		results[part] = got
+		r.results[part] = got
+		r.table(os.Stdout, part)
 	}
-	r := report{results: results, runs: o.runs}
-	r.table(os.Stdout)
 	if o.write == "" {
 		return nil
 	}

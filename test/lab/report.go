@@ -24,22 +24,20 @@ var titles = map[string]string{
 	"net":  "A guest's network: one TCP stream over a TAP, guest to lab and back",
 }
 
-// table prints each part: a line a monitor, a column a number, each with what
+// table prints a part: a line a monitor, a column a number, each with what
 // it is to vmm's.
-func (r report) table(to io.Writer) {
-	for _, part := range parts {
-		rows := r.rows(part)
-		if len(rows) == 0 {
-			continue
-		}
-		fmt.Fprintf(to, "%s (%s)\n", titles[part], r.results[part][0].Unit)
-		w := tabwriter.NewWriter(to, 0, 0, 2, ' ', tabwriter.AlignRight)
-		for _, row := range rows {
-			fmt.Fprintln(w, strings.Join(row, "\t")+"\t")
-		}
-		w.Flush()
-		fmt.Fprintln(to)
+func (r report) table(to io.Writer, part string) {
+	rows := r.rows(part)
+	if len(rows) == 0 {
+		return
 	}
+	fmt.Fprintf(to, "%s (%s)\n", titles[part], r.results[part][0].Unit)
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, row := range rows {
+		fmt.Fprintln(w, strings.Join(row, "\t")+"\t")
+	}
+	w.Flush()
+	fmt.Fprintln(to)
 }
 
 // rows is a part's table, its heading first.
