@@ -92,11 +92,11 @@ func TestHost(t *testing.T) {
 	code, stdout, stderr := run(t, Machine{HostRoot: true, Network: true, Memory: minMemory}, Job{
 		Cmd: []string{"/bin/sh", "-c", `
 			cat /etc/os-release; echo x >/etc/written-in-the-lab; cat /etc/written-in-the-lab
-			exec 3<>/dev/net/tun; grep MemTotal /proc/meminfo | tr -dc 0-9 | cut -c1-2
+			exec 3<>/dev/net/tun; test "$(grep MemTotal /proc/meminfo | tr -dc 0-9)" -lt 262144 && echo small
 			"$1" nc 10.0.2.2 "$2"`, "sh", "/busybox", port},
 		Files: map[string]string{"/busybox": busyboxOf(t)},
 	})
-	if code != 0 || stdout != string(want)+"x\n19\nhello from the host\n" {
+	if code != 0 || stdout != string(want)+"x\nsmall\nhello from the host\n" {
 		t.Errorf("code %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
 	if _, err := os.Stat("/etc/written-in-the-lab"); err == nil {
@@ -119,8 +119,8 @@ func busyboxOf(t *testing.T) string {
 
 // TestIcount: where the clock counts instructions, a long sleep is over at once.
 func TestIcount(t *testing.T) {
-	code, stdout, stderr := run(t, Machine{Icount: true}, Job{Cmd: []string{"sh", "-c", "sleep 100000; nproc; cut -d. -f1 /proc/uptime | tr 0-9 x"}})
-	if code != 0 || stdout != "1\nxxxxxx\n" {
+	code, stdout, stderr := run(t, Machine{Icount: true}, Job{Cmd: []string{"sh", "-c", "sleep 1000; nproc; cut -d. -f1 /proc/uptime | tr 0-9 x"}})
+	if code != 0 || stdout != "1\nxxxx\n" {
 		t.Errorf("code %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
 }
