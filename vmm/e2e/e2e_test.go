@@ -338,6 +338,9 @@ func TestEndings(t *testing.T) {
 			}
 			k := k
 			if strings.Contains(c.script, "sysrq") {
+				if os.Getenv(lab.Variable) != "" {
+					t.Skip("Debian's kernel that panics hung the lab, cause not found: to be run where ring 0 is native")
+				}
 				k = all[len(all)-1] // ours has no such key
 			}
 			v := start(t, k.with(c.script, flags...)...)
