@@ -26,7 +26,7 @@ build: ## build bin/bulkhead, bin/vmm, bin/hwtest and the guest's bin/guestinit
 
 test: ## install what is missing, build, lint, fuzz for minutes, run every test
 	@scripts/need test
-	@$(MAKE) --no-print-directory build lint fuzz
+	@$(MAKE) --no-print-directory build lint kernel fuzz
 	@scripts/test
 
 unit: ## only the packages' own tests
@@ -42,9 +42,10 @@ fuzz: ## every fuzz target of what reads hostile bytes, half a minute each
 demo: build ## run a program in a sandbox on each platform of this host
 	@scripts/demo
 
-lab: build ## the slow tests of microVMs, in the lab (hwtest lab)
+lab: build ## the slow tests of microVMs in the lab, and vmm beside QEMU microvm and gokvm
 	@scripts/need test
-	@scripts/lab
+	BULKHEAD_SLOW=1 go test -count=1 -p 1 -timeout 60m -v ./vmm/e2e
+	@scripts/compare
 
 bench: build ## compare native, our platforms and the runtimes on PATH
 	@scripts/need bench

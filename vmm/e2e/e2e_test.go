@@ -66,6 +66,14 @@ func program(t testing.TB) string {
 	return filepath.Join(home(t), "vmm")
 }
 
+// slow leaves a test to `make lab`, for what the lab may take minutes over or hang at.
+func slow(t *testing.T) {
+	t.Helper()
+	if os.Getenv(lab.Variable) == "" && os.Getenv("BULKHEAD_SLOW") == "" && !native(t) {
+		t.Skip("slow in the lab: `make lab` runs it")
+	}
+}
+
 // inLinux is true where guests of ours boot Linux: here, or in the lab.
 func inLinux(t *testing.T, m lab.Machine) bool {
 	t.Helper()
@@ -304,6 +312,7 @@ func TestBoot(t *testing.T) {
 }
 
 func TestEndings(t *testing.T) {
+	slow(t)
 	if !inLinux(t, lab.Machine{}) {
 		return
 	}
@@ -368,6 +377,7 @@ func TestShell(t *testing.T) {
 
 // TestSnapshot: a guest is saved, its machine killed, and another goes on where it was.
 func TestSnapshot(t *testing.T) {
+	slow(t)
 	if !inLinux(t, lab.Machine{}) {
 		return
 	}
