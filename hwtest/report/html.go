@@ -61,7 +61,7 @@ func newChart(name string, costs []cost.Cost) chart {
 			c.Missing = append(c.Missing, one)
 			continue
 		}
-		least, most = min(least, one.Low), max(most, one.High)
+		least, most = min(least, onScale(one.Low)), max(most, onScale(one.High))
 	}
 	if math.IsInf(least, 1) {
 		return c
@@ -71,7 +71,7 @@ func newChart(name string, costs []cost.Cost) chart {
 		last++
 	}
 	at := func(ns float64) float64 {
-		share := (math.Log10(max(ns, math.Pow(10, first))) - first) / (last - first)
+		share := (math.Log10(max(onScale(ns), math.Pow(10, first))) - first) / (last - first)
 		return math.Round((chartNames+share*chartBars)*10) / 10
 	}
 	for decade := first; decade <= last; decade++ {
@@ -91,6 +91,16 @@ func newChart(name string, costs []cost.Cost) chart {
 	}
 	c.Height = chartTop + len(c.Bars)*chartRow + 6
 	return c
+}
+
+// onScale is ns, or the end of the scale beyond which no cost lies: a report from
+// elsewhere may say zero, or more decades than there is paper.
+func onScale(ns float64) float64 {
+	const shortest, longest = 0.01, 1e15
+	if !(ns > shortest) { // NaN too
+		return shortest
+	}
+	return min(ns, longest)
 }
 
 // short is a power of ten of nanoseconds.
