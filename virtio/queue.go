@@ -235,6 +235,18 @@ func (q *Queue) publishLocked(index uint16) {
 	StoreIndex(q.used, ringIndex, index)
 }
 
+// Await is Next that waits until there is a chain. It is ErrStopped after Interrupt.
+func (q *Queue) Await() (*Chain, error) {
+	for {
+		if c, err := q.Next(); c != nil || err != nil {
+			return c, err
+		}
+		if err := q.Wait(); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // Notify interrupts the driver for what was pushed since the last time, if it
 // wants that (§2.7.7.2).
 func (q *Queue) Notify() {

@@ -36,11 +36,7 @@ func (s *server) Stop() {
 	if s.active == nil {
 		return
 	}
-	for _, q := range s.active.Queues {
-		if q != nil {
-			q.Interrupt()
-		}
-	}
+	s.active.Interrupt()
 	s.workers.Wait()
 	s.active = nil
 }
@@ -48,15 +44,9 @@ func (s *server) Stop() {
 // serve answers chains until the queue is stopped or something is wrong.
 func (s *server) serve(queue int, q *Queue) error {
 	for {
-		c, err := q.Next()
+		c, err := q.Await()
 		if err != nil {
 			return err
-		}
-		if c == nil {
-			if err := q.Wait(); err != nil {
-				return err
-			}
-			continue
 		}
 		written, err := s.Serve(queue, c)
 		if err != nil {

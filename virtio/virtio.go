@@ -89,6 +89,15 @@ type Active struct {
 	Fail func(error)
 }
 
+// Interrupt ends the waits at all queues (Queue.Interrupt), as a Runner's Stop begins with.
+func (a *Active) Interrupt() {
+	for _, q := range a.Queues {
+		if q != nil {
+			q.Interrupt()
+		}
+	}
+}
+
 // Configured is a device with a configuration space.
 type Configured interface {
 	// ReadConfig fills b from offset at. Bytes past the end of the space read 0.

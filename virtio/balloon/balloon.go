@@ -159,11 +159,7 @@ func (d *Device) Stop() {
 	if active == nil {
 		return
 	}
-	for _, q := range active.Queues {
-		if q != nil {
-			q.Interrupt()
-		}
-	}
+	active.Interrupt()
 	d.workers.Wait()
 }
 
@@ -178,15 +174,9 @@ func (d *Device) Reset() {
 // serve answers each chain of q.
 func serve(q *virtio.Queue, answer func(*virtio.Chain) error) error {
 	for {
-		c, err := q.Next()
+		c, err := q.Await()
 		if err != nil {
 			return err
-		}
-		if c == nil {
-			if err := q.Wait(); err != nil {
-				return err
-			}
-			continue
 		}
 		if err := answer(c); err != nil {
 			q.Unpop(c)

@@ -52,15 +52,9 @@ func (d *Device) Statistics(ctx context.Context) (map[string]uint64, error) {
 // its return is the question, and the next one the answer (§5.5.6.3).
 func (d *Device) serveStatistics(q *virtio.Queue) error {
 	for {
-		c, err := q.Next()
+		c, err := q.Await()
 		if err != nil {
 			return err
-		}
-		if c == nil {
-			if err := q.Wait(); err != nil {
-				return err
-			}
-			continue
 		}
 		if !d.note(parseStatistics(c)) {
 			q.Unpop(c)

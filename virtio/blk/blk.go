@@ -200,11 +200,7 @@ func (d *Device) Stop() {
 		return
 	}
 	close(d.stop)
-	for _, q := range d.active.Queues {
-		if q != nil {
-			q.Interrupt()
-		}
-	}
+	d.active.Interrupt()
 	d.takers.Wait()
 	close(d.work)
 	d.pool.Wait()

@@ -118,11 +118,7 @@ func (d *Device) Stop() {
 	if active == nil {
 		return
 	}
-	for _, q := range active.Queues {
-		if q != nil {
-			q.Interrupt()
-		}
-	}
+	active.Interrupt()
 	d.workers.Wait()
 }
 
@@ -208,15 +204,9 @@ func (d *Device) WriteConfig(at uint32, b []byte) {
 // receive gives the guest what was read, and holds no chain while there is nothing.
 func (d *Device) receive(q *virtio.Queue) error {
 	for d.awaitInput() {
-		c, err := q.Next()
+		c, err := q.Await()
 		if err != nil {
 			return err
-		}
-		if c == nil {
-			if err := q.Wait(); err != nil {
-				return err
-			}
-			continue
 		}
 		d.give(c)
 		if err := q.Push(c, c.Written()); err != nil {
@@ -247,15 +237,9 @@ func (d *Device) give(c *virtio.Chain) {
 // transmit takes what the guest sends.
 func (d *Device) transmit(q *virtio.Queue) error {
 	for {
-		c, err := q.Next()
+		c, err := q.Await()
 		if err != nil {
 			return err
-		}
-		if c == nil {
-			if err := q.Wait(); err != nil {
-				return err
-			}
-			continue
 		}
 		if !d.takeAll(c) {
 			q.Unpop(c)

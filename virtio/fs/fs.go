@@ -279,11 +279,7 @@ func (d *Device) Stop() {
 	if d.active == nil {
 		return
 	}
-	for _, q := range d.active.Queues {
-		if q != nil {
-			q.Interrupt()
-		}
-	}
+	d.active.Interrupt()
 	d.work.Wait()
 	d.active = nil
 }

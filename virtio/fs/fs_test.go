@@ -821,7 +821,7 @@ func TestKeepCache(t *testing.T) {
 // TestUnprivileged runs the others as nobody: files belong to whom the VMM runs as.
 func TestUnprivileged(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("is what all tests are, without root")
+		t.Skip("needs root, to give it up; the other tests have run without it already: run the tests as root")
 	}
 	dir := t.TempDir()
 	must(t, os.Chown(dir, 65534, 65534))

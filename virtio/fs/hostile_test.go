@@ -220,12 +220,12 @@ func TestHostileRace(t *testing.T) {
 // TestHostileDevices puts what must not be opened where a guest can name it.
 func TestHostileDevices(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root, to make device nodes")
+		t.Skip("needs root, to make device nodes: run the tests as root")
 	}
 	o := newOutside(t)
 	must(t, unix.Mkfifo(o.share+"/fifo", 0o666))
 	if err := unix.Mknod(o.share+"/zero", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))); err != nil {
-		t.Skipf("needs to make device nodes: %v", err)
+		t.Skipf("needs to make device nodes: %v: run the tests as root", err)
 	}
 	c := direct(t, newDevice(t, Options{Dir: o.share}))
 	for _, name := range []string{"fifo", "zero"} {

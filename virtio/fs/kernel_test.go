@@ -93,7 +93,7 @@ func inNamespace(t *testing.T) bool {
 		return true
 	}
 	if os.Getuid() != 0 {
-		t.Skip("needs root, to mount")
+		t.Skip("needs root, to mount: run the tests as root")
 	}
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skipf("needs the host's FUSE (modprobe fuse): %v", err)
@@ -430,7 +430,7 @@ func extended(t *testing.T, host, guest string) {
 	for _, name := range []string{"user.one", "user.two"} {
 		if err := unix.Setxattr(guest+"/a", name, big, 0); err != nil {
 			if err == unix.EOPNOTSUPP {
-				t.Skipf("the host's file system has no extended attributes: %s", host)
+				t.Skipf("the host's file system has no extended attributes: %s: set TMPDIR to one that has", host)
 			}
 			t.Fatal(err)
 		}
@@ -502,7 +502,7 @@ func holes(t *testing.T, host, guest string) {
 func temporary(t *testing.T, host, guest string) {
 	fd, err := unix.Open(guest, unix.O_TMPFILE|unix.O_RDWR, 0o600)
 	if err == unix.EOPNOTSUPP {
-		t.Skip("the host's file system or this kernel's FUSE has no O_TMPFILE")
+		t.Skip("the host's file system or this kernel's FUSE has no O_TMPFILE: Linux 6.1, and TMPDIR on ext4, xfs or tmpfs")
 	}
 	must(t, err)
 	defer unix.Close(fd)

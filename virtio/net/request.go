@@ -171,15 +171,9 @@ func checkTable(b []byte) error {
 // serveControl answers commands until the queue is stopped.
 func (d *Device) serveControl(q *virtio.Queue) error {
 	for {
-		c, err := q.Next()
+		c, err := q.Await()
 		if err != nil {
 			return err
-		}
-		if c == nil {
-			if err := q.Wait(); err != nil {
-				return err
-			}
-			continue
 		}
 		if err := d.answer(c); err != nil {
 			q.Unpop(c)

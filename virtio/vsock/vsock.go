@@ -219,11 +219,7 @@ func (d *Device) Stop() {
 	if d.active == nil {
 		return
 	}
-	for _, q := range d.active.Queues {
-		if q != nil {
-			q.Interrupt()
-		}
-	}
+	d.active.Interrupt()
 	d.ready.stop()
 	d.workers.Wait()
 	d.active = nil
@@ -273,27 +269,19 @@ func (d *Device) Restore(state []byte) error {
 // announce tells a restored driver that its connections are gone and that its CID may be
 // another (§5.10.6.7).
 func (d *Device) announce(q *virtio.Queue) error {
-	for {
-		c, err := q.Next()
-		if err != nil {
-			return err
-		}
-		if c == nil {
-			if err := q.Wait(); err != nil {
-				return err
-			}
-			continue
-		}
-		event := binary.LittleEndian.AppendUint32(nil, eventReset)
-		if _, err := c.Write(event); err != nil {
-			q.Unpop(c)
-			return fmt.Errorf("an event buffer of %d bytes (§5.10.6.7): %w", c.Written(), err)
-		}
-		d.mu.Lock()
-		d.restored = false
-		d.mu.Unlock()
-		return q.Push(c, c.Written())
+	c, err := q.Await()
+	if err != nil {
+		return err
 	}
+	event := binary.LittleEndian.AppendUint32(nil, eventReset)
+	if _, err := c.Write(event); err != nil {
+		q.Unpop(c)
+		return fmt.Errorf("an event buffer of %d bytes (§5.10.6.7): %w", c.Written(), err)
+	}
+	d.mu.Lock()
+	d.restored = false
+	d.mu.Unlock()
+	return q.Push(c, c.Written())
 }
 
 // collect takes the guest's packets. It waits for nothing but the guest: a
