@@ -22,7 +22,7 @@ func open(t *testing.T) *System {
 	t.Helper()
 	s, err := Open()
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
-		t.Skip("needs /dev/kvm:", err)
+		t.Skip("needs /dev/kvm (load kvm-intel or kvm-amd; be root or in group kvm):", err)
 	}
 	must(t, err)
 	t.Cleanup(func() { s.Close() })

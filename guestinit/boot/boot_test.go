@@ -119,7 +119,7 @@ func boot(t *testing.T, c *config.Config, links ...string) (output string, ports
 		Pdeathsig:  unix.SIGKILL,
 	}
 	if err := cmd.Start(); err != nil {
-		t.Skipf("needs namespaces (CAP_SYS_ADMIN): %v", err)
+		t.Skipf("needs namespaces: %v: run the tests as root", err)
 	}
 	write.Close()
 	for lines := bufio.NewScanner(read); lines.Scan(); {

@@ -131,7 +131,7 @@ func TestHelp(t *testing.T) {
 // TestScript runs the script for Google Cloud with a program that it carries.
 func TestScript(t *testing.T) {
 	if _, err := exec.LookPath("bash"); err != nil {
-		t.Skip("needs bash")
+		t.Skip("needs bash: apt-get install bash")
 	}
 	out := quick()
 	dir := t.TempDir()

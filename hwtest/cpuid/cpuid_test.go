@@ -18,7 +18,7 @@ func TestRead(t *testing.T) {
 	}
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
-		t.Skip("needs /proc/cpuinfo:", err)
+		t.Skip("needs /proc/cpuinfo (mount -t proc proc /proc):", err)
 	}
 	if !strings.Contains(string(info), string(name)) {
 		t.Errorf("vendor %q is not in /proc/cpuinfo", name)

@@ -26,7 +26,7 @@ func run(t *testing.T, m Machine, job Job) (code int, stdout, stderr string) {
 func try(t *testing.T, m Machine, job Job) (int, error) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("-short: the lab takes seconds to start")
+		t.Skip("-short: the lab takes seconds to start; without -short it runs")
 	}
 	if err := Check(); err != nil {
 		t.Skip(err)
@@ -87,7 +87,7 @@ func TestHost(t *testing.T) {
 	}
 	want, err := os.ReadFile("/etc/os-release")
 	if err != nil {
-		t.Skip("the host has no /etc/os-release to compare:", err)
+		t.Skip("the host has no /etc/os-release to compare (apt-get install base-files):", err)
 	}
 	code, stdout, stderr := run(t, Machine{HostRoot: true, Network: true, Memory: minMemory}, Job{
 		Cmd: []string{"/bin/sh", "-c", `
@@ -140,7 +140,7 @@ func TestCancel(t *testing.T) {
 		t.Skip(err)
 	}
 	if testing.Short() {
-		t.Skip("-short: the lab takes seconds to start")
+		t.Skip("-short: the lab takes seconds to start; without -short it runs")
 	}
 	enough := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())

@@ -65,7 +65,7 @@ func playSandbox() int {
 func config(t *testing.T) *Config {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root for namespaces")
+		t.Skip("needs root for namespaces: run the tests as root")
 	}
 	open := func(path string) *os.File {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -180,7 +180,7 @@ func TestJoin(t *testing.T) {
 	in, _ := other.StdinPipe()
 	out, _ := other.StdoutPipe()
 	if err := other.Start(); err != nil {
-		t.Skipf("needs unshare(1): %v", err)
+		t.Skipf("needs unshare(1): %v: apt-get install util-linux", err)
 	}
 	defer other.Wait()
 	defer in.Close()

@@ -34,7 +34,7 @@ func run(t *testing.T, m *ram, e Entry) byte {
 	}
 	s, err := kvm.Open()
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
-		t.Skip("needs /dev/kvm:", err)
+		t.Skip("needs /dev/kvm (load kvm-intel or kvm-amd; be root or in group kvm):", err)
 	}
 	must(err)
 	defer s.Close()

@@ -263,7 +263,7 @@ func debianKernel(t *testing.T) []byte {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		t.Skip("no cache directory for Debian's kernel:", err)
+		t.Skip("no cache directory for Debian's kernel (set HOME or XDG_CACHE_HOME):", err)
 	}
 	name := filepath.Join(cache, "bulkhead", "boot-test-vmlinuz")
 	if b, err := os.ReadFile(name); err == nil {

@@ -449,7 +449,7 @@ func lastCount(t *testing.T, out string) int {
 // TestBadInput: one line, an exit code, and nothing left running.
 func TestBadInput(t *testing.T) {
 	if _, err := kvm.Open(); errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) {
-		t.Skip("needs /dev/kvm:", err)
+		t.Skip("needs /dev/kvm (load kvm-intel or kvm-amd; be root or in group kvm):", err)
 	}
 	dir := t.TempDir()
 	file := func(name string, b []byte) string {

@@ -28,7 +28,7 @@ func Inside(t testing.TB, m lab.Machine, shares ...lab.Share) bool {
 		return true
 	}
 	if testing.Short() {
-		t.Skip("-short: the lab takes seconds to start")
+		t.Skip("-short: the lab takes seconds to start; without -short it runs")
 	}
 	self, err := os.Executable()
 	if err != nil {

@@ -83,7 +83,7 @@ func TestLikeHost(t *testing.T) {
 	} {
 		b, err := syscall.NetlinkRIB(int(row.typ), unix.AF_UNSPEC)
 		if err != nil {
-			t.Skipf("the host's netlink: %v", err)
+			t.Skipf("the host's netlink: %v: needs a kernel with CONFIG_NETLINK and a sandbox that allows it", err)
 		}
 		want, wantInfo := loopbacks(t, b, row.fixed)
 		got, gotInfo := loopbacks(t, ask(t, request(row.typ, unix.AF_UNSPEC)), row.fixed)

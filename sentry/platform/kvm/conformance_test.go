@@ -14,7 +14,7 @@ func newPlatform(t testing.TB) platform.Platform {
 	t.Helper()
 	p, err := New(-1)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
-		t.Skip("needs /dev/kvm:", err)
+		t.Skip("needs /dev/kvm (load kvm-intel or kvm-amd; be root or in group kvm):", err)
 	}
 	if err != nil {
 		t.Fatal(err)
