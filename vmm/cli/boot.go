@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"time"
@@ -105,6 +106,7 @@ type run struct {
 	started chan struct{}       // closed when machine is there
 	ended   chan machine.Ending // asked for, perhaps before there is a machine to end
 	closers []func() error      // in the order of opening
+	socket  net.Listener        // the API's, or nil
 
 	snapshot *machine.Snapshot // to go on from, or nil
 	balloon  *balloon.Device   // or nil
@@ -118,7 +120,7 @@ func (r *run) life(force bool) (machine.Ending, error) {
 	if err := r.assemble(force); err != nil {
 		return machine.Ending{}, err
 	}
-	if err := r.serve(); err != nil {
+	if err := r.listen(); err != nil {
 		return machine.Ending{}, err
 	}
 	if err := r.restrict(); err != nil {
@@ -129,6 +131,7 @@ func (r *run) life(force bool) (machine.Ending, error) {
 		return machine.Ending{}, err
 	}
 	close(r.started)
+	r.serve()
 	go r.watch()
 	e := r.machine.Ending()
 	select {

@@ -2,15 +2,18 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"bulkhead/vmm/api"
 	"bulkhead/vmm/machine"
 )
 
-// serve opens the API's socket.
-func (r *run) serve() error {
+// listen opens the API's socket. Who connects is answered once the guest runs: before,
+// there is nothing to pause or to save, and nothing has ended either.
+func (r *run) listen() error {
 	if r.words.API == "" {
 		return nil
 	}
@@ -18,8 +21,21 @@ func (r *run) serve() error {
 	if err != nil {
 		return err
 	}
-	r.closers = append(r.closers, api.Serve(l, control{r}).Close)
+	r.socket = l
+	r.closers = append(r.closers, func() error {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) { // as the server has closed it
+			return err
+		}
+		return nil
+	})
 	return nil
+}
+
+// serve answers on it.
+func (r *run) serve() {
+	if r.socket != nil {
+		r.closers = append(r.closers, api.Serve(r.socket, control{r}).Close)
+	}
 }
 
 // control is a run as the API sees it.
@@ -50,7 +66,7 @@ func (c control) Save(path string) error { return c.machine.Save(path) }
 
 func (c control) Shutdown() error {
 	if c.machine.Ended() {
-		return machine.ErrEnded
+		return fmt.Errorf("%w: %v", machine.ErrEnded, c.machine.Ending())
 	}
 	c.end(machine.Ending{Reason: machine.Stopped})
 	return nil

@@ -54,9 +54,6 @@ func TestTerminal(t *testing.T) {
 
 // TestControl pauses, saves and ends a guest that is no Linux, on any host with /dev/kvm.
 func TestControl(t *testing.T) {
-	if os.Getenv("BULKHEAD_SLOW") == "" && !native(t) {
-		t.Skip("where ring 0 is emulated the guest has ended by itself once in six runs, cause not found: BULKHEAD_SLOW=1 runs it, as does a host with VMX or SVM")
-	}
 	dir := t.TempDir()
 	disk := sparse(t, dir, 1<<20)
 	snap := filepath.Join(dir, "snap")

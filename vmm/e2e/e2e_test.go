@@ -21,7 +21,6 @@ import (
 
 	"bulkhead/hwtest/lab"
 	"bulkhead/hwtest/lab/labtest"
-	"bulkhead/kernels/cache"
 	"bulkhead/kernels/debian"
 	"bulkhead/kernels/linux"
 	"bulkhead/kvm"
@@ -30,23 +29,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// home is where the programs under test are built: the lab sees it, as it does not see /tmp.
-func home(t testing.TB) string {
-	t.Helper()
-	root, err := cache.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(root, "e2e")
-}
+// home is where the programs under test are built, in this tree: the lab sees it, as
+// it does not see /tmp, and another tree's tests do not.
+func home() (string, error) { return filepath.Abs("../../out/e2e") }
 
 var build = sync.OnceValue(func() error {
-	root, err := cache.Root()
+	dir, err := home()
 	if err != nil {
 		return err
 	}
 	for _, program := range []string{"vmm", "guestinit"} {
-		c := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", filepath.Join(root, "e2e", program), "bulkhead/"+program)
+		c := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", filepath.Join(dir, program), "bulkhead/"+program)
 		c.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("%v: %w\n%s", c, err, out)
@@ -63,7 +56,11 @@ func program(t testing.TB) string {
 			t.Fatal(err)
 		}
 	}
-	return filepath.Join(home(t), "vmm")
+	dir, err := home()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "vmm")
 }
 
 // slow leaves a test to `make lab`, for what the lab may take minutes over or hang at.

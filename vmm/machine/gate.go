@@ -2,6 +2,7 @@ package machine
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 
 	"bulkhead/kvm"
@@ -68,7 +69,7 @@ func (g *gate) shut() error {
 		g.moved.Wait()
 	}
 	if g.ended {
-		return ErrEnded
+		return g.endedLocked()
 	}
 	return nil
 }
@@ -78,12 +79,15 @@ func (g *gate) unshut() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.ended {
-		return ErrEnded
+		return g.endedLocked()
 	}
 	g.open = true
 	g.moved.Broadcast()
 	return nil
 }
+
+// endedLocked is ErrEnded and why, for whoever came too late.
+func (g *gate) endedLocked() error { return fmt.Errorf("%w: %v", ErrEnded, g.ending) }
 
 // end ends the guest; the first to say why is heard.
 func (g *gate) end(e Ending) {

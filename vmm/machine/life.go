@@ -20,6 +20,17 @@ func (m *Machine) Start() error {
 	return m.resumeLocked()
 }
 
+// liveLocked tells a machine that has not begun from one that has ended. control is held.
+func (m *Machine) liveLocked() error {
+	switch m.stage {
+	case live:
+		return nil
+	case closed:
+		return ErrEnded
+	}
+	return errors.New("machine: it has not been started")
+}
+
 // Pause stops vCPUs, then devices; in this order nothing new is asked of them.
 // When it returns nothing of the guest moves.
 func (m *Machine) Pause() error {
@@ -29,11 +40,8 @@ func (m *Machine) Pause() error {
 }
 
 func (m *Machine) pauseLocked() error {
-	switch {
-	case m.stage != live:
-		return ErrEnded
-	case m.paused:
-		return nil
+	if err := m.liveLocked(); err != nil || m.paused {
+		return err
 	}
 	if err := m.gate.shut(); err != nil {
 		return err
@@ -49,11 +57,8 @@ func (m *Machine) pauseLocked() error {
 func (m *Machine) Resume() error {
 	m.control.Lock()
 	defer m.control.Unlock()
-	switch {
-	case m.stage != live:
-		return ErrEnded
-	case !m.paused: // a request to a vCPU that runs would wait until it stops
-		return nil
+	if err := m.liveLocked(); err != nil || !m.paused { // a request to a vCPU that runs would wait until it stops
+		return err
 	}
 	for _, c := range m.cpus {
 		// EINVAL: a guest without kvmclock, whose watchdogs nobody can calm.
