@@ -156,12 +156,14 @@ func (n *Task) share(t *Task, flags uint64) error {
 	} else {
 		n.fds = t.fds.Clone()
 	}
+	n.namespaces.Store(t.namespaces.Load().take())
 	return nil
 }
 
 func (n *Task) dropResources() {
 	n.mm.Release()
 	n.fds.Unref()
+	n.namespaces.Swap(nil).drop()
 }
 
 // addLocked gives n its id and place among tasks. (It takes Kernel.mu itself for
@@ -267,6 +269,7 @@ type NewProcess struct {
 func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
 	n := &Task{k: k, interrupt: make(chan struct{}, 1), exitSignal: unix.SIGCHLD, fs: p.FS, fds: p.FDs, mm: p.MM}
 	n.creds.Store(p.Creds)
+	n.namespaces.Store(k.first.take())
 	n.callNumber.Store(-1)
 	n.Slack.Store(50000)
 	n.SetComm(p.Comm)

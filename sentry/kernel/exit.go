@@ -51,6 +51,7 @@ func (t *Task) exit() {
 	t.mm.Release()
 	t.releaseVfork()
 	t.fds.Unref()
+	t.namespaces.Swap(nil).drop()
 
 	k.mu.Lock()
 	t.mm = nil

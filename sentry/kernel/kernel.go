@@ -45,6 +45,8 @@ type Config struct {
 	// OrdinaryInit lets signals end process 1 as they end any other.
 	OrdinaryInit bool
 	World        any // what rooms above keep for the whole container; see syscalls.World
+	// NewIPC and NewNet make what is in a namespace; nil: nothing.
+	NewIPC, NewNet NewContents
 }
 
 // Kernel is one container's (or pod's) operating system.
@@ -58,10 +60,7 @@ type Kernel struct {
 	OOMKills atomic.Uint64
 
 	vdso  vdso
-	names struct {
-		sync.Mutex
-		host, domain string
-	}
+	first *Namespaces
 
 	mu       sync.Mutex
 	tasks    map[int32]*Task // by thread id, zombies included
@@ -103,42 +102,13 @@ func New(c Config) (*Kernel, error) {
 		groups:   map[int32]*ProcessGroup{},
 		limit:    c.PIDs,
 	}
-	k.names.host, k.names.domain = c.Hostname, c.Domain
-	if k.names.domain == "" {
-		k.names.domain = "(none)"
-	}
+	k.first = k.firstNamespaces()
 	k.Futex.init()
 	c.Arena.SetOnLimit(k.killLargest)
 	if err := k.vdso.init(c.Arena); err != nil {
 		return nil, err
 	}
 	return k, nil
-}
-
-// Hostname and Domainname are the UTS names.
-func (k *Kernel) Hostname() string {
-	k.names.Lock()
-	defer k.names.Unlock()
-	return k.names.host
-}
-
-func (k *Kernel) Domainname() string {
-	k.names.Lock()
-	defer k.names.Unlock()
-	return k.names.domain
-}
-
-// SetHostname and SetDomainname change them.
-func (k *Kernel) SetHostname(s string) {
-	k.names.Lock()
-	defer k.names.Unlock()
-	k.names.host = s
-}
-
-func (k *Kernel) SetDomainname(s string) {
-	k.names.Lock()
-	defer k.names.Unlock()
-	k.names.domain = s
 }
 
 // SetPIDs changes the limit on tasks; 0 for none.

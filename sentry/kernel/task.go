@@ -47,8 +47,9 @@ type Task struct {
 	mm   *memory.Space
 	view atomic.Pointer[view] // the three above, for other goroutines
 
-	creds atomic.Pointer[vfs.Creds]
-	comm  atomic.Pointer[string]
+	creds      atomic.Pointer[vfs.Creds]
+	namespaces atomic.Pointer[Namespaces]
+	comm       atomic.Pointer[string]
 
 	// Under Kernel.mu.
 	state      taskState

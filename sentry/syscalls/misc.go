@@ -68,15 +68,15 @@ const (
 
 func uname(t *kernel.Task, a *Args) (uintptr, error) {
 	var b [6 * 65]byte
-	k := t.Kernel()
-	for i, s := range []string{Sysname, k.Hostname(), Release, Version, Machine, k.Domainname()} {
+	host, domain := t.Namespaces().UTS.Names()
+	for i, s := range []string{Sysname, host, Release, Version, Machine, domain} {
 		copy(b[65*i:65*i+64], s)
 	}
 	return 0, out(t, a.Addr(0), b[:])
 }
 
 func inName(t *kernel.Task, a *Args) (string, error) {
-	if !t.Creds().Has(unix.CAP_SYS_ADMIN) {
+	if !t.Creds().HasIn(t.Namespaces().UTS.Owner(), unix.CAP_SYS_ADMIN) {
 		return "", unix.EPERM
 	}
 	n := a.Int(1)
@@ -91,7 +91,7 @@ func inName(t *kernel.Task, a *Args) (string, error) {
 func sethostname(t *kernel.Task, a *Args) (uintptr, error) {
 	s, err := inName(t, a)
 	if err == nil {
-		t.Kernel().SetHostname(s)
+		t.Namespaces().UTS.SetHostname(s)
 	}
 	return 0, err
 }
@@ -99,7 +99,7 @@ func sethostname(t *kernel.Task, a *Args) (uintptr, error) {
 func setdomainname(t *kernel.Task, a *Args) (uintptr, error) {
 	s, err := inName(t, a)
 	if err == nil {
-		t.Kernel().SetDomainname(s)
+		t.Namespaces().UTS.SetDomainname(s)
 	}
 	return 0, err
 }

@@ -20,7 +20,7 @@ func allowed(c *Creds, a *Attr, want Access) error {
 	if mode&want == want {
 		return nil
 	}
-	caps := c.Effective
+	caps := c.over(a.UID, a.GID)
 	if a.Type() == unix.S_IFDIR {
 		if caps&capOverride != 0 || caps&capSearch != 0 && want&MayWrite == 0 {
 			return nil
@@ -72,7 +72,7 @@ func onDisk(typ uint32) bool {
 
 // search is access for going through a directory, which root always may.
 func (d *Dentry) search(ctx Context, c *Creds) error {
-	if c.Effective&(capOverride|capSearch) != 0 && d.checker == nil {
+	if c.Effective&(capOverride|capSearch) != 0 && d.checker == nil && c.User == nil {
 		return nil
 	}
 	return d.access(ctx, MayExec)
@@ -100,7 +100,9 @@ func CheckAccess(ctx Context, p Path, want Access) error {
 }
 
 // owns reports whether the caller is the owner or may act as one.
-func owns(c *Creds, a *Attr) bool { return c.FSUID == a.UID || c.Has(unix.CAP_FOWNER) }
+func owns(c *Creds, a *Attr) bool {
+	return c.FSUID == a.UID || c.HasOver(a.UID, a.GID, unix.CAP_FOWNER)
+}
 
 // mayCreate is the check for a new name in dir.
 func mayCreate(ctx Context, dir *Dentry) error {
@@ -132,7 +134,7 @@ func mayDelete(ctx Context, dir, victim *Dentry, isDir bool) error {
 // sticky is EPERM if dir is sticky and neither it nor victim is the caller's.
 func sticky(ctx Context, dir, victim *Dentry) error {
 	c := ctx.Creds()
-	if c.Has(unix.CAP_FOWNER) {
+	if c.User == nil && c.Has(unix.CAP_FOWNER) {
 		return nil
 	}
 	d, err := dir.inode.Attr(ctx)
@@ -140,7 +142,7 @@ func sticky(ctx Context, dir, victim *Dentry) error {
 		return err
 	}
 	v, err := victim.inode.Attr(ctx)
-	if err == nil && v.UID != c.FSUID {
+	if err == nil && v.UID != c.FSUID && !c.HasOver(v.UID, v.GID, unix.CAP_FOWNER) {
 		err = unix.EPERM
 	}
 	return err

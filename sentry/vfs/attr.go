@@ -73,7 +73,7 @@ func Chmod(ctx Context, p Path, mode uint32) error {
 			return SetAttr{}, unix.EPERM
 		}
 		mode &= 0o7777
-		if !c.In(a.GID) && !c.Has(unix.CAP_FSETID) {
+		if !c.In(a.GID) && !c.HasOver(a.UID, a.GID, unix.CAP_FSETID) {
 			mode &^= unix.S_ISGID
 		}
 		return SetAttr{Mask: SetMode, Mode: mode}, nil
@@ -85,7 +85,7 @@ func Chown(ctx Context, p Path, uid, gid uint32) error {
 	const leave = ^uint32(0)
 	return change(ctx, p, func(a *Attr) (SetAttr, error) {
 		c := ctx.Creds()
-		any, mine := c.Has(unix.CAP_CHOWN), c.FSUID == a.UID
+		any, mine := c.HasOver(a.UID, a.GID, unix.CAP_CHOWN), c.FSUID == a.UID
 		var set SetAttr
 		if uid != leave {
 			if !any && !(mine && uid == a.UID) {
@@ -101,11 +101,11 @@ func Chown(ctx Context, p Path, uid, gid uint32) error {
 		}
 		if a.Type() != unix.S_IFDIR {
 			drop := a.Mode & unix.S_ISUID
-			if a.Mode&unix.S_ISGID != 0 && (a.Mode&unix.S_IXGRP != 0 || !c.In(a.GID) && !c.Has(unix.CAP_FSETID)) {
+			if a.Mode&unix.S_ISGID != 0 && (a.Mode&unix.S_IXGRP != 0 || !c.In(a.GID) && !c.HasOver(a.UID, a.GID, unix.CAP_FSETID)) {
 				drop |= unix.S_ISGID
 			}
 			if drop != 0 {
-				if !mine && !any && !c.Has(unix.CAP_FOWNER) {
+				if !mine && !any && !c.HasOver(a.UID, a.GID, unix.CAP_FOWNER) {
 					return set, unix.EPERM
 				}
 				set.Mask, set.Mode = set.Mask|SetMode, a.Mode&0o7777&^drop
@@ -202,7 +202,7 @@ func truncate(ctx Context, i Inode, a *Attr, size int64, stamp bool) error {
 // privileges are the mode bits that a change of contents by c takes away
 // (fs/attr.c, setattr_should_drop_suidgid).
 func privileges(c *Creds, a *Attr) uint32 {
-	if a.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 || a.Type() != unix.S_IFREG || c.Has(unix.CAP_FSETID) {
+	if a.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 || a.Type() != unix.S_IFREG || c.HasOver(a.UID, a.GID, unix.CAP_FSETID) {
 		return 0
 	}
 	drop := a.Mode & unix.S_ISUID

@@ -14,7 +14,7 @@ func (n *New) inherit(ctx Context, dir *Dentry) error {
 	switch {
 	case n.Mode&unix.S_IFMT == unix.S_IFDIR:
 		n.Mode |= unix.S_ISGID
-	case n.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID|unix.S_IXGRP && !c.In(a.GID) && !c.Has(unix.CAP_FSETID):
+	case n.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID|unix.S_IXGRP && !c.In(a.GID) && !c.HasOver(a.UID, a.GID, unix.CAP_FSETID):
 		n.Mode &^= unix.S_ISGID
 	}
 	return nil
@@ -157,7 +157,7 @@ func maySource(ctx Context, d *Dentry) error {
 		return nil
 	}
 	a, err := d.inode.Attr(ctx)
-	if err != nil || a.UID == c.FSUID {
+	if err != nil || owns(c, &a) {
 		return err
 	}
 	const setgid = unix.S_ISGID | unix.S_IXGRP

@@ -28,11 +28,9 @@ type Creds struct {
 
 	Permitted, Inheritable, Effective, Bounding, Ambient uint64 // capability sets, bit n is CAP n
 	SecureBits                                           uint32
+	User                                                 *UserNamespace // in which the sets count
 	NoNewPrivs                                           bool
 }
-
-// Has reports whether capability c (unix.CAP_…) is effective.
-func (c *Creds) Has(cap int) bool { return c.Effective&(1<<cap) != 0 }
 
 // In reports whether gid is the file-system group or a supplementary group.
 func (c *Creds) In(gid uint32) bool {

@@ -20,6 +20,7 @@ type sysctl struct {
 	keep bool   // writing changes what reading shows, and nothing else
 
 	read  func(fs *FileSystem) string
+	show  func(ctx vfs.Context, fs *FileSystem) string // read, where it depends on who asks
 	write func(fs *FileSystem, ctx vfs.Context, s string) error
 }
 
@@ -30,8 +31,8 @@ var sysctls = []sysctl{
 	{path: "kernel/osrelease", read: func(fs *FileSystem) string { return fs.OSRelease }},
 	{path: "kernel/version", read: func(fs *FileSystem) string { return fs.OSVersion }},
 	{path: "kernel/arch", text: "x86_64"},
-	{path: "kernel/hostname", read: func(fs *FileSystem) string { return fs.Kernel.Hostname() }, write: setHostname},
-	{path: "kernel/domainname", read: func(fs *FileSystem) string { return fs.Kernel.Domainname() }, write: setDomainname},
+	{path: "kernel/hostname", show: func(ctx vfs.Context, fs *FileSystem) string { h, _ := fs.uts(ctx).Names(); return h }, write: setHostname},
+	{path: "kernel/domainname", show: func(ctx vfs.Context, fs *FileSystem) string { _, d := fs.uts(ctx).Names(); return d }, write: setDomainname},
 	{path: "kernel/pid_max", text: fmt.Sprint(kernel.PIDMax)},
 	{path: "kernel/threads-max", text: "192037"},
 	{path: "kernel/ns_last_pid", read: func(fs *FileSystem) string { _, last := fs.Kernel.Live(); return fmt.Sprint(last) }},
@@ -204,8 +205,10 @@ func (fs *FileSystem) newSysctl(c sysctl) *kernfs.File {
 	if c.keep || c.write != nil {
 		perm = 0o644
 	}
-	f := fs.NewFile(perm, func(vfs.Context) ([]byte, error) {
+	f := fs.NewFile(perm, func(ctx vfs.Context) ([]byte, error) {
 		switch {
+		case c.show != nil:
+			return []byte(c.show(ctx, fs) + "\n"), nil
 		case c.read != nil:
 			return []byte(c.read(fs) + "\n"), nil
 		case c.keep:
@@ -250,25 +253,31 @@ func normal(old, s string) (string, error) {
 	return strings.Join(fields, "\t"), nil
 }
 
+// uts is the UTS namespace of who asks.
+func (fs *FileSystem) uts(ctx vfs.Context) *kernel.UTSNamespace {
+	if t, ok := caller(ctx); ok {
+		if n := t.Namespaces(); n != nil {
+			return n.UTS
+		}
+	}
+	return fs.Kernel.Namespaces().UTS
+}
+
 func setHostname(fs *FileSystem, ctx vfs.Context, s string) error {
-	if !ctx.Creds().Has(unix.CAP_SYS_ADMIN) {
+	u := fs.uts(ctx)
+	if !ctx.Creds().HasIn(u.Owner(), unix.CAP_SYS_ADMIN) {
 		return unix.EPERM
 	}
-	if len(s) > 64 {
-		s = s[:64]
-	}
-	fs.Kernel.SetHostname(s)
+	u.SetHostname(s[:min(len(s), 64)])
 	return nil
 }
 
 func setDomainname(fs *FileSystem, ctx vfs.Context, s string) error {
-	if !ctx.Creds().Has(unix.CAP_SYS_ADMIN) {
+	u := fs.uts(ctx)
+	if !ctx.Creds().HasIn(u.Owner(), unix.CAP_SYS_ADMIN) {
 		return unix.EPERM
 	}
-	if len(s) > 64 {
-		s = s[:64]
-	}
-	fs.Kernel.SetDomainname(s)
+	u.SetDomainname(s[:min(len(s), 64)])
 	return nil
 }
 
