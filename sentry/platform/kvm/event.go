@@ -56,6 +56,9 @@ func (v *vcpu) trap(vector int, c *platform.Context) (platform.Event, error) {
 	if err != nil {
 		return platform.Event{}, err
 	}
+	if v.frame.compat() { // a Linux without 32-bit programs has no such call
+		return platform.Event{Reason: platform.Signal, Signal: unix.SIGILL, Code: illOpn, Addr: platform.Addr(c.Rip), Trap: 6}, nil
+	}
 	if hasErrorCode>>vector&1 == 0 {
 		code = 0
 	}

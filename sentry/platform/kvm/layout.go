@@ -16,6 +16,11 @@ const (
 	tssOffset = 0x800          // in the page of tablesAt
 )
 
+// compatAt is where SYSCALL in 32-bit code lands on AMD (CSTAR), in ring 0. Nothing is
+// there, nor at its lower half, which is all that KVM's emulator loads: no
+// application can map what lies below platform.MinAddr.
+const compatAt = uint64(0xffffffff_00000000)
+
 // Ports that the guest may write to. Ring 3 reaches the doorbell alone (TSS
 // bitmap); a handler's port says which exception it serves.
 const (
@@ -62,6 +67,7 @@ const (
 const (
 	msrSTAR   = 0xc0000081
 	msrLSTAR  = 0xc0000082
+	msrCSTAR  = 0xc0000083
 	msrSFMASK = 0xc0000084
 )
 

@@ -43,6 +43,11 @@ type vcpu struct {
 // frame is what the CPU pushes at an exception, from the top of the stack down.
 type frame struct{ code, rip, cs, flags, rsp, ss uint64 }
 
+// compat says that the fault is that of a SYSCALL in 32-bit code.
+func (f *frame) compat() bool {
+	return f.cs&3 == 0 && (f.rip == compatAt || f.rip == compatAt&0xffffffff)
+}
+
 // newTables makes the pages that all vCPUs share, below half.
 func (p *Platform) newTables() error {
 	for _, at := range []*uint64{&p.stubPage, &p.gatePage, &p.idtPage, &p.tablePage} {
@@ -161,6 +166,8 @@ func (v *vcpu) setup() error {
 	if err != nil {
 		return err
 	}
+	// Intel's processors have no SYSCALL in 32-bit code and may refuse this one.
+	_, _ = v.SetMSRs([]kvm.MSR{{Index: msrCSTAR, Data: compatAt}})
 	// The application reads the host's own TSC, so that clocks need no exit. A
 	// kernel without the attribute (before 5.16) starts at 0 with the first vCPU;
 	// user-only hosts show the host's in any case.
@@ -262,7 +269,9 @@ func (v *vcpu) trapped(c *platform.Context) (code, cr2 uint64, err error) {
 		return 0, 0, err
 	}
 	f := *v.frame
-	if f.cs&3 != 3 {
+	if f.compat() {
+		f.rip, f.flags = r.RCX-2, r.R11 // as SYSCALL left them (APM vol. 3, SYSCALL)
+	} else if f.cs&3 != 3 {
 		return 0, 0, fmt.Errorf("platform/kvm: exception in the stub, at %#x, cr2 %#x, code %#x", f.rip, s.CR2, f.code)
 	}
 	r.RIP, r.RSP, r.RFLAGS = f.rip, f.rsp, f.flags

@@ -51,7 +51,13 @@ func testExceptions(t *testing.T, newPlatform Make) {
 			if e.Signal != c.signal || e.Code != c.code || e.Trap != c.trap {
 				t.Fatalf("got %s, want signal %d code %d trap %d", g.describe(e), c.signal, c.code, c.trap)
 			}
-			if want := uint64(textAt) + c.rip; g.Rip != want {
+			want := uint64(textAt) + c.rip
+			if c.name == "DB" && g.Rip == uint64(textAt) {
+				// A hypervisor beneath the host's kernel that injects #DB for an INT1
+				// which it intercepted may leave RIP there (seen on AMD, natively too).
+				want = g.Rip
+			}
+			if g.Rip != want {
 				t.Errorf("rip %#x, want %#x", g.Rip, want)
 			}
 			if c.addr && uint64(e.Addr) != g.Rip || !c.addr && e.Addr != 0 {
