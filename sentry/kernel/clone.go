@@ -17,7 +17,7 @@ type CloneArgs struct {
 	ExitSignal unix.Signal
 	Stack      uint64 // the stack pointer to start with; 0 keeps the parent's
 	TLS        uint64
-	TID        int32 // wanted id, 0 for any
+	SetTID     []int32 // wanted ids, the innermost namespace's first
 }
 
 // sharing that needs other sharing (kernel/fork.c, copy_process).
@@ -34,8 +34,8 @@ func (t *Task) Clone(a CloneArgs) (*Task, error) {
 			return nil, unix.EINVAL
 		}
 	}
-	if a.Flags&unix.CLONE_FS != 0 && a.Flags&unix.CLONE_NEWNS != 0 {
-		return nil, unix.EINVAL
+	if err := t.mayCloneInto(a.Flags); err != nil {
+		return nil, err
 	}
 	if err := t.thread.Save(&t.ctx); err != nil {
 		return nil, err
@@ -55,7 +55,14 @@ func (t *Task) Clone(a CloneArgs) (*Task, error) {
 		n.ctx.Fs_base = a.TLS
 	}
 	n.inherit(t)
+	creds, set, err := t.namespacesFor(a.Flags)
+	if err != nil {
+		return nil, err
+	}
+	n.creds.Store(creds)
+	n.namespaces.Store(set)
 	if err := n.share(t, a.Flags); err != nil {
+		set.drop()
 		return nil, err
 	}
 	if err := k.addLocked(t, n, a); err != nil {
@@ -67,10 +74,10 @@ func (t *Task) Clone(a CloneArgs) (*Task, error) {
 		n.group.Timers.LimitCPU()
 	}
 	if a.Flags&unix.CLONE_PARENT_SETTID != 0 {
-		t.mm.StoreUint32(a.ParentTID, uint32(n.tid))
+		t.mm.StoreUint32(a.ParentTID, uint32(t.Number(n.ID())))
 	}
 	if a.Flags&unix.CLONE_CHILD_SETTID != 0 {
-		n.mm.StoreUint32(a.ChildTID, uint32(n.tid))
+		n.mm.StoreUint32(a.ChildTID, uint32(n.TID()))
 	}
 	if a.Flags&unix.CLONE_CHILD_CLEARTID != 0 {
 		n.clearTID = a.ChildTID
@@ -147,8 +154,13 @@ func (n *Task) share(t *Task, flags uint64) error {
 		n.RSeq = t.RSeq
 	}
 	n.fs = t.fs
-	if flags&unix.CLONE_FS == 0 {
+	if flags&unix.CLONE_FS != 0 {
+		n.fs.take()
+	} else {
 		n.fs = t.fs.clone()
+	}
+	if flags&unix.CLONE_NEWNS != 0 {
+		n.fs.unshareMounts(n.Creds().User)
 	}
 	n.fds = t.fds
 	if flags&unix.CLONE_FILES != 0 {
@@ -156,13 +168,13 @@ func (n *Task) share(t *Task, flags uint64) error {
 	} else {
 		n.fds = t.fds.Clone()
 	}
-	n.namespaces.Store(t.namespaces.Load().take())
 	return nil
 }
 
 func (n *Task) dropResources() {
 	n.mm.Release()
 	n.fds.Unref()
+	n.fs.drop()
 	n.namespaces.Swap(nil).drop()
 }
 
@@ -181,16 +193,20 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 	if k.processLimitLocked(t) {
 		return unix.EAGAIN
 	}
-	id, err := k.allocPIDLocked()
+	ns := n.Namespaces().PIDForChildren
+	if err := mayChoose(t.Creds(), ns, a.SetTID); err != nil {
+		return err
+	}
+	id, err := k.allocPIDLocked(ns, a.SetTID)
 	if err != nil {
 		return err
 	}
-	n.tid = id
+	n.id.Store(id)
+	id.task = n
 	if a.Flags&unix.CLONE_VFORK != 0 {
 		n.vforkDone, n.vforker = make(chan struct{}), t
 	}
 	n.state = taskRunning
-	k.tasks[id] = n
 	if a.Flags&unix.CLONE_THREAD != 0 {
 		n.group, n.exitSignal = g, 0
 		g.tasks = append(g.tasks, n)
@@ -200,6 +216,9 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 		return nil
 	}
 	n.group = k.newGroup(n, g.Handlers.fork(false))
+	if id.Here() == 1 {
+		ns.init = n.group
+	}
 	if a.Flags&unix.CLONE_SIGHAND != 0 {
 		n.group.Handlers = g.Handlers
 	}
@@ -235,8 +254,8 @@ func (k *Kernel) processLimitLocked(t *Task) bool {
 		return false
 	}
 	n := uint64(0)
-	for _, x := range k.tasks {
-		if x.Creds().UID == c.UID {
+	for _, p := range k.root.ids {
+		if p.task != nil && p.task.Creds().UID == c.UID {
 			n++
 		}
 	}
@@ -245,7 +264,7 @@ func (k *Kernel) processLimitLocked(t *Task) bool {
 
 func (k *Kernel) newGroup(leader *Task, h *SignalHandlers) *ThreadGroup {
 	g := &ThreadGroup{
-		k: k, pid: leader.tid, leader: leader, tasks: []*Task{leader}, Handlers: h,
+		k: k, id: leader.ID(), leader: leader, tasks: []*Task{leader}, Handlers: h,
 		children: map[*ThreadGroup]struct{}{}, ended: make(chan struct{}),
 	}
 	g.Dumpable.Store(1)
@@ -276,17 +295,17 @@ func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
 	n.StartTime = k.Clock.Boottime()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	id, err := k.allocPIDLocked()
+	id, err := k.allocPIDLocked(k.root, nil)
 	if err != nil {
 		return nil, err
 	}
-	n.tid, n.state = id, taskRunning
-	k.tasks[id] = n
+	n.id.Store(id)
+	id.task, n.state = n, taskRunning
 	n.group = k.newGroup(n, &SignalHandlers{})
 	n.group.Limits.SetAll(p.Limits)
 	k.newSessionLocked(n.group)
-	if k.init == nil && id == 1 {
-		k.init = n.group
+	if id.Global() == 1 {
+		k.root.init = n.group
 	}
 	n.publish()
 	return n, nil

@@ -51,7 +51,7 @@ func (t *Task) doWork() bool {
 			t.group.Timers.delivered(info)
 			t.handler(info, act)
 			k.mu.Lock()
-		case ignoredByDfl.Has(sig), t.group == k.init && !k.OrdinaryInit && !unblockable.Has(sig):
+		case ignoredByDfl.Has(sig), t.group.unkillable() && !unblockable.Has(sig):
 		case stopSignals.Has(sig):
 			if sig == unix.SIGSTOP || !t.group.jobs.orphanedLocked(nil) {
 				t.beginStopLocked(sig)
@@ -200,7 +200,7 @@ func (k *Kernel) tellParentLocked(g *ThreadGroup, code, status int32) {
 		return
 	}
 	u, s := g.cpuTimeLocked()
-	info := childInfo(code, g.pid, g.leader.Creds().UID, status, ticks(u), ticks(s))
+	info := childInfo(code, g.id.In(p.id.ns), p.leader.Creds().User.ShowUID(g.leader.Creds().UID), status, ticks(u), ticks(s))
 	if a := p.Handlers.get(unix.SIGCHLD); a.Handler != SigIgn && a.Flags&SA_NOCLDSTOP == 0 {
 		k.sendGroupLocked(p, info)
 	}

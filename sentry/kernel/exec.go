@@ -63,9 +63,11 @@ func (t *Task) SingleOut() error {
 	}
 	if t != g.leader {
 		old := g.leader
-		delete(k.tasks, t.tid)
-		t.tid, t.exitSignal = old.tid, old.exitSignal
-		k.tasks[t.tid] = t
+		mine := t.ID()
+		mine.task = nil
+		mine.freeLocked()
+		t.id.Store(g.id)
+		g.id.task, t.exitSignal = t, old.exitSignal
 		g.leader = t
 		t.StartTime = old.StartTime
 		for c := range g.children {

@@ -51,6 +51,7 @@ func (t *Task) exit() {
 	t.mm.Release()
 	t.releaseVfork()
 	t.fds.Unref()
+	t.fs.drop()
 	t.namespaces.Swap(nil).drop()
 
 	k.mu.Lock()
@@ -69,7 +70,8 @@ func (t *Task) exit() {
 	t.state = taskDead
 	k.live--
 	if t != g.leader {
-		delete(k.tasks, t.tid)
+		t.ID().task = nil
+		t.ID().freeLocked()
 	}
 	if g.execDone != nil {
 		select {
@@ -85,6 +87,7 @@ func (t *Task) exit() {
 	}
 	k.parentDiedLocked(t)
 	if len(g.tasks) == 0 && g.execing == nil {
+		k.zapLocked(g)
 		k.groupEndedLocked(g, t)
 	} else if g.stopping {
 		k.endStopLocked(g)
@@ -143,7 +146,7 @@ func (k *Kernel) groupEndedLocked(g *ThreadGroup, last *Task) {
 	defer func() {
 		g.endQueue.Notify(vfs.EventIn | vfs.EventHup)
 		close(g.ended)
-		if g == k.init {
+		if g == k.root.init {
 			for _, x := range k.groupsLocked() {
 				if !x.dead {
 					k.killGroupLocked(x, unix.SIGKILL)
@@ -152,14 +155,14 @@ func (k *Kernel) groupEndedLocked(g *ThreadGroup, last *Task) {
 		}
 	}()
 	p := g.parent
-	if p == nil || p.dead {
+	if p == nil || p.dead || p.zapping() {
 		k.reapLocked(g)
 		return
 	}
 	a := p.Handlers.get(unix.SIGCHLD)
 	sig := g.leader.exitSignal
 	if sig != 0 {
-		info := g.childInfoLocked()
+		info := g.childInfoLocked(p)
 		info.put32(0, uint32(sig))
 		k.sendGroupLocked(p, info)
 	}
@@ -171,11 +174,11 @@ func (k *Kernel) groupEndedLocked(g *ThreadGroup, last *Task) {
 	k.hangUpOrphansLocked(jobs)
 }
 
-// childInfoLocked is the siginfo of g's end.
-func (g *ThreadGroup) childInfoLocked() *SigInfo {
+// childInfoLocked is the siginfo of g's end, for its parent.
+func (g *ThreadGroup) childInfoLocked(to *ThreadGroup) *SigInfo {
 	u, s := g.deadCPU[0], g.deadCPU[1]
 	code, status := endOf(g.exitStatus)
-	return childInfo(code, g.pid, g.leader.Creds().UID, status, ticks(u), ticks(s))
+	return childInfo(code, g.id.In(to.id.ns), to.leader.Creds().User.ShowUID(g.leader.Creds().UID), status, ticks(u), ticks(s))
 }
 
 // endOf divides a wait status into si_code and si_status.
@@ -189,17 +192,19 @@ func endOf(status int32) (code, value int32) {
 	return 1, status >> 8 & 0xff // CLD_EXITED
 }
 
-// orphanChildrenLocked gives g's children to the nearest subreaper or to init.
+// orphanChildrenLocked gives g's children to the nearest subreaper of its
+// namespace or to that's process 1.
 func (k *Kernel) orphanChildrenLocked(g *ThreadGroup) {
 	var to *ThreadGroup
-	for p := g.parent; p != nil; p = p.parent {
+	ns := g.id.ns
+	for p := g.parent; p != nil && p.id.ns == ns; p = p.parent {
 		if p.subreaper.Load() && !p.dead && !p.exiting {
 			to = p
 			break
 		}
 	}
-	if to == nil && k.init != nil && k.init != g && !k.init.dead {
-		to = k.init
+	if to == nil && ns.init != nil && ns.init != g && !ns.init.dead {
+		to = ns.init
 	}
 	for c := range g.children {
 		delete(g.children, c)
@@ -214,11 +219,11 @@ func (k *Kernel) orphanChildrenLocked(g *ThreadGroup) {
 		c.leader.exitSignal = unix.SIGCHLD
 		to.children[c] = struct{}{}
 		if c.dead {
-			if a := to.Handlers.get(unix.SIGCHLD); a.Handler == SigIgn || a.Flags&SA_NOCLDWAIT != 0 {
+			if a := to.Handlers.get(unix.SIGCHLD); to.zapping() || a.Handler == SigIgn || a.Flags&SA_NOCLDWAIT != 0 {
 				k.reapLocked(c)
 				continue
 			}
-			k.sendGroupLocked(to, c.childInfoLocked())
+			k.sendGroupLocked(to, c.childInfoLocked(to))
 			to.waiters.Notify(vfs.EventIn)
 		}
 		k.hangUpOrphansLocked(c.jobs)
@@ -234,8 +239,9 @@ func (k *Kernel) reapLocked(g *ThreadGroup) {
 		p.childRSS = max(p.childRSS, g.maxRSS, g.childRSS)
 		g.parent = nil
 	}
-	delete(k.tasks, g.pid)
+	g.id.task = nil
 	k.joinLocked(g, nil)
+	g.id.freeLocked()
 }
 
 // ChildMaxRSS is the largest resident size of a reaped child, MaxRSS of threads
@@ -311,7 +317,7 @@ func (t *Task) dieHolding(at memory.Addr) {
 	const waiters, ownerDied, tidMask = 0x80000000, 0x40000000, 0x3fffffff
 	for {
 		v, err := t.mm.LoadUint32(at)
-		if err != nil || v&tidMask != uint32(t.tid) {
+		if err != nil || v&tidMask != uint32(t.TID()) {
 			return
 		}
 		done, err := t.mm.CompareAndSwapUint32(at, v, v&waiters|ownerDied)

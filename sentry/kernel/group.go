@@ -13,7 +13,7 @@ import (
 // ThreadGroup is a process.
 type ThreadGroup struct {
 	k        *Kernel
-	pid      int32
+	id       *PID
 	Limits   Limits
 	Handlers *SignalHandlers // shared by CLONE_SIGHAND; replaced by exec
 
@@ -63,7 +63,8 @@ type IOCount struct {
 	ReadBytes, WriteBytes, ReadCalls, WriteCalls atomic.Uint64
 }
 
-func (g *ThreadGroup) PID() int32      { return g.pid }
+// PID is the process's number in the container's first namespace.
+func (g *ThreadGroup) PID() int32      { return g.id.Global() }
 func (g *ThreadGroup) Kernel() *Kernel { return g.k }
 
 // Leader is the first thread.
@@ -80,14 +81,17 @@ func (g *ThreadGroup) Tasks() []*Task {
 	return append([]*Task(nil), g.tasks...)
 }
 
-// Parent's process id, 0 if it has none inside.
-func (g *ThreadGroup) PPID() int32 {
+// PPID is the parent's process id in the container's first namespace, 0 if it has none inside.
+func (g *ThreadGroup) PPID() int32 { return g.ParentIn(g.k.root) }
+
+// ParentIn is the parent's process id in ns, 0 if there is none or ns does not see it.
+func (g *ThreadGroup) ParentIn(ns *PIDNamespace) int32 {
 	g.k.mu.Lock()
 	defer g.k.mu.Unlock()
 	if g.parent == nil {
 		return 0
 	}
-	return g.parent.pid
+	return g.parent.id.In(ns)
 }
 
 // Ended is closed when no thread is left, and EndQueue told EventIn.

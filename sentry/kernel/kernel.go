@@ -63,12 +63,8 @@ type Kernel struct {
 	first *Namespaces
 
 	mu       sync.Mutex
-	tasks    map[int32]*Task // by thread id, zombies included
-	sessions map[int32]*Session
-	groups   map[int32]*ProcessGroup
-	lastPID  int32
-	init     *ThreadGroup
-	live     int // tasks that count against PIDs
+	root     *PIDNamespace // knows all tasks, zombies included
+	live     int           // tasks that count against PIDs
 	limit    int
 	done     sync.WaitGroup // task goroutines
 	panicked atomic.Pointer[Panic]
@@ -94,13 +90,10 @@ func New(c Config) (*Kernel, error) {
 	var b [16]byte
 	rand.Read(b[:])
 	k := &Kernel{
-		Config:   c,
-		Clock:    base,
-		BootID:   fmt.Sprintf("%x-%x-4%x-a%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])[:36],
-		tasks:    map[int32]*Task{},
-		sessions: map[int32]*Session{},
-		groups:   map[int32]*ProcessGroup{},
-		limit:    c.PIDs,
+		Config: c,
+		Clock:  base,
+		BootID: fmt.Sprintf("%x-%x-4%x-a%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])[:36],
+		limit:  c.PIDs,
 	}
 	k.first = k.firstNamespaces()
 	k.Futex.init()
@@ -122,30 +115,12 @@ func (k *Kernel) SetPIDs(n int) {
 // first task starts.
 func (k *Kernel) OnPanic(f func(*Panic)) { k.onPanic = f }
 
-// Task returns the thread with id tid, zombies excluded, or nil.
-func (k *Kernel) Task(tid int32) *Task {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	t := k.tasks[tid]
-	if t == nil || t.state == taskDead {
-		return nil
-	}
-	return t
-}
+// Task returns the thread with global id tid, zombies excluded, or nil. What an
+// application names is Task.Find's.
+func (k *Kernel) Task(tid int32) *Task { return k.TaskIn(k.root, tid) }
 
-// Group returns the process with id pid, zombies included, or nil.
-func (k *Kernel) Group(pid int32) *ThreadGroup {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.groupLocked(pid)
-}
-
-func (k *Kernel) groupLocked(pid int32) *ThreadGroup {
-	if t := k.tasks[pid]; t != nil && t.group.pid == pid {
-		return t.group
-	}
-	return nil
-}
+// Group returns the process with global id pid, zombies included, or nil.
+func (k *Kernel) Group(pid int32) *ThreadGroup { return k.GroupIn(k.root, pid) }
 
 // Groups returns all processes, zombies included, in no order.
 func (k *Kernel) Groups() []*ThreadGroup {
@@ -156,9 +131,9 @@ func (k *Kernel) Groups() []*ThreadGroup {
 
 func (k *Kernel) groupsLocked() []*ThreadGroup {
 	var gs []*ThreadGroup
-	for id, t := range k.tasks {
-		if t.group.pid == id {
-			gs = append(gs, t.group)
+	for _, p := range k.root.ids {
+		if p.task != nil && p.task.group.id == p {
+			gs = append(gs, p.task.group)
 		}
 	}
 	return gs
@@ -168,38 +143,18 @@ func (k *Kernel) groupsLocked() []*ThreadGroup {
 func (k *Kernel) Init() *ThreadGroup {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.init
+	return k.root.init
 }
 
 // Live is how many tasks there are, and LastPID the youngest's id.
 func (k *Kernel) Live() (n int, last int32) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.live, k.lastPID
+	return k.live, k.root.last
 }
 
 // Wait returns when no task is left.
 func (k *Kernel) Wait() { k.done.Wait() }
-
-// allocPIDLocked finds a free id and takes a place among the tasks allowed.
-func (k *Kernel) allocPIDLocked() (int32, error) {
-	if k.limit > 0 && k.live >= k.limit {
-		return 0, unix.EAGAIN // kernel/cgroup/pids.c, pids_can_fork
-	}
-	for id := k.lastPID; ; {
-		if id++; id >= PIDMax {
-			id = 300 // RESERVED_PIDS, kernel/pid.c
-		}
-		if k.tasks[id] == nil && k.groups[id] == nil && k.sessions[id] == nil {
-			k.lastPID = id
-			k.live++
-			return id, nil
-		}
-		if id == k.lastPID {
-			return 0, unix.EAGAIN
-		}
-	}
-}
 
 // killLargest is the out-of-memory killer: SIGKILL to the process with the most
 // memory. It reports whether there was one.
@@ -229,7 +184,7 @@ func (k *Kernel) killLargest() bool {
 	}
 	victim.oomKilled = true
 	k.OOMKills.Add(1)
-	k.Log.Warn("out of memory: killed process", "task", victim.pid, "comm", victim.leader.Comm(), "resident", most,
+	k.Log.Warn("out of memory: killed process", "task", victim.PID(), "comm", victim.leader.Comm(), "resident", most,
 		"limit", k.Memory)
 	k.killGroupLocked(victim, unix.SIGKILL)
 	return true

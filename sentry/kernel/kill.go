@@ -10,14 +10,13 @@ import (
 func mayKill(from *vfs.Creds, to *ThreadGroup, sig unix.Signal, sameSession bool) bool {
 	c := to.leader.Creds()
 	return from.EUID == c.SUID || from.EUID == c.UID || from.UID == c.SUID || from.UID == c.UID ||
-		from.Has(unix.CAP_KILL) || sig == unix.SIGCONT && sameSession
+		from.HasIn(c.User, unix.CAP_KILL) || sig == unix.SIGCONT && sameSession
 }
 
 // Kill is kill(2): pid > 0 one process, 0 the caller's job, -1 all but init and
 // the caller, else a job.
 func (t *Task) Kill(pid int32, sig unix.Signal) error {
-	info := UserInfo(sig, SI_USER, t.group.pid, t.Creds().UID)
-	return t.KillInfo(pid, sig, info)
+	return t.KillInfo(pid, sig, UserInfo(sig, SI_USER, t.PID(), t.Creds().UID))
 }
 
 // KillInfo is Kill with a siginfo of the caller's (rt_sigqueueinfo).
@@ -28,14 +27,15 @@ func (t *Task) KillInfo(pid int32, sig unix.Signal, info *SigInfo) error {
 	k := t.k
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	ns := t.PIDNamespace()
 	var to []*ThreadGroup
 	switch {
 	case pid > 0:
-		g := k.groupLocked(pid)
+		g := k.groupLocked(ns, pid)
 		if g == nil {
 			// A thread id names its process too (find_get_pid).
-			x := k.tasks[pid]
-			if x == nil || x.state == taskDead {
+			x := k.taskLocked(ns, pid)
+			if x == nil {
 				return unix.ESRCH
 			}
 			g = x.group
@@ -43,14 +43,14 @@ func (t *Task) KillInfo(pid int32, sig unix.Signal, info *SigInfo) error {
 		to = append(to, g)
 	case pid == -1:
 		for _, g := range k.groupsLocked() {
-			if g != k.init && g != t.group {
+			if g.id.In(ns) > 1 && g != t.group {
 				to = append(to, g)
 			}
 		}
 	default:
 		p := t.group.jobs
 		if pid != 0 {
-			p = k.groups[-pid]
+			p = ns.jobLocked(-pid)
 		}
 		if p == nil {
 			return unix.ESRCH
@@ -70,8 +70,7 @@ func (t *Task) KillInfo(pid int32, sig unix.Signal, info *SigInfo) error {
 		}
 		sent++
 		if sig != 0 {
-			copied := *info
-			if e := k.sendGroupLocked(g, &copied); e != nil {
+			if e := t.sendToLocked(g, nil, info); e != nil {
 				err = e
 			}
 		}
@@ -90,8 +89,8 @@ func (t *Task) KillThread(tgid, tid int32, sig unix.Signal, info *SigInfo) error
 	k := t.k
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	x := k.tasks[tid]
-	if x == nil || x.state == taskDead || tgid > 0 && x.group.pid != tgid {
+	x := k.taskLocked(t.PIDNamespace(), tid)
+	if x == nil || tgid > 0 && t.Number(x.group.id) != tgid {
 		return unix.ESRCH
 	}
 	if x.group != t.group && !mayKill(t.Creds(), x.group, sig, x.group.jobs.session == t.group.jobs.session) {
@@ -100,7 +99,46 @@ func (t *Task) KillThread(tgid, tid int32, sig unix.Signal, info *SigInfo) error
 	if sig == 0 {
 		return nil
 	}
-	return k.sendLocked(x.group, x, info, false)
+	return t.sendToLocked(x.group, x, info)
+}
+
+// sendToLocked sends t's info to a process, or x of it: from and who as the
+// receiver knows them. One that does not see the sender cannot refuse
+// (kernel/signal.c, send_signal_locked).
+func (t *Task) sendToLocked(g *ThreadGroup, x *Task, info *SigInfo) error {
+	i := *info
+	hidden := t.group.id.In(g.id.ns) == 0
+	if i.Code() <= 0 {
+		from := i.Uint32(16)
+		if g.id.ns != t.PIDNamespace() && from == uint32(t.PID()) {
+			from = uint32(t.group.id.In(g.id.ns))
+		}
+		if hidden {
+			from = 0
+		}
+		i.put32(16, from)
+		i.put32(20, g.leader.Creds().User.ShowUID(i.Uint32(20)))
+	}
+	return t.k.sendLocked(g, x, &i, hidden)
+}
+
+// KillGroup is KillInfo for a process that is known otherwise, by a pidfd.
+func (t *Task) KillGroup(g *ThreadGroup, sig unix.Signal, info *SigInfo) error {
+	if sig < 0 || sig > NSIG {
+		return unix.EINVAL
+	}
+	k := t.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case g.id.task == nil || g.id.task.group != g:
+		return unix.ESRCH
+	case !mayKill(t.Creds(), g, sig, g.jobs != nil && g.jobs.session == t.group.jobs.session):
+		return unix.EPERM
+	case sig == 0:
+		return nil
+	}
+	return t.sendToLocked(g, nil, info)
 }
 
 // SendGroup sends info to a process from the kernel itself (timers, terminals,

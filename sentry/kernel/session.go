@@ -14,7 +14,7 @@ type Terminal interface {
 // Its fields are under Kernel.mu.
 type Session struct {
 	k          *Kernel
-	id         int32
+	id         *PID
 	leader     *ThreadGroup
 	tty        Terminal
 	foreground *ProcessGroup
@@ -23,29 +23,29 @@ type Session struct {
 
 // ProcessGroup is a job. Its fields are under Kernel.mu.
 type ProcessGroup struct {
-	id      int32
+	id      *PID
 	session *Session
 	members map[*ThreadGroup]struct{}
 }
 
-// ID is the session leader's process id.
-func (s *Session) ID() int32 { return s.id }
+// ID is that of the process that made the session.
+func (s *Session) ID() *PID { return s.id }
 
-// ID is the process group's id.
-func (p *ProcessGroup) ID() int32 { return p.id }
+// ID is that of the process that made the group.
+func (p *ProcessGroup) ID() *PID { return p.id }
 
 // Session is where p belongs.
 func (p *ProcessGroup) Session() *Session { return p.session }
 
 func (k *Kernel) newSessionLocked(g *ThreadGroup) {
-	s := &Session{k: k, id: g.pid, leader: g}
-	k.sessions[s.id] = s
-	k.joinLocked(g, k.newProcessGroupLocked(g.pid, s))
+	s := &Session{k: k, id: g.id, leader: g}
+	g.id.session = s
+	k.joinLocked(g, k.newProcessGroupLocked(g.id, s))
 }
 
-func (k *Kernel) newProcessGroupLocked(id int32, s *Session) *ProcessGroup {
+func (k *Kernel) newProcessGroupLocked(id *PID, s *Session) *ProcessGroup {
 	p := &ProcessGroup{id: id, session: s, members: map[*ThreadGroup]struct{}{}}
-	k.groups[id] = p
+	id.job = p
 	s.refs++
 	return p
 }
@@ -64,13 +64,15 @@ func (k *Kernel) joinLocked(g *ThreadGroup, p *ProcessGroup) {
 	if len(old.members) > 0 {
 		return
 	}
-	delete(k.groups, old.id)
+	old.id.job = nil
 	// An empty job stays in the foreground, as Linux's tty keeps its struct pid: all
 	// others go on being in the background until somebody is put there.
 	s := old.session
 	if s.refs--; s.refs == 0 {
-		delete(k.sessions, s.id)
+		s.id.session = nil
+		s.id.freeLocked()
 	}
+	old.id.freeLocked()
 }
 
 // Setsid is setsid(2).
@@ -78,11 +80,11 @@ func (t *Task) Setsid() (int32, error) {
 	k := t.k
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.groups[t.group.pid] != nil {
+	if t.group.id.job != nil {
 		return 0, unix.EPERM
 	}
 	k.newSessionLocked(t.group)
-	return t.group.pid, nil
+	return t.PID(), nil
 }
 
 // Setpgid is setpgid(2), kernel/sys.c.
@@ -90,8 +92,9 @@ func (t *Task) Setpgid(pid, pgid int32) error {
 	k := t.k
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	ns := t.PIDNamespace()
 	if pid == 0 {
-		pid = t.group.pid
+		pid = t.PID()
 	}
 	if pgid == 0 {
 		pgid = pid
@@ -99,7 +102,7 @@ func (t *Task) Setpgid(pid, pgid int32) error {
 	if pgid < 0 {
 		return unix.EINVAL
 	}
-	g := k.groupLocked(pid)
+	g := k.groupLocked(ns, pid)
 	if g == nil || g.dead {
 		return unix.ESRCH
 	}
@@ -114,15 +117,15 @@ func (t *Task) Setpgid(pid, pgid int32) error {
 			return unix.EACCES
 		}
 	}
-	if g.jobs.session.id == g.pid {
+	if g.jobs.session.id == g.id {
 		return unix.EPERM
 	}
-	p := k.groups[pgid]
+	p := ns.jobLocked(pgid)
 	if p == nil {
 		if pgid != pid {
 			return unix.EPERM
 		}
-		p = k.newProcessGroupLocked(pgid, g.jobs.session)
+		p = k.newProcessGroupLocked(g.id, g.jobs.session)
 	}
 	if p.session != t.group.jobs.session {
 		return unix.EPERM
@@ -143,13 +146,6 @@ func (g *ThreadGroup) Session() *Session {
 	g.k.mu.Lock()
 	defer g.k.mu.Unlock()
 	return g.jobs.session
-}
-
-// ProcessGroup finds a job by its id, or nil.
-func (k *Kernel) ProcessGroup(id int32) *ProcessGroup {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.groups[id]
 }
 
 // Terminal is the controlling terminal, or nil.

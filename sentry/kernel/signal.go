@@ -157,7 +157,7 @@ func (g *ThreadGroup) ignoredLocked(sig unix.Signal, force bool) bool {
 		return true
 	case a.Handler != SigDfl:
 		return false
-	case g == g.k.init && !g.k.OrdinaryInit && !(force && unblockable.Has(sig)):
+	case g.unkillable() && !(force && unblockable.Has(sig)):
 		return true
 	}
 	return ignoredByDfl.Has(sig)
@@ -306,7 +306,7 @@ func (t *Task) force(info *SigInfo) {
 	}
 	dfl := a.Handler == SigDfl
 	h.mu.Unlock()
-	if sig == unix.SIGKILL || dfl && t.group == k.init {
+	if sig == unix.SIGKILL || dfl && t.group.id.ns.init == t.group {
 		k.exitGroupLocked(t.group, coreStatus(sig))
 		return
 	}

@@ -27,7 +27,7 @@ const (
 // task's goroutine.
 type Task struct {
 	k      *Kernel
-	tid    int32
+	id     atomic.Pointer[PID]
 	group  *ThreadGroup
 	thread platform.Thread
 	waiter platform.Waiter // the thread, if a CPU of its waits for answers; or nil
@@ -111,6 +111,7 @@ type RSeq struct {
 
 // FSContext is what CLONE_FS shares.
 type FSContext struct {
+	refs  atomic.Int32 // tasks
 	mu    sync.Mutex
 	ns    *vfs.Namespace
 	root  vfs.Path
@@ -120,13 +121,43 @@ type FSContext struct {
 
 // NewFSContext starts with both directories at root.
 func NewFSContext(ns *vfs.Namespace, root, cwd vfs.Path, umask uint32) *FSContext {
-	return &FSContext{ns: ns, root: root, cwd: cwd, umask: umask}
+	ns.Take()
+	f := &FSContext{ns: ns, root: root, cwd: cwd, umask: umask}
+	f.take()
+	return f
 }
 
 func (f *FSContext) clone() *FSContext {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return &FSContext{ns: f.ns, root: f.root, cwd: f.cwd, umask: f.umask}
+	return NewFSContext(f.ns, f.root, f.cwd, f.umask)
+}
+
+func (f *FSContext) take() { f.refs.Add(1) }
+
+func (f *FSContext) drop() {
+	if f.refs.Add(-1) == 0 {
+		f.Namespace().Drop()
+	}
+}
+
+// unshareMounts gives f, which nobody else has yet, a copy of its mounts.
+func (f *FSContext) unshareMounts(owner *vfs.UserNamespace) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ns, moved := f.ns.Clone(owner)
+	ns.Take()
+	f.ns.Drop()
+	f.ns, f.root, f.cwd = ns, moved(f.root), moved(f.cwd)
+}
+
+// enterMounts puts f at the root of ns.
+func (f *FSContext) enterMounts(ns *vfs.Namespace) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ns.Take()
+	f.ns.Drop()
+	f.ns, f.root, f.cwd = ns, ns.Root(), ns.Root()
 }
 
 // Namespace is the mount namespace.
@@ -176,11 +207,12 @@ func (f *FSContext) SetUmask(m uint32) uint32 {
 }
 
 // Kernel, TID, Group, Context, FS, FDs: what the task is and has. Context, FS,
-// FDs and MM are for the task's own goroutine.
+// FDs and MM are for the task's own goroutine. TID and PID are as the task itself
+// knows them (gettid(2)); how another does is Number's.
 func (t *Task) Kernel() *Kernel            { return t.k }
-func (t *Task) TID() int32                 { return t.tid }
+func (t *Task) TID() int32                 { return t.ID().Here() }
 func (t *Task) Group() *ThreadGroup        { return t.group }
-func (t *Task) PID() int32                 { return t.group.pid }
+func (t *Task) PID() int32                 { return t.group.id.Here() }
 func (t *Task) Context() *platform.Context { return &t.ctx }
 func (t *Task) FS() *FSContext             { return t.fs }
 func (t *Task) FDs() *vfs.FDTable          { return t.fds }
@@ -200,7 +232,9 @@ func (t *Task) publish() { t.view.Store(&view{t.fs, t.fds, t.mm}) }
 
 // UnshareFS and UnshareFDs give the task copies of its own (unshare(2), exec).
 func (t *Task) UnshareFS() {
-	t.fs = t.fs.clone()
+	old := t.fs
+	t.fs = old.clone()
+	old.drop()
 	t.publish()
 }
 
@@ -270,7 +304,7 @@ func (t *Task) main() {
 	defer t.guard()
 	thread, err := t.k.Platform.NewThread()
 	if err != nil {
-		t.k.Log.Error("start thread", "task", t.tid, "err", err)
+		t.k.Log.Error("start thread", "task", t.ID().Global(), "err", err)
 		t.k.mu.Lock()
 		t.k.killGroupLocked(t.group, unix.SIGKILL)
 		t.k.mu.Unlock()
@@ -291,7 +325,7 @@ func (t *Task) main() {
 // guard turns a panic on the task's goroutine into the end of the container.
 func (t *Task) guard() {
 	if v := recover(); v != nil {
-		t.k.Crash(t.tid, v)
+		t.k.Crash(t.ID().Global(), v)
 	}
 }
 
@@ -330,7 +364,7 @@ func (t *Task) loop() {
 		t.account(&t.user)
 		t.inApp.Store(0)
 		if err != nil {
-			t.k.Log.Error("run application", "task", t.tid, "err", err)
+			t.k.Log.Error("run application", "task", t.ID().Global(), "err", err)
 			t.ForceSignal(unix.SIGKILL)
 			continue
 		}
@@ -395,7 +429,7 @@ func (t *Task) fault(ev platform.Event) {
 	case unix.EFAULT:
 		t.forceFault(faultInfo(unix.SIGSEGV, 1 /* SEGV_MAPERR */, uint64(ev.Addr)), ev)
 	default:
-		t.k.Log.Error("resolve fault", "task", t.tid, "addr", ev.Addr, "err", err)
+		t.k.Log.Error("resolve fault", "task", t.ID().Global(), "addr", ev.Addr, "err", err)
 		t.forceFault(faultInfo(unix.SIGBUS, 2, uint64(ev.Addr)), ev)
 	}
 }
@@ -443,8 +477,9 @@ func (t *Task) Barrier(all bool) {
 	k := t.k
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, x := range k.tasks {
-		if x != t && (all || x.group == t.group) && x.inApp.Load() != 0 && x.state == taskRunning {
+	for _, p := range k.root.ids {
+		x := p.task
+		if x != nil && x != t && (all || x.group == t.group) && x.inApp.Load() != 0 && x.state == taskRunning {
 			x.thread.Interrupt()
 		}
 	}

@@ -43,7 +43,7 @@ type SigEvent struct {
 	Value  uint64
 	Signal int32
 	Notify int32 // SIGEV_SIGNAL, SIGEV_NONE, SIGEV_THREAD, SIGEV_THREAD_ID
-	TID    int32
+	TID    int32 // in the first namespace
 }
 
 // NewTimer makes a timer on a clock; fire is called without locks held, and is

@@ -10,15 +10,15 @@ import (
 
 // WaitFor says which children a wait is about; the fields add up.
 type WaitFor struct {
-	PID   int32        // > 0: this one
-	Job   int32        // > 0: members of this process group
+	PID   *PID         // not nil: this one
+	Job   *PID         // not nil: members of this process group
 	Group *ThreadGroup // not nil: this one (P_PIDFD)
 	Flags int          // WNOHANG, WEXITED, WSTOPPED, WCONTINUED, WNOWAIT, __WALL, __WCLONE, __WNOTHREAD
 }
 
 // Waited is what became of a child.
 type Waited struct {
-	PID    int32
+	PID    *PID // nil: nothing
 	UID    uint32
 	Status int32 // as wait4(2) stores it
 	Code   int32 // CLD_…
@@ -72,8 +72,8 @@ func (t *Task) tryWait(w WaitFor) (Waited, error) {
 
 func (w *WaitFor) matches(t *Task, c *ThreadGroup) bool {
 	switch {
-	case w.PID > 0 && c.pid != w.PID,
-		w.Job > 0 && (c.jobs == nil || c.jobs.id != w.Job),
+	case w.PID != nil && c.id != w.PID,
+		w.Job != nil && (c.jobs == nil || c.jobs.id != w.Job),
 		w.Group != nil && c != w.Group,
 		w.Flags&WNOTHREAD != 0 && c.parentTask != t:
 		return false
@@ -85,7 +85,7 @@ func (w *WaitFor) matches(t *Task, c *ThreadGroup) bool {
 
 // waitedLocked looks whether c has something to report, and takes it.
 func (k *Kernel) waitedLocked(c *ThreadGroup, flags int) (Waited, bool) {
-	r := Waited{PID: c.pid, UID: c.leader.Creds().UID}
+	r := Waited{PID: c.id, UID: c.leader.Creds().UID}
 	take := flags&unix.WNOWAIT == 0
 	switch {
 	case c.dead:

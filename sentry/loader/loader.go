@@ -202,6 +202,12 @@ func parseScript(head []byte) (interp, arg string, err error) {
 func privileges(old *vfs.Creds, f file) (*vfs.Creds, bool) {
 	c := *old
 	nosuid := f.d.Path().Mount.Flags()&unix.MS_NOSUID != 0 || old.NoNewPrivs
+	// An owner without a name in the program's user namespace gives nothing (bprm_fill_uid).
+	_, known := old.User.UIDs().Out(f.attr.UID)
+	if _, ok := old.User.GIDs().Out(f.attr.GID); !ok || !known {
+		nosuid = true
+	}
+	root, _ := old.User.UIDs().In(0)
 	if !nosuid && f.attr.Mode&unix.S_ISUID != 0 {
 		c.EUID = f.attr.UID
 	}
@@ -216,14 +222,14 @@ func privileges(old *vfs.Creds, f file) (*vfs.Creds, bool) {
 	}
 	c.Permitted, c.Effective = c.Ambient, c.Ambient
 	if old.SecureBits&noroot == 0 {
-		if c.EUID == 0 || c.UID == 0 {
+		if c.EUID == root || c.UID == root {
 			c.Permitted = old.Inheritable | old.Bounding
 		}
-		if c.EUID == 0 {
+		if c.EUID == root {
 			c.Effective = c.Permitted
 		}
 	}
-	gained := c.Permitted&^old.Permitted != 0 && c.UID != 0
+	gained := c.Permitted&^old.Permitted != 0 && c.UID != root
 	const keepCaps = 1 << 4 // SECBIT_KEEP_CAPS
 	c.SecureBits &^= keepCaps
 	secure := c.EUID != c.UID || c.EGID != c.GID || gained

@@ -33,10 +33,42 @@ func credCalls() []row {
 	}
 }
 
-func getuid(t *kernel.Task, _ *Args) (uintptr, error)  { return uintptr(t.Creds().UID), nil }
-func geteuid(t *kernel.Task, _ *Args) (uintptr, error) { return uintptr(t.Creds().EUID), nil }
-func getgid(t *kernel.Task, _ *Args) (uintptr, error)  { return uintptr(t.Creds().GID), nil }
-func getegid(t *kernel.Task, _ *Args) (uintptr, error) { return uintptr(t.Creds().EGID), nil }
+func getuid(t *kernel.Task, _ *Args) (uintptr, error) { return uintptr(showUID(t, t.Creds().UID)), nil }
+func geteuid(t *kernel.Task, _ *Args) (uintptr, error) {
+	return uintptr(showUID(t, t.Creds().EUID)), nil
+}
+func getgid(t *kernel.Task, _ *Args) (uintptr, error) { return uintptr(showGID(t, t.Creds().GID)), nil }
+func getegid(t *kernel.Task, _ *Args) (uintptr, error) {
+	return uintptr(showGID(t, t.Creds().EGID)), nil
+}
+
+// showUID and showGID are ids as t's user namespace has them; meanUID and meanGID
+// are what it means by one, where -1 stays what it is. An id without meaning is EINVAL.
+func showUID(t *kernel.Task, id uint32) uint32 { return t.Creds().User.ShowUID(id) }
+func showGID(t *kernel.Task, id uint32) uint32 { return t.Creds().User.ShowGID(id) }
+
+func meanUID(t *kernel.Task, id uint32) (uint32, error) { return mean(t.Creds().User.UIDs(), id) }
+func meanGID(t *kernel.Task, id uint32) (uint32, error) { return mean(t.Creds().User.GIDs(), id) }
+
+func mean(m *vfs.IDMap, id uint32) (uint32, error) {
+	if id == keep {
+		return keep, nil
+	}
+	if id, ok := m.In(id); ok {
+		return id, nil
+	}
+	return 0, unix.EINVAL
+}
+
+// meanIDs are the first n arguments, each meant as mean says.
+func meanIDs(m *vfs.IDMap, a *Args, n int) (ids [3]uint32, err error) {
+	for i := range n {
+		if ids[i], err = mean(m, a.Uint32(i)); err != nil {
+			return
+		}
+	}
+	return
+}
 
 func out3(t *kernel.Task, a *Args, v ...uint32) (uintptr, error) {
 	for i, x := range v {
@@ -49,12 +81,12 @@ func out3(t *kernel.Task, a *Args, v ...uint32) (uintptr, error) {
 
 func getresuid(t *kernel.Task, a *Args) (uintptr, error) {
 	c := t.Creds()
-	return out3(t, a, c.UID, c.EUID, c.SUID)
+	return out3(t, a, showUID(t, c.UID), showUID(t, c.EUID), showUID(t, c.SUID))
 }
 
 func getresgid(t *kernel.Task, a *Args) (uintptr, error) {
 	c := t.Creds()
-	return out3(t, a, c.GID, c.EGID, c.SGID)
+	return out3(t, a, showGID(t, c.GID), showGID(t, c.EGID), showGID(t, c.SGID))
 }
 
 func getgroups(t *kernel.Task, a *Args) (uintptr, error) {
@@ -67,7 +99,7 @@ func getgroups(t *kernel.Task, a *Args) (uintptr, error) {
 	}
 	var b []byte
 	for _, x := range g {
-		b = le.AppendUint32(b, x)
+		b = le.AppendUint32(b, showGID(t, x))
 	}
 	return uintptr(len(g)), out(t, a.Addr(1), b)
 }
@@ -75,7 +107,7 @@ func getgroups(t *kernel.Task, a *Args) (uintptr, error) {
 const maxGroups = 65536
 
 func setgroups(t *kernel.Task, a *Args) (uintptr, error) {
-	if !t.Creds().Has(unix.CAP_SETGID) {
+	if !t.Creds().HasHere(unix.CAP_SETGID) || !t.Creds().User.MaySetgroups() {
 		return 0, unix.EPERM
 	}
 	n := a.Uint32(0)
@@ -89,7 +121,11 @@ func setgroups(t *kernel.Task, a *Args) (uintptr, error) {
 	c := *t.Creds()
 	c.Groups = make([]uint32, n)
 	for i := range c.Groups {
-		c.Groups[i] = le.Uint32(b[4*i:])
+		id, ok := c.User.GIDs().In(le.Uint32(b[4*i:]))
+		if !ok {
+			return 0, unix.EINVAL
+		}
+		c.Groups[i] = id
 	}
 	slices.Sort(c.Groups)
 	t.SetCreds(&c)
@@ -130,8 +166,9 @@ func fixCaps(old, c *vfs.Creds) {
 	if c.SecureBits&secNoSetuidFixup != 0 {
 		return
 	}
-	wasRoot := old.UID == 0 || old.EUID == 0 || old.SUID == 0
-	isRoot := c.UID == 0 || c.EUID == 0 || c.SUID == 0
+	root, _ := c.User.UIDs().In(0)
+	wasRoot := old.UID == root || old.EUID == root || old.SUID == root
+	isRoot := c.UID == root || c.EUID == root || c.SUID == root
 	if wasRoot && !isRoot {
 		if c.SecureBits&secKeepCaps == 0 {
 			c.Permitted, c.Effective = 0, 0
@@ -139,26 +176,29 @@ func fixCaps(old, c *vfs.Creds) {
 		c.Ambient = 0
 	}
 	switch {
-	case old.EUID == 0 && c.EUID != 0:
+	case old.EUID == root && c.EUID != root:
 		c.Effective = 0
-	case old.EUID != 0 && c.EUID == 0:
+	case old.EUID != root && c.EUID == root:
 		c.Effective = c.Permitted
 	}
 	switch {
-	case old.FSUID == 0 && c.FSUID != 0:
+	case old.FSUID == root && c.FSUID != root:
 		c.Effective &^= fsCaps
-	case old.FSUID != 0 && c.FSUID == 0:
+	case old.FSUID != root && c.FSUID == root:
 		c.Effective |= c.Permitted & fsCaps
 	}
 }
 
 func setuid(t *kernel.Task, a *Args) (uintptr, error) {
-	id := a.Uint32(0)
+	id, err := meanUID(t, a.Uint32(0))
+	if err != nil {
+		return 0, err
+	}
 	return setIDs(t, func(c *vfs.Creds) error {
 		switch {
 		case id == keep:
 			return unix.EINVAL
-		case c.Has(unix.CAP_SETUID):
+		case c.HasHere(unix.CAP_SETUID):
 			c.UID, c.SUID = id, id
 		case id != c.UID && id != c.SUID:
 			return unix.EPERM
@@ -169,12 +209,15 @@ func setuid(t *kernel.Task, a *Args) (uintptr, error) {
 }
 
 func setgid(t *kernel.Task, a *Args) (uintptr, error) {
-	id := a.Uint32(0)
+	id, err := meanGID(t, a.Uint32(0))
+	if err != nil {
+		return 0, err
+	}
 	return setIDs(t, func(c *vfs.Creds) error {
 		switch {
 		case id == keep:
 			return unix.EINVAL
-		case c.Has(unix.CAP_SETGID):
+		case c.HasHere(unix.CAP_SETGID):
 			c.GID, c.SGID = id, id
 		case id != c.GID && id != c.SGID:
 			return unix.EPERM
@@ -185,10 +228,14 @@ func setgid(t *kernel.Task, a *Args) (uintptr, error) {
 }
 
 func setreuid(t *kernel.Task, a *Args) (uintptr, error) {
-	r, e := a.Uint32(0), a.Uint32(1)
+	ids, err := meanIDs(t.Creds().User.UIDs(), a, 2)
+	if err != nil {
+		return 0, err
+	}
+	r, e := ids[0], ids[1]
 	return setIDs(t, func(c *vfs.Creds) error {
 		old := *c
-		if !c.Has(unix.CAP_SETUID) && (r != keep && r != old.UID && r != old.EUID ||
+		if !c.HasHere(unix.CAP_SETUID) && (r != keep && r != old.UID && r != old.EUID ||
 			e != keep && e != old.UID && e != old.EUID && e != old.SUID) {
 			return unix.EPERM
 		}
@@ -202,10 +249,14 @@ func setreuid(t *kernel.Task, a *Args) (uintptr, error) {
 }
 
 func setregid(t *kernel.Task, a *Args) (uintptr, error) {
-	r, e := a.Uint32(0), a.Uint32(1)
+	ids, err := meanIDs(t.Creds().User.GIDs(), a, 2)
+	if err != nil {
+		return 0, err
+	}
+	r, e := ids[0], ids[1]
 	return setIDs(t, func(c *vfs.Creds) error {
 		old := *c
-		if !c.Has(unix.CAP_SETGID) && (r != keep && r != old.GID && r != old.EGID ||
+		if !c.HasHere(unix.CAP_SETGID) && (r != keep && r != old.GID && r != old.EGID ||
 			e != keep && e != old.GID && e != old.EGID && e != old.SGID) {
 			return unix.EPERM
 		}
@@ -226,53 +277,69 @@ func pick(id, old uint32) uint32 {
 }
 
 func setresuid(t *kernel.Task, a *Args) (uintptr, error) {
+	ids, err := meanIDs(t.Creds().User.UIDs(), a, 3)
+	if err != nil {
+		return 0, err
+	}
 	return setIDs(t, func(c *vfs.Creds) error {
 		have := []uint32{c.UID, c.EUID, c.SUID, keep}
 		for i := range 3 {
-			if !c.Has(unix.CAP_SETUID) && !slices.Contains(have, a.Uint32(i)) {
+			if !c.HasHere(unix.CAP_SETUID) && !slices.Contains(have, ids[i]) {
 				return unix.EPERM
 			}
 		}
-		c.UID, c.EUID, c.SUID = pick(a.Uint32(0), c.UID), pick(a.Uint32(1), c.EUID), pick(a.Uint32(2), c.SUID)
+		c.UID, c.EUID, c.SUID = pick(ids[0], c.UID), pick(ids[1], c.EUID), pick(ids[2], c.SUID)
 		c.FSUID = c.EUID
 		return nil
 	})
 }
 
 func setresgid(t *kernel.Task, a *Args) (uintptr, error) {
+	ids, err := meanIDs(t.Creds().User.GIDs(), a, 3)
+	if err != nil {
+		return 0, err
+	}
 	return setIDs(t, func(c *vfs.Creds) error {
 		have := []uint32{c.GID, c.EGID, c.SGID, keep}
 		for i := range 3 {
-			if !c.Has(unix.CAP_SETGID) && !slices.Contains(have, a.Uint32(i)) {
+			if !c.HasHere(unix.CAP_SETGID) && !slices.Contains(have, ids[i]) {
 				return unix.EPERM
 			}
 		}
-		c.GID, c.EGID, c.SGID = pick(a.Uint32(0), c.GID), pick(a.Uint32(1), c.EGID), pick(a.Uint32(2), c.SGID)
+		c.GID, c.EGID, c.SGID = pick(ids[0], c.GID), pick(ids[1], c.EGID), pick(ids[2], c.SGID)
 		c.FSGID = c.EGID
 		return nil
 	})
 }
 
 func setfsuid(t *kernel.Task, a *Args) (uintptr, error) {
-	old, id := t.Creds().FSUID, a.Uint32(0)
+	old := t.Creds().FSUID
+	id, err := meanUID(t, a.Uint32(0))
+	if err != nil {
+		id = keep
+	}
 	setIDs(t, func(c *vfs.Creds) error {
-		if id == c.UID || id == c.EUID || id == c.SUID || id == c.FSUID || c.Has(unix.CAP_SETUID) && id != keep {
+		if id != keep && (id == c.UID || id == c.EUID || id == c.SUID || id == c.FSUID || c.HasHere(unix.CAP_SETUID)) {
 			c.FSUID = id
 		}
 		return nil
 	})
-	return uintptr(old), nil
+	return uintptr(showUID(t, old)), nil
 }
 
 func setfsgid(t *kernel.Task, a *Args) (uintptr, error) {
-	old, id := t.Creds().FSGID, a.Uint32(0)
+	old := t.Creds().FSGID
+	id, err := meanGID(t, a.Uint32(0))
+	if err != nil {
+		id = keep
+	}
 	setIDs(t, func(c *vfs.Creds) error {
-		if id == c.GID || id == c.EGID || id == c.SGID || id == c.FSGID || c.Has(unix.CAP_SETGID) && id != keep {
+		if id != keep && (id == c.GID || id == c.EGID || id == c.SGID || id == c.FSGID || c.HasHere(unix.CAP_SETGID)) {
 			c.FSGID = id
 		}
 		return nil
 	})
-	return uintptr(old), nil
+	return uintptr(showGID(t, old)), nil
 }
 
 // Capability headers (include/uapi/linux/capability.h).
@@ -316,7 +383,7 @@ func capget(t *kernel.Task, a *Args) (uintptr, error) {
 	}
 	c := t.Creds()
 	if pid != 0 && pid != t.TID() {
-		x := t.Kernel().Task(pid)
+		x := t.Find(pid)
 		if x == nil {
 			return 0, unix.ESRCH
 		}
@@ -356,7 +423,7 @@ func capset(t *kernel.Task, a *Args) (uintptr, error) {
 	c := *old
 	c.Effective, c.Permitted, c.Inheritable = sets[0]&allCaps, sets[1]&allCaps, sets[2]&allCaps
 	switch { // security/commoncap.c, cap_capset
-	case !old.Has(unix.CAP_SETPCAP) && c.Inheritable&^(old.Inheritable|old.Permitted) != 0,
+	case !old.HasHere(unix.CAP_SETPCAP) && c.Inheritable&^(old.Inheritable|old.Permitted) != 0,
 		c.Inheritable&^(old.Inheritable|old.Bounding) != 0,
 		c.Permitted&^old.Permitted != 0,
 		c.Effective&^c.Permitted != 0:

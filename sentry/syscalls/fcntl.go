@@ -132,7 +132,7 @@ func recordLock(t *kernel.Task, d *vfs.Description, cmd int, at memory.Addr) err
 		return err
 	}
 	ofd := cmd >= unix.F_OFD_GETLK
-	l := vfs.Lock{Type: int16(le.Uint16(b[0:])), Owner: t.FDs(), PID: t.PID()}
+	l := vfs.Lock{Type: int16(le.Uint16(b[0:])), Owner: t.FDs(), PID: t.Group().PID()}
 	if ofd {
 		if le.Uint32(b[24:]) != 0 {
 			return unix.EINVAL
@@ -215,9 +215,20 @@ func getLock(t *kernel.Task, d *vfs.Description, l vfs.Lock, at memory.Addr, b [
 		le.PutUint16(b[2:], unix.SEEK_SET)
 		le.PutUint64(b[8:], uint64(got.Start))
 		le.PutUint64(b[16:], uint64(n))
-		le.PutUint32(b[24:], uint32(got.PID))
+		le.PutUint32(b[24:], uint32(shownPID(t, got.PID)))
 	}
 	return out(t, at, b)
+}
+
+// shownPID is a lock's holder as t knows it: 0 if it does not.
+func shownPID(t *kernel.Task, global int32) int32 {
+	if global < 0 {
+		return global
+	}
+	if g := t.Kernel().Group(global); g != nil {
+		return t.Number(g.ID())
+	}
+	return global
 }
 
 func flock(t *kernel.Task, a *Args) (uintptr, error) {

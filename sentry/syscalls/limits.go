@@ -65,11 +65,11 @@ func prlimit(t *kernel.Task, a *Args) (uintptr, error) {
 	}
 	g := t.Group()
 	if pid := int32(a.Int(0)); pid != 0 && pid != t.PID() {
-		x := t.Kernel().Task(pid)
+		x := t.Find(pid)
 		if x == nil {
 			return 0, unix.ESRCH
 		}
-		if err := mayInspect(t, x); err != nil && !t.Creds().Has(unix.CAP_SYS_RESOURCE) {
+		if err := mayInspect(t, x); err != nil && !t.Creds().HasIn(x.Creds().User, unix.CAP_SYS_RESOURCE) {
 			return 0, err
 		}
 		g = x.Group()

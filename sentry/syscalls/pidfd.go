@@ -32,7 +32,7 @@ func (p *pidfd) Ready(mask vfs.Events) vfs.Events {
 func (p *pidfd) Queue() *vfs.Queue { return p.group.EndQueue() }
 
 // PID is for /proc/PID/fdinfo.
-func (p *pidfd) PID() int32 { return p.group.PID() }
+func (p *pidfd) PID() *kernel.PID { return p.group.ID() }
 
 func installPIDFD(t *kernel.Task, g *kernel.ThreadGroup, flags int) (uintptr, error) {
 	d := vfs.NewAnonymous(&pidfd{group: g}, "anon_inode:[pidfd]", unix.O_RDWR|flags)
@@ -45,9 +45,9 @@ func pidfdOpen(t *kernel.Task, a *Args) (uintptr, error) {
 	if flags&^unix.O_NONBLOCK != 0 || pid <= 0 {
 		return 0, unix.EINVAL
 	}
-	g := t.Kernel().Group(pid)
+	g := t.FindGroup(pid)
 	if g == nil {
-		if t.Kernel().Task(pid) != nil {
+		if t.Find(pid) != nil {
 			return 0, unix.EINVAL // a thread that is no leader
 		}
 		return 0, unix.ESRCH
@@ -84,10 +84,10 @@ func pidfdSendSignal(t *kernel.Task, a *Args) (uintptr, error) {
 			return 0, err
 		}
 	}
-	if g.Dead() && t.Kernel().Group(g.PID()) != g {
-		return 0, unix.ESRCH
+	if t.Number(g.ID()) == 0 {
+		return 0, unix.EINVAL // pidfd_send_signal: not in a namespace below
 	}
-	return 0, t.KillInfo(g.PID(), sig, info)
+	return 0, t.KillGroup(g, sig, info)
 }
 
 func pidfdGetfd(t *kernel.Task, a *Args) (uintptr, error) {

@@ -86,7 +86,7 @@ var prctlOptions = map[int]prctlOption{
 		return truth(t.Creds().Bounding&(1<<a[1]) != 0), nil
 	},
 	unix.PR_CAPBSET_DROP: func(t *kernel.Task, a *Args) (uintptr, error) {
-		if !t.Creds().Has(unix.CAP_SETPCAP) {
+		if !t.Creds().HasHere(unix.CAP_SETPCAP) {
 			return 0, unix.EPERM
 		}
 		if a[1] > unix.CAP_LAST_CAP {
@@ -104,7 +104,7 @@ var prctlOptions = map[int]prctlOption{
 	unix.PR_SET_SECUREBITS: func(t *kernel.Task, a *Args) (uintptr, error) {
 		old, new := t.Creds().SecureBits, a.Uint32(1)
 		const all, locks = 0xff, 0xaa
-		if new&^all != 0 || old&locks>>1&(old^new) != 0 || old&locks&^new != 0 || !t.Creds().Has(unix.CAP_SETPCAP) {
+		if new&^all != 0 || old&locks>>1&(old^new) != 0 || old&locks&^new != 0 || !t.Creds().HasHere(unix.CAP_SETPCAP) {
 			return 0, unix.EPERM
 		}
 		c := *t.Creds()

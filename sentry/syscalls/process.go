@@ -18,8 +18,8 @@ func processCalls() []row {
 		{unix.SYS_GETPPID, getppid, Full, ""},
 		{unix.SYS_FORK, fork, Full, ""},
 		{unix.SYS_VFORK, vfork, Full, ""},
-		{unix.SYS_CLONE, clone, Partial, "no new namespaces, no ptrace of the child"},
-		{unix.SYS_CLONE3, clone3, Partial, "no new namespaces, cgroups or chosen ids"},
+		{unix.SYS_CLONE, clone, Partial, "no ptrace of the child"},
+		{unix.SYS_CLONE3, clone3, Partial, "not into a cgroup"},
 		{unix.SYS_EXECVE, execve, Full, ""},
 		{unix.SYS_EXECVEAT, execveat, Full, ""},
 		{unix.SYS_EXIT, exit, Full, ""},
@@ -38,9 +38,11 @@ func processCalls() []row {
 	}
 }
 
-func getpid(t *kernel.Task, _ *Args) (uintptr, error)  { return uintptr(t.PID()), nil }
-func gettid(t *kernel.Task, _ *Args) (uintptr, error)  { return uintptr(t.TID()), nil }
-func getppid(t *kernel.Task, _ *Args) (uintptr, error) { return uintptr(t.Group().PPID()), nil }
+func getpid(t *kernel.Task, _ *Args) (uintptr, error) { return uintptr(t.PID()), nil }
+func gettid(t *kernel.Task, _ *Args) (uintptr, error) { return uintptr(t.TID()), nil }
+func getppid(t *kernel.Task, _ *Args) (uintptr, error) {
+	return uintptr(t.Group().ParentIn(t.PIDNamespace())), nil
+}
 
 func fork(t *kernel.Task, _ *Args) (uintptr, error) {
 	return doClone(t, kernel.CloneArgs{ExitSignal: unix.SIGCHLD})
@@ -90,16 +92,28 @@ func clone3(t *kernel.Task, a *Args) (uintptr, error) {
 	}
 	w := func(i int) uint64 { return le.Uint64(b[i*8:]) }
 	c := cloneArgs{w(0), w(1), w(2), w(3), w(4), w(5), w(6), w(7), w(8), w(9), w(10)}
-	const intoCgroup = 0x200000000
+	const intoCgroup, maxPIDDepth = 0x200000000, 32
 	switch {
 	case c.Flags&(0xff|unix.CLONE_DETACHED) != 0, c.ExitSignal > kernel.NSIG, (c.Stack == 0) != (c.StackSize == 0),
 		c.Flags&(unix.CLONE_THREAD|unix.CLONE_PARENT) != 0 && c.ExitSignal != 0,
-		c.SetTIDSize > 0, c.Flags&intoCgroup != 0:
+		(c.SetTID == 0) != (c.SetTIDSize == 0), c.SetTIDSize > maxPIDDepth:
 		return 0, unix.EINVAL
+	}
+	if c.Flags&intoCgroup != 0 {
+		return 0, unix.EOPNOTSUPP // the container has one control group
 	}
 	k := kernel.CloneArgs{
 		Flags: c.Flags, ExitSignal: unix.Signal(c.ExitSignal), PIDFD: memory.Addr(c.PIDFD), ChildTID: memory.Addr(c.ChildTID),
 		ParentTID: memory.Addr(c.ParentTID), TLS: c.TLS,
+	}
+	if c.SetTIDSize > 0 {
+		b := make([]byte, 4*c.SetTIDSize)
+		if err := in(t, memory.Addr(c.SetTID), b); err != nil {
+			return 0, err
+		}
+		for i := range c.SetTIDSize {
+			k.SetTID = append(k.SetTID, int32(le.Uint32(b[4*i:])))
+		}
 	}
 	if c.Stack != 0 {
 		k.Stack = c.Stack + c.StackSize
@@ -107,17 +121,7 @@ func clone3(t *kernel.Task, a *Args) (uintptr, error) {
 	return doClone(t, k)
 }
 
-// newNamespaces are the clone flags that ask for namespaces.
-const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
-	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
-
 func doClone(t *kernel.Task, c kernel.CloneArgs) (uintptr, error) {
-	if c.Flags&newNamespaces != 0 {
-		if !t.Creds().Has(unix.CAP_SYS_ADMIN) && c.Flags&unix.CLONE_NEWUSER == 0 {
-			return 0, unix.EPERM
-		}
-		return 0, unix.EINVAL // as a kernel built without them
-	}
 	if c.Flags&unix.CLONE_PIDFD != 0 && c.Flags&unix.CLONE_DETACHED != 0 {
 		return 0, unix.EINVAL
 	}
@@ -125,7 +129,7 @@ func doClone(t *kernel.Task, c kernel.CloneArgs) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	tid := n.TID()
+	tid := t.Number(n.ID())
 	if c.Flags&unix.CLONE_PIDFD != 0 {
 		if fd, err := installPIDFD(t, n.Group(), 0); err == nil {
 			out32(t, c.PIDFD, uint32(fd))
@@ -249,14 +253,18 @@ func wait4(t *kernel.Task, a *Args) (uintptr, error) {
 	w := kernel.WaitFor{Flags: options | unix.WEXITED}
 	switch {
 	case pid > 0:
-		w.PID = pid
+		if w.PID = t.FindID(pid); w.PID == nil {
+			return 0, unix.ECHILD
+		}
 	case pid == 0:
 		w.Job = t.Group().Jobs().ID()
 	case pid < -1:
-		w.Job = -pid
+		if w.Job = t.FindID(-pid); w.Job == nil {
+			return 0, unix.ECHILD
+		}
 	}
 	r, err := t.WaitChild(w)
-	if err != nil || r.PID == 0 {
+	if err != nil || r.PID == nil {
 		return 0, err
 	}
 	if a[1] != 0 {
@@ -269,7 +277,7 @@ func wait4(t *kernel.Task, a *Args) (uintptr, error) {
 			return 0, err
 		}
 	}
-	return uintptr(r.PID), nil
+	return uintptr(t.Number(r.PID)), nil
 }
 
 func waitid(t *kernel.Task, a *Args) (uintptr, error) {
@@ -286,13 +294,17 @@ func waitid(t *kernel.Task, a *Args) (uintptr, error) {
 		if id <= 0 {
 			return 0, unix.EINVAL
 		}
-		w.PID = id
+		if w.PID = t.FindID(id); w.PID == nil {
+			return 0, unix.ECHILD
+		}
 	case unix.P_PGID:
 		if id < 0 {
 			return 0, unix.EINVAL
 		}
-		if w.Job = id; id == 0 {
-			w.Job = t.Group().Jobs().ID()
+		if w.Job = t.Group().Jobs().ID(); id != 0 {
+			if w.Job = t.FindID(id); w.Job == nil {
+				return 0, unix.ECHILD
+			}
 		}
 	case unix.P_PIDFD:
 		g, nonblock, err := groupOfPIDFD(t, int(id))
@@ -310,24 +322,24 @@ func waitid(t *kernel.Task, a *Args) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	if r.PID == 0 && w.Group != nil && options&unix.WNOHANG == 0 {
+	if r.PID == nil && w.Group != nil && options&unix.WNOHANG == 0 {
 		return 0, unix.EAGAIN // a pidfd with O_NONBLOCK
 	}
 	if a[2] != 0 {
 		// Only the fields are written, as Linux does (kernel/exit.c, waitid).
 		var b [28]byte
-		if r.PID != 0 {
+		if r.PID != nil {
 			le.PutUint32(b[0:], uint32(unix.SIGCHLD))
 			le.PutUint32(b[8:], uint32(r.Code))
-			le.PutUint32(b[16:], uint32(r.PID))
-			le.PutUint32(b[20:], r.UID)
+			le.PutUint32(b[16:], uint32(t.Number(r.PID)))
+			le.PutUint32(b[20:], showUID(t, r.UID))
 			le.PutUint32(b[24:], uint32(r.Value))
 		}
 		if err := out(t, a.Addr(2), b[:]); err != nil {
 			return 0, err
 		}
 	}
-	if a[4] != 0 && r.PID != 0 {
+	if a[4] != 0 && r.PID != nil {
 		return 0, outRusage(t, a.Addr(4), r.User, r.Sys, r.MaxRSS, 0, 0, 0)
 	}
 	return 0, nil
@@ -347,10 +359,10 @@ func other(t *kernel.Task, pid int32) (*kernel.ThreadGroup, error) {
 	if pid == 0 {
 		return t.Group(), nil
 	}
-	if x := t.Kernel().Task(pid); x != nil {
+	if x := t.Find(pid); x != nil {
 		return x.Group(), nil
 	}
-	if g := t.Kernel().Group(pid); g != nil {
+	if g := t.FindGroup(pid); g != nil {
 		return g, nil
 	}
 	return nil, unix.ESRCH
@@ -362,12 +374,14 @@ func getpgid(t *kernel.Task, a *Args) (uintptr, error) {
 		return 0, err
 	}
 	if j := g.Jobs(); j != nil {
-		return uintptr(j.ID()), nil
+		return uintptr(t.Number(j.ID())), nil
 	}
 	return 0, unix.ESRCH
 }
 
-func getpgrp(t *kernel.Task, _ *Args) (uintptr, error) { return uintptr(t.Group().Jobs().ID()), nil }
+func getpgrp(t *kernel.Task, _ *Args) (uintptr, error) {
+	return uintptr(t.Number(t.Group().Jobs().ID())), nil
+}
 
 func setsid(t *kernel.Task, _ *Args) (uintptr, error) {
 	id, err := t.Setsid()
@@ -380,7 +394,7 @@ func getsid(t *kernel.Task, a *Args) (uintptr, error) {
 		return 0, err
 	}
 	if j := g.Jobs(); j != nil {
-		return uintptr(j.Session().ID()), nil
+		return uintptr(t.Number(j.Session().ID())), nil
 	}
 	return 0, unix.ESRCH
 }
@@ -396,7 +410,7 @@ func setRobustList(t *kernel.Task, a *Args) (uintptr, error) {
 func getRobustList(t *kernel.Task, a *Args) (uintptr, error) {
 	x := t
 	if pid := int32(a.Int(0)); pid != 0 && pid != t.TID() {
-		if x = t.Kernel().Task(pid); x == nil {
+		if x = t.Find(pid); x == nil {
 			return 0, unix.ESRCH
 		}
 		if err := mayInspect(t, x); err != nil {
@@ -413,7 +427,7 @@ func getRobustList(t *kernel.Task, a *Args) (uintptr, error) {
 func mayInspect(t, x *kernel.Task) error {
 	a, b := t.Creds(), x.Creds()
 	same := a.UID == b.EUID && a.UID == b.SUID && a.UID == b.UID && a.GID == b.EGID && a.GID == b.SGID && a.GID == b.GID
-	if x.Group() == t.Group() || same && x.Group().Dumpable.Load() == 1 || a.Has(unix.CAP_SYS_PTRACE) {
+	if x.Group() == t.Group() || same && x.Group().Dumpable.Load() == 1 || a.HasIn(b.User, unix.CAP_SYS_PTRACE) {
 		return nil
 	}
 	return unix.EPERM

@@ -47,7 +47,7 @@ func taskByID(t *kernel.Task, id int32) (*kernel.Task, error) {
 	if id < 0 {
 		return nil, unix.EINVAL
 	}
-	if x := t.Kernel().Task(id); x != nil {
+	if x := t.Find(id); x != nil {
 		return x, nil
 	}
 	return nil, unix.ESRCH
@@ -204,14 +204,18 @@ func niceTargets(t *kernel.Task, which int, who int32) ([]*kernel.Task, error) {
 		}
 		all = append(all, x)
 	case unix.PRIO_PGRP:
-		if who == 0 {
-			who = t.Group().Jobs().ID()
+		job := t.Group().Jobs()
+		if who != 0 {
+			job = t.FindJob(who)
 		}
-		each(func(g *kernel.ThreadGroup) bool { j := g.Jobs(); return j != nil && j.ID() == who })
+		each(func(g *kernel.ThreadGroup) bool { j := g.Jobs(); return j != nil && j == job })
 	case unix.PRIO_USER:
-		uid := uint32(who)
-		if who == 0 {
-			uid = t.Creds().UID
+		uid := t.Creds().UID
+		if who != 0 {
+			var err error
+			if uid, err = meanUID(t, uint32(who)); err != nil {
+				return nil, unix.ESRCH
+			}
 		}
 		each(func(g *kernel.ThreadGroup) bool { return g.Leader().Creds().UID == uid })
 	default:
@@ -244,7 +248,7 @@ func setpriority(t *kernel.Task, a *Args) (uintptr, error) {
 	c := t.Creds()
 	for _, x := range all {
 		o := x.Creds()
-		if c.EUID != o.UID && c.EUID != o.EUID && !c.Has(unix.CAP_SYS_NICE) {
+		if c.EUID != o.UID && c.EUID != o.EUID && !c.HasIn(o.User, unix.CAP_SYS_NICE) {
 			return 0, unix.EPERM
 		}
 		if nice < x.Nice.Load() && !c.Has(unix.CAP_SYS_NICE) && uint64(20-nice) > t.Limit(13) {

@@ -545,6 +545,7 @@ func (s sock) receiveHeader(t *kernel.Task, at memory.Addr, flags int) (uintptr,
 		room = 0
 	}
 	cut := false
+	m.Control.Creds = socket.Shown(t, m.Control.Creds)
 	control, cut = m.Control.Encode(room, func(d *vfs.Description) (int, error) {
 		fd, err := install(t, d, 0, flags&unix.MSG_CMSG_CLOEXEC != 0)
 		return int(fd), err

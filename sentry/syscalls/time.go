@@ -70,7 +70,7 @@ func findClock(t *kernel.Task, id int32) (clock, error) {
 	if id&4 != 0 {
 		x := t
 		if pid != 0 {
-			if x = t.Kernel().Task(pid); x == nil || x.Group() != t.Group() {
+			if x = t.Find(pid); x == nil || x.Group() != t.Group() {
 				return clock{}, unix.EINVAL
 			}
 		}
@@ -367,9 +367,11 @@ func timerCreate(t *kernel.Task, a *Args) (uintptr, error) {
 		case sigevNone:
 		case sigevSignal, sigevThread:
 		case sigevThreadID:
-			if x := t.Kernel().Task(ev.TID); x == nil || x.Group() != t.Group() {
+			x := t.Find(ev.TID)
+			if x == nil || x.Group() != t.Group() {
 				return 0, unix.EINVAL
 			}
+			ev.TID = x.ID().Global()
 		default:
 			return 0, unix.EINVAL
 		}

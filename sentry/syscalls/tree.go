@@ -256,7 +256,18 @@ func doChown(t *kernel.Task, dirfd int, addr memory.Addr, uid, gid uint32, flags
 	if err != nil {
 		return 0, err
 	}
-	return 0, vfs.Chown(t, p, uid, gid)
+	return 0, changeOwner(t, p, uid, gid)
+}
+
+// changeOwner is vfs.Chown with ids as t has them.
+func changeOwner(t *kernel.Task, p vfs.Path, uid, gid uint32) (err error) {
+	if uid, err = meanUID(t, uid); err != nil {
+		return err
+	}
+	if gid, err = meanGID(t, gid); err != nil {
+		return err
+	}
+	return vfs.Chown(t, p, uid, gid)
 }
 
 func fchown(t *kernel.Task, a *Args) (uintptr, error) {
@@ -264,7 +275,7 @@ func fchown(t *kernel.Task, a *Args) (uintptr, error) {
 		if !p.Ok() {
 			return nil
 		}
-		return vfs.Chown(t, p, a.Uint32(1), a.Uint32(2))
+		return changeOwner(t, p, a.Uint32(1), a.Uint32(2))
 	})
 }
 
@@ -464,7 +475,7 @@ func chroot(t *kernel.Task, a *Args) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	if !t.Creds().Has(unix.CAP_SYS_CHROOT) {
+	if !t.Creds().HasHere(unix.CAP_SYS_CHROOT) {
 		return 0, unix.EPERM
 	}
 	t.FS().SetRoot(p)

@@ -18,7 +18,6 @@ func watchCalls() []row {
 		{unix.SYS_INOTIFY_RM_WATCH, inotifyRmWatch, Full, ""},
 		{unix.SYS_PROCESS_VM_READV, processVMReadv, Full, ""},
 		{unix.SYS_PROCESS_VM_WRITEV, processVMWritev, Full, ""},
-		{unix.SYS_UNSHARE, unshare, Partial, "files and directories; no new namespaces"},
 	}
 }
 
@@ -103,7 +102,7 @@ func processVM(t *kernel.Task, a *Args, write bool) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	x := t.Kernel().Task(int32(a.Int(0)))
+	x := t.Find(int32(a.Int(0)))
 	if x == nil {
 		return 0, unix.ESRCH
 	}
@@ -144,27 +143,4 @@ func processVM(t *kernel.Task, a *Args, write bool) (uintptr, error) {
 		}
 	}
 	return uintptr(done), nil
-}
-
-func unshare(t *kernel.Task, a *Args) (uintptr, error) {
-	flags := uint64(a.Uint32(0))
-	const known = newNamespaces | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_THREAD | unix.CLONE_SIGHAND | unix.CLONE_VM | unix.CLONE_SYSVSEM
-	switch {
-	case flags&^known != 0:
-		return 0, unix.EINVAL
-	case flags&newNamespaces != 0:
-		if flags&unix.CLONE_NEWUSER == 0 && !t.Creds().Has(unix.CAP_SYS_ADMIN) {
-			return 0, unix.EPERM
-		}
-		return 0, unix.EINVAL
-	case flags&(unix.CLONE_THREAD|unix.CLONE_SIGHAND|unix.CLONE_VM) != 0 && len(t.Group().Tasks()) > 1:
-		return 0, unix.EINVAL
-	}
-	if flags&unix.CLONE_FS != 0 {
-		t.UnshareFS()
-	}
-	if flags&unix.CLONE_FILES != 0 {
-		t.UnshareFDs()
-	}
-	return 0, nil
 }

@@ -117,6 +117,16 @@ func AnonymousPath(i Inode, name string) Path {
 	return Path{m, d}
 }
 
+// AnonymousPathIn is AnonymousPath for an inode of fs, which is mounted nowhere
+// but may be bound: what statfs(2) and a mount of it show.
+func AnonymousPathIn(fs FileSystem, i Inode, name string) Path {
+	s := &Super{fs: fs}
+	s.users.Store(1) // nobody's: what has no tree is never released
+	d := newDentry(s, nil, name, i)
+	d.anon, s.root = true, d
+	return Path{&Mount{super: s, root: d}, d}
+}
+
 // AnonName is the name of numbered anonymous objects: "pipe:[5]".
 func AnonName(kind string, ino uint64) string {
 	return kind + ":[" + strconv.FormatUint(ino, 10) + "]"

@@ -151,6 +151,10 @@ func (p Path) top() Path {
 
 // Namespace is a tree of mounts.
 type Namespace struct {
+	owner  *UserNamespace
+	number uint64
+	refs   atomic.Int64
+
 	mu     sync.Mutex
 	byPath atomic.Pointer[map[Path]*Mount] // copied on write
 	list   []*Mount                        // in the order of mounting
@@ -159,12 +163,30 @@ type Namespace struct {
 
 // NewNamespace makes a namespace with fs at its root.
 func NewNamespace(fs FileSystem, o MountOptions) *Namespace {
-	ns := &Namespace{}
+	ns := &Namespace{number: firstMounts}
+	ns.refs.Store(1) // the maker's
 	ns.byPath.Store(&map[Path]*Mount{})
 	m := ns.newMount(takeSuper(fs), nil, o)
 	ns.list = []*Mount{m}
 	ns.root.Store(m)
 	return ns
+}
+
+// firstMounts is the number of a container's first mount namespace.
+const firstMounts = 0xEFFFFFF8
+
+// Number is the inode number in /proc/PID/ns, Owner the user namespace in which
+// capabilities over it count.
+func (ns *Namespace) Number() uint64        { return ns.number }
+func (ns *Namespace) Owner() *UserNamespace { return ns.owner }
+
+// Take and Drop count who refers to it; with the last reference all is unmounted.
+func (ns *Namespace) Take() { ns.refs.Add(1) }
+
+func (ns *Namespace) Drop() {
+	if ns.refs.Add(-1) == 0 {
+		ns.Release()
+	}
 }
 
 // Root is the top of the tree.

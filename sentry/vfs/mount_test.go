@@ -419,7 +419,7 @@ func TestCloneOfNamespace(t *testing.T) {
 	w.do("mount one /m")
 	w.do("touch /m/f")
 	was := w.path("/m/f")
-	ns, translate := w.ns.Clone()
+	ns, translate := w.ns.Clone(nil)
 	c := &world{t: t, arena: w.arena, ns: ns, root: ns.Root(), at: ns.Root()}
 	if got := c.path("/m/f"); got != translate(was) || got == was || got.Inode() != was.Inode() {
 		t.Errorf("the file in the copy is %v, was %v", got, was)

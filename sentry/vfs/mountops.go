@@ -13,8 +13,8 @@ type MountOptions struct {
 	Data   string // the file system's own options, to show
 }
 
-func mayMount(ctx Context) error {
-	if !ctx.Creds().Has(unix.CAP_SYS_ADMIN) {
+func (ns *Namespace) mayMount(ctx Context) error {
+	if !ctx.Creds().HasIn(ns.owner, unix.CAP_SYS_ADMIN) {
 		return unix.EPERM
 	}
 	return nil
@@ -35,7 +35,7 @@ func (ns *Namespace) checkPoint(root *Dentry, at Path) error {
 
 // Mount puts fs at at. Propagation is always private.
 func (ns *Namespace) Mount(ctx Context, at Path, fs FileSystem, o MountOptions) error {
-	if err := mayMount(ctx); err != nil {
+	if err := ns.mayMount(ctx); err != nil {
 		return err
 	}
 	ns.mu.Lock()
@@ -55,7 +55,7 @@ func (ns *Namespace) Mount(ctx Context, at Path, fs FileSystem, o MountOptions) 
 // Bind shows from at at too; recursive takes the mounts below along. flags are
 // added to those of from's mount.
 func (ns *Namespace) Bind(ctx Context, from, at Path, recursive bool, flags MountFlags) error {
-	if err := mayMount(ctx); err != nil {
+	if err := ns.mayMount(ctx); err != nil {
 		return err
 	}
 	ns.mu.Lock()
@@ -102,7 +102,7 @@ func (ns *Namespace) copyTreeLocked(from Path, to *Mount) {
 // Unmount takes away the topmost mount at at, which is its root. flags are MNT_DETACH and
 // MNT_FORCE. Open files make it EBUSY, working directories do not.
 func (ns *Namespace) Unmount(ctx Context, at Path, flags int) error {
-	if err := mayMount(ctx); err != nil {
+	if err := ns.mayMount(ctx); err != nil {
 		return err
 	}
 	if flags&^(unix.MNT_DETACH|unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW) != 0 {
@@ -142,7 +142,7 @@ type Remounter interface {
 // Remount changes flags of the mount whose root at is; without MS_BIND also the
 // file system's read-only state and options.
 func (ns *Namespace) Remount(ctx Context, at Path, flags MountFlags, data string) error {
-	if err := mayMount(ctx); err != nil {
+	if err := ns.mayMount(ctx); err != nil {
 		return err
 	}
 	ns.mu.Lock()
@@ -165,7 +165,7 @@ func (ns *Namespace) Remount(ctx Context, at Path, flags MountFlags, data string
 
 // Move puts the mount whose root from is at to.
 func (ns *Namespace) Move(ctx Context, from, to Path) error {
-	if err := mayMount(ctx); err != nil {
+	if err := ns.mayMount(ctx); err != nil {
 		return err
 	}
 	ns.mu.Lock()
@@ -189,7 +189,7 @@ func (ns *Namespace) Move(ctx Context, from, to Path) error {
 // PivotRoot makes newRoot, a mount, what root was and moves root to putOld.
 // Changing the tasks' roots is the caller's business.
 func (ns *Namespace) PivotRoot(ctx Context, root, newRoot, putOld Path) error {
-	if err := mayMount(ctx); err != nil {
+	if err := ns.mayMount(ctx); err != nil {
 		return err
 	}
 	ns.mu.Lock()
@@ -233,12 +233,12 @@ func (p Path) below(top Path) bool {
 	}
 }
 
-// Clone copies the namespace. The function translates a place in the old one to
+// Clone copies the namespace for owner. The function translates a place in the old one to
 // the same place in the copy.
-func (ns *Namespace) Clone() (*Namespace, func(Path) Path) {
+func (ns *Namespace) Clone(owner *UserNamespace) (*Namespace, func(Path) Path) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	c := &Namespace{}
+	c := &Namespace{owner: owner, number: NewNamespaceNumber()}
 	c.byPath.Store(&map[Path]*Mount{})
 	copies := make(map[*Mount]*Mount, len(ns.list))
 	for _, m := range ns.treeLocked(ns.root.Load()) {

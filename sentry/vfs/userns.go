@@ -204,8 +204,8 @@ func (n *UserNamespace) SetSetgroups(allow bool) error {
 const maxRanges = 340
 
 // SetMap is a write to uid_map, or with groups to gid_map, by ctx's user, of a
-// file that opener opened (kernel/user_namespace.c, map_write). Base is in
-// ids of n's parent, or of ctx's namespace if that is n itself's parent's child.
+// file that opener opened (kernel/user_namespace.c, map_write). Base is in ids
+// of n's parent.
 func (n *UserNamespace) SetMap(ctx Context, opener *Creds, groups bool, lines []IDRange) error {
 	if n == nil {
 		return unix.EPERM
@@ -219,12 +219,10 @@ func (n *UserNamespace) SetMap(ctx Context, opener *Creds, groups bool, lines []
 		at, above, setID = &n.gids, n.parent.GIDs(), unix.CAP_SETGID
 	}
 	switch {
-	case len(at.Load().Ranges) > 0, !c.HasIn(n, unix.CAP_SYS_ADMIN):
+	case opener.User != n && opener.User != n.parent, len(at.Load().Ranges) > 0, !opener.HasIn(n, unix.CAP_SYS_ADMIN):
 		return unix.EPERM
 	case len(lines) == 0 || len(lines) > maxRanges || clash(lines):
 		return unix.EINVAL
-	case c.User != n && c.User != n.parent:
-		return unix.EPERM
 	}
 	if !n.mayMap(c, opener, groups, setID, lines) {
 		return unix.EPERM
@@ -249,19 +247,15 @@ func (n *UserNamespace) mayMap(c, opener *Creds, groups bool, setID int, lines [
 			if l.Base != 0 {
 				continue
 			}
-			if c.User == n && !n.setfcap || c.User != n && !opener.HasIn(n.parent, unix.CAP_SETFCAP) {
+			if opener.User == n && !n.setfcap || opener.User != n && !opener.HasIn(n.parent, unix.CAP_SETFCAP) {
 				return false
 			}
 		}
 	}
 	if len(lines) == 1 && lines[0].Count == 1 && opener.EUID == n.uid {
-		mine, ok := n.parent.UIDs().In(lines[0].Base)
-		if groups {
-			mine, ok = n.parent.GIDs().In(lines[0].Base)
-			if ok && n.denied && mine == opener.EGID {
-				return true
-			}
-		} else if ok && mine == opener.EUID {
+		uid, okUID := n.parent.UIDs().In(lines[0].Base)
+		gid, okGID := n.parent.GIDs().In(lines[0].Base)
+		if !groups && okUID && uid == opener.EUID || groups && okGID && n.denied && gid == opener.EGID {
 			return true
 		}
 	}

@@ -310,7 +310,7 @@ func (c *call) getForeground() error {
 	if _, ok := c.t.controls(c.ctx); !ok && !c.master {
 		return unix.ENOTTY
 	}
-	return c.putInt(int(c.t.foreground()))
+	return c.putInt(int(c.t.foreground(c.ctx)))
 }
 
 func (c *call) setForeground() error {
@@ -329,7 +329,7 @@ func (c *call) session() error {
 	if s == nil {
 		return unix.ENOTTY
 	}
-	return c.putInt(int(s.ID()))
+	return c.putInt(int(number(c.ctx, s.ID())))
 }
 
 func (c *call) lockSlave() error {

@@ -166,13 +166,21 @@ func (t *Terminal) dropSession() {
 }
 
 // foreground is TIOCGPGRP, 0 if there is none.
-func (t *Terminal) foreground() int32 {
+func (t *Terminal) foreground(ctx vfs.Context) int32 {
 	if s := t.owner(); s != nil {
 		if g := s.Foreground(); g != nil {
-			return g.ID()
+			return number(ctx, g.ID())
 		}
 	}
 	return 0
+}
+
+// number is p as ctx's task knows it.
+func number(ctx vfs.Context, p *kernel.PID) int32 {
+	if task, ok := ctx.(*kernel.Task); ok {
+		return task.Number(p)
+	}
+	return p.Global()
 }
 
 // setForeground is TIOCSPGRP. tiocspgrp.
@@ -189,7 +197,7 @@ func (t *Terminal) setForeground(ctx vfs.Context, id int32) error {
 	if !ok || t.owner() != task.Group().Session() {
 		return unix.ENOTTY
 	}
-	g := task.Kernel().ProcessGroup(id)
+	g := task.FindJob(id)
 	if g == nil {
 		return unix.ESRCH
 	}

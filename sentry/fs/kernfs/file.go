@@ -17,6 +17,8 @@ type File struct {
 	Node
 	Read  func(ctx vfs.Context) ([]byte, error)
 	Write func(ctx vfs.Context, b []byte) error // nil: EACCES on open, EINVAL later
+	// WriteBy, if set, is Write for who needs to know who opened the file.
+	WriteBy func(ctx vfs.Context, opener *vfs.Creds, b []byte) error
 	// OnOpen may refuse.
 	OnOpen func(ctx vfs.Context, flags int) error
 	// At, if set, reads at a position instead: /proc/PID/mem.
@@ -43,7 +45,7 @@ func (f *File) Open(ctx vfs.Context, _ vfs.Path, flags int) (vfs.File, error) {
 			return nil, err
 		}
 	}
-	return &openFile{f: f}, nil
+	return &openFile{f: f, opener: ctx.Creds()}, nil
 }
 
 // SetAttr lets a file that can be written be truncated, for a shell's ">".
@@ -56,7 +58,8 @@ func (f *File) SetAttr(ctx vfs.Context, set vfs.SetAttr) error {
 
 type openFile struct {
 	vfs.NoFile
-	f *File
+	f      *File
+	opener *vfs.Creds
 
 	mu   sync.Mutex
 	have bool
@@ -94,6 +97,12 @@ func (o *openFile) Write(ctx vfs.Context, src buffers, _ int64) (int, error) {
 	}
 	b := make([]byte, min(src.Len(), maxWrite))
 	b = b[:src.CopyIn(b)]
+	if o.f.WriteBy != nil {
+		if err := o.f.WriteBy(ctx, o.opener, b); err != nil {
+			return 0, err
+		}
+		return len(b), nil
+	}
 	if err := o.f.Write(ctx, b); err != nil {
 		return 0, err
 	}

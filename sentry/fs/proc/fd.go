@@ -63,7 +63,7 @@ func (fs *FileSystem) addFDs(d *taskDir) {
 
 // fdIno is a number that stays, for inodes that are made at each look.
 func (fs *FileSystem) fdIno(s subject, typ uint8, fd int) uint64 {
-	return fs.Hash(s.t.TID(), s.whole, typ, fd)
+	return fs.Hash(s.t.ID().Global(), s.whole, typ, fd)
 }
 
 // descriptor finds one by its name, with a reference.
@@ -124,7 +124,7 @@ func (fs *FileSystem) fdInfo(s subject, fd int) vfs.Inode {
 			return nil, err
 		}
 		defer f.Unref()
-		return describe(s, fd, f), nil
+		return fs.describe(s, fd, f), nil
 	})
 	n.OnOpen = func(ctx vfs.Context, _ int) error { return mayTrace(ctx, s) }
 	n.SetIno(fs.fdIno(s, unix.DT_REG, fd))
@@ -133,7 +133,7 @@ func (fs *FileSystem) fdInfo(s subject, fd int) vfs.Inode {
 }
 
 // describe is what fdinfo says, with the lines that some files add.
-func describe(s subject, fd int, f *vfs.Description) []byte {
+func (fs *FileSystem) describe(s subject, fd int, f *vfs.Description) []byte {
 	flags := f.Flags()
 	if on, err := s.fds().Cloexec(fd); err == nil && on {
 		flags |= unix.O_CLOEXEC
@@ -148,8 +148,8 @@ func describe(s subject, fd int, f *vfs.Description) []byte {
 		b = fmt.Appendf(b, "eventfd-count: %16x\n", x.Count())
 	case interface{ Mask() kernel.SigSet }: // signalfd
 		b = fmt.Appendf(b, "sigmask:\t%016x\n", uint64(x.Mask()))
-	case interface{ PID() int32 }: // pidfd
-		b = fmt.Appendf(b, "Pid:\t%d\nNSpid:\t%d\n", x.PID(), x.PID())
+	case interface{ PID() *kernel.PID }: // pidfd
+		b = fmt.Appendf(b, "Pid:\t%d\nNSpid:\t%s\n", x.PID().In(fs.pids()), numbers(x.PID(), fs.pids()))
 	case interface {
 		Watched() map[int]unix.EpollEvent
 	}:

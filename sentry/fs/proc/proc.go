@@ -28,7 +28,8 @@ type Config struct {
 	Filesystems          []string // the lines of /proc/filesystems: "nodev\tproc"
 	// NetUnix writes /proc/net/unix; nil: no sockets.
 	NetUnix func() []byte
-	HidePID int // the mount option
+	PIDs    *kernel.PIDNamespace // that it was mounted in; nil: the first
+	HidePID int                  // the mount option
 	HideGID uint32
 }
 
@@ -108,6 +109,14 @@ func (fs *FileSystem) addEmpty(root *kernfs.Dir) {
 	}
 }
 
+// pids is the namespace whose processes this instance shows.
+func (fs *FileSystem) pids() *kernel.PIDNamespace {
+	if fs.PIDs != nil {
+		return fs.PIDs
+	}
+	return fs.Kernel.Namespaces().PIDForChildren
+}
+
 // caller is the task that asks.
 func caller(ctx vfs.Context) (*kernel.Task, bool) {
 	t, ok := ctx.(*kernel.Task)
@@ -119,7 +128,10 @@ func (fs *FileSystem) self(ctx vfs.Context) (string, error) {
 	if !ok {
 		return "", unix.ENOENT
 	}
-	return itoa(t.PID()), nil
+	if id := t.Group().ID().In(fs.pids()); id != 0 {
+		return itoa(id), nil
+	}
+	return "", unix.ENOENT
 }
 
 func (fs *FileSystem) threadSelf(ctx vfs.Context) (string, error) {
@@ -127,7 +139,10 @@ func (fs *FileSystem) threadSelf(ctx vfs.Context) (string, error) {
 	if !ok {
 		return "", unix.ENOENT
 	}
-	return itoa(t.PID()) + "/task/" + itoa(t.TID()), nil
+	if id := t.ID().In(fs.pids()); id != 0 {
+		return itoa(t.Group().ID().In(fs.pids())) + "/task/" + itoa(id), nil
+	}
+	return "", unix.ENOENT
 }
 
 func itoa[T ~int | ~int32 | ~int64](n T) string { return strconv.FormatInt(int64(n), 10) }
@@ -145,10 +160,10 @@ func (fs *FileSystem) find(ctx vfs.Context, name string) (vfs.Inode, error) {
 	if !ok {
 		return nil, unix.ENOENT
 	}
-	if g := fs.Kernel.Group(id); g != nil {
+	if g := fs.Kernel.GroupIn(fs.pids(), id); g != nil {
 		return fs.visible(ctx, fs.dir(subject{g.Leader(), g, true}))
 	}
-	if t := fs.Kernel.Task(id); t != nil {
+	if t := fs.Kernel.TaskIn(fs.pids(), id); t != nil {
 		return fs.visible(ctx, fs.dir(subject{t, t.Group(), true}))
 	}
 	return nil, unix.ENOENT
@@ -164,12 +179,12 @@ func (fs *FileSystem) visible(ctx vfs.Context, d *taskDir) (vfs.Inode, error) {
 
 func (fs *FileSystem) list(ctx vfs.Context) ([]kernfs.Entry, error) {
 	var out []kernfs.Entry
-	for _, g := range sortedGroups(fs.Kernel) {
+	for _, g := range fs.groups() {
 		i, err := fs.visible(ctx, fs.dir(subject{g.Leader(), g, true}))
 		if err != nil {
 			continue
 		}
-		out = append(out, kernfs.Entry{Name: itoa(g.PID()), Ino: i.(*kernfs.Dir).Ino(), Type: unix.DT_DIR, Key: int64(g.PID())})
+		out = append(out, kernfs.Entry{Name: itoa(g.ID().In(fs.pids())), Ino: i.(*kernfs.Dir).Ino(), Type: unix.DT_DIR, Key: int64(g.ID().In(fs.pids()))})
 	}
 	return out, nil
 }

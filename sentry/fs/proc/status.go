@@ -3,6 +3,7 @@ package proc
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,8 +26,23 @@ func priority(t *kernel.Task) int64 {
 
 var stateNames = map[byte]string{'R': "R (running)", 'S': "S (sleeping)", 'T': "T (stopped)", 'Z': "Z (zombie)"}
 
+// numbers are p's in ns and those below it.
+func numbers(p *kernel.PID, ns *kernel.PIDNamespace) string {
+	var b []byte
+	for i, n := range p.Numbers(ns) {
+		if i > 0 {
+			b = append(b, '\t')
+		}
+		b = strconv.AppendInt(b, int64(n), 10)
+	}
+	return string(b)
+}
+
+// userOf is the user namespace of who asks.
+func userOf(ctx vfs.Context) *vfs.UserNamespace { return ctx.Creds().User }
+
 // status is fs/proc/array.c, proc_pid_status.
-func status(fs *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
+func status(fs *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
 	var b bytes.Buffer
 	line := func(name, format string, args ...any) { fmt.Fprintf(&b, name+":\t"+format+"\n", args...) }
 	t, g := s.t, s.g
@@ -37,26 +53,28 @@ func status(fs *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
 		line("Umask", "%04o", f.Umask())
 	}
 	line("State", "%s", stateNames[t.State()])
-	line("Tgid", "%d", g.PID())
+	ns := fs.pids()
+	u := userOf(ctx)
+	line("Tgid", "%d", g.ID().In(ns))
 	line("Ngid", "0")
-	line("Pid", "%d", t.TID())
-	line("PPid", "%d", g.PPID())
+	line("Pid", "%d", t.ID().In(ns))
+	line("PPid", "%d", g.ParentIn(ns))
 	line("TracerPid", "0")
-	line("Uid", "%d\t%d\t%d\t%d", c.UID, c.EUID, c.SUID, c.FSUID)
-	line("Gid", "%d\t%d\t%d\t%d", c.GID, c.EGID, c.SGID, c.FSGID)
+	line("Uid", "%d\t%d\t%d\t%d", u.ShowUID(c.UID), u.ShowUID(c.EUID), u.ShowUID(c.SUID), u.ShowUID(c.FSUID))
+	line("Gid", "%d\t%d\t%d\t%d", u.ShowGID(c.GID), u.ShowGID(c.EGID), u.ShowGID(c.SGID), u.ShowGID(c.FSGID))
 	line("FDSize", "%d", s.fdSize())
 	b.WriteString("Groups:\t")
 	for i, id := range c.Groups {
 		if i > 0 {
 			b.WriteByte(' ')
 		}
-		fmt.Fprintf(&b, "%d", id)
+		fmt.Fprintf(&b, "%d", u.ShowGID(id))
 	}
 	b.WriteString(" \n")
-	line("NStgid", "%d", g.PID())
-	line("NSpid", "%d", t.TID())
-	line("NSpgid", "%d", jobs.ID())
-	line("NSsid", "%d", jobs.Session().ID())
+	line("NStgid", "%s", numbers(g.ID(), ns))
+	line("NSpid", "%s", numbers(t.ID(), ns))
+	line("NSpgid", "%s", numbers(jobs.ID(), ns))
+	line("NSsid", "%s", numbers(jobs.Session().ID(), ns))
 	line("Kthread", "0")
 	if m := s.memory(); m != nil {
 		memoryStatus(&b, m)
@@ -172,7 +190,7 @@ func stat(fs *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
 	if term, ok := session.Terminal().(interface{ Device() uint64 }); ok {
 		tty = deviceNumber(term.Device())
 		if fg := session.Foreground(); fg != nil {
-			foreground = int64(fg.ID())
+			foreground = int64(fg.ID().In(fs.pids()))
 		}
 	}
 	user, sys := t.CPUTime()
@@ -207,7 +225,7 @@ func stat(fs *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
 	pending, _, blocked, ignored, caught, _ := t.SignalSets()
 	const exited, low = 0, 0x7fffffff // signals above 31 are not in these fields
 	nums := []any{
-		t.TID(), g.PPID(), jobs.ID(), session.ID(), tty, foreground, 0x400000,
+		t.ID().In(fs.pids()), g.ParentIn(fs.pids()), jobs.ID().In(fs.pids()), session.ID().In(fs.pids()), tty, foreground, 0x400000,
 		faults, 0, 0, 0, ticks(user), ticks(sys), ticks(cuser), ticks(csys),
 		priority(t), t.Nice.Load(), len(g.Tasks()), 0, ticks(fs.sinceBoot(t)), z.Virtual, z.Resident / pageSize,
 		g.Limits.Get(unix.RLIMIT_RSS).Cur, uint64(at.codeStart), uint64(at.codeEnd), uint64(stack), 0, 0,

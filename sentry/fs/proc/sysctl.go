@@ -35,7 +35,7 @@ var sysctls = []sysctl{
 	{path: "kernel/domainname", show: func(ctx vfs.Context, fs *FileSystem) string { _, d := fs.uts(ctx).Names(); return d }, write: setDomainname},
 	{path: "kernel/pid_max", text: fmt.Sprint(kernel.PIDMax)},
 	{path: "kernel/threads-max", text: "192037"},
-	{path: "kernel/ns_last_pid", read: func(fs *FileSystem) string { _, last := fs.Kernel.Live(); return fmt.Sprint(last) }},
+	{path: "kernel/ns_last_pid", read: func(fs *FileSystem) string { _, last := fs.Kernel.PIDsIn(fs.pids()); return fmt.Sprint(last) }},
 	{path: "kernel/cap_last_cap", text: fmt.Sprint(unix.CAP_LAST_CAP)},
 	{path: "kernel/ngroups_max", text: "65536"},
 	{path: "kernel/overflowuid", text: "65534"},

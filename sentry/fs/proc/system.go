@@ -216,7 +216,7 @@ func uptime(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 
 // loadavg has no averages: nobody samples a sleeping container.
 func loadavg(fs *FileSystem, _ vfs.Context) ([]byte, error) {
-	n, last := fs.Kernel.Live()
+	n, last := fs.Kernel.PIDsIn(fs.pids())
 	running := 0
 	for _, g := range fs.Kernel.Groups() {
 		for _, t := range g.Tasks() {

@@ -25,7 +25,7 @@ func (s subject) alive() error {
 		if k.Group(s.g.PID()) == s.g {
 			return nil
 		}
-	} else if k.Task(s.t.TID()) == s.t {
+	} else if k.Task(s.t.ID().Global()) == s.t {
 		return nil
 	}
 	return unix.ESRCH
@@ -60,7 +60,7 @@ func mayTrace(ctx vfs.Context, s subject) error {
 		return nil
 	}
 	a, b := ctx.Creds(), s.t.Creds()
-	if a.Has(unix.CAP_SYS_PTRACE) {
+	if a.HasIn(b.User, unix.CAP_SYS_PTRACE) {
 		return nil
 	}
 	same := a.FSUID == b.UID && a.FSUID == b.EUID && a.FSUID == b.SUID &&
@@ -144,7 +144,7 @@ func (fs *FileSystem) addTasks(d *taskDir) {
 			return nil, unix.ENOENT
 		}
 		for _, t := range fs.threads(d.g) {
-			if t.TID() == id {
+			if t.ID().In(fs.pids()) == id {
 				return fs.thread(d, t).Dir, nil
 			}
 		}
@@ -153,7 +153,8 @@ func (fs *FileSystem) addTasks(d *taskDir) {
 	dir.List = func(vfs.Context) ([]kernfs.Entry, error) {
 		var out []kernfs.Entry
 		for _, t := range fs.threads(d.g) {
-			out = append(out, kernfs.Entry{Name: itoa(t.TID()), Ino: fs.thread(d, t).Ino(), Type: unix.DT_DIR, Key: int64(t.TID())})
+			id := t.ID().In(fs.pids())
+			out = append(out, kernfs.Entry{Name: itoa(id), Ino: fs.thread(d, t).Ino(), Type: unix.DT_DIR, Key: int64(id)})
 		}
 		return out, nil
 	}
@@ -167,7 +168,7 @@ func (fs *FileSystem) threads(g *kernel.ThreadGroup) []*kernel.Task {
 	if l := g.Leader(); !slices.Contains(ts, l) && fs.Kernel.Group(g.PID()) == g {
 		ts = append(ts, l)
 	}
-	slices.SortFunc(ts, func(a, b *kernel.Task) int { return int(a.TID() - b.TID()) })
+	slices.SortFunc(ts, func(a, b *kernel.Task) int { return int(a.ID().Global() - b.ID().Global()) })
 	return ts
 }
 
@@ -175,16 +176,18 @@ func (fs *FileSystem) thread(d *taskDir, t *kernel.Task) *taskDir {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for old := range d.tasks {
-		if old != t && fs.Kernel.Task(old.TID()) != old && old != d.g.Leader() {
+		if old != t && fs.Kernel.Task(old.ID().Global()) != old && old != d.g.Leader() {
 			delete(d.tasks, old)
 		}
 	}
 	return fs.dirLocked(d.tasks, subject{t, d.g, false})
 }
 
-func sortedGroups(k *kernel.Kernel) []*kernel.ThreadGroup {
-	gs := k.Groups()
-	slices.SortFunc(gs, func(a, b *kernel.ThreadGroup) int { return int(a.PID() - b.PID()) })
+// groups are the processes that the mount's namespace sees, by number.
+func (fs *FileSystem) groups() []*kernel.ThreadGroup {
+	ns := fs.pids()
+	gs := slices.DeleteFunc(fs.Kernel.Groups(), func(g *kernel.ThreadGroup) bool { return g.ID().In(ns) == 0 })
+	slices.SortFunc(gs, func(a, b *kernel.ThreadGroup) int { return int(a.ID().In(ns) - b.ID().In(ns)) })
 	return gs
 }
 

@@ -23,6 +23,7 @@ type taskFile struct {
 	trace bool // only for who may trace the process
 	read  func(fs *FileSystem, ctx vfs.Context, s subject) ([]byte, error)
 	write func(fs *FileSystem, ctx vfs.Context, s subject, b []byte) error
+	open  func(f *kernfs.File, s subject, name string) // sets what else there is
 }
 
 type where uint8
@@ -63,10 +64,10 @@ var taskFiles = []*taskFile{
 	{name: "oom_score", perm: 0o444, read: oomScore},
 	{name: "oom_score_adj", perm: 0o644, read: oomScoreAdj, write: setOOMScoreAdj},
 	{name: "oom_adj", perm: 0o644, read: oomAdj, write: setOOMAdj},
-	{name: "uid_map", perm: 0o644, read: fixed(idMap), write: refuseWrite},
-	{name: "gid_map", perm: 0o644, read: fixed(idMap), write: refuseWrite},
-	{name: "projid_map", perm: 0o644, read: fixed(idMap), write: refuseWrite},
-	{name: "setgroups", perm: 0o644, read: fixed("allow\n"), write: refuseWrite},
+	{name: "uid_map", perm: 0o644, read: uidMap, open: openUser},
+	{name: "gid_map", perm: 0o644, read: gidMap, open: openUser},
+	{name: "projid_map", perm: 0o644, read: fixed(idMap), open: openUser},
+	{name: "setgroups", perm: 0o644, read: setgroups, open: openUser},
 	{name: "coredump_filter", perm: 0o644, on: wholeOnly, read: fixed("00000033\n"), write: refuseWrite},
 	{name: "sched", perm: 0o644, read: sched, write: refuseWrite},
 	{name: "schedstat", perm: 0o444, read: schedstat},
@@ -115,6 +116,9 @@ func (fs *FileSystem) newTaskFile(s subject, f *taskFile) vfs.Inode {
 			return mayTrace(ctx, s)
 		}
 		return nil
+	}
+	if f.open != nil {
+		f.open(n, s, f.name)
 	}
 	if f.name == "mem" {
 		openMem(n, s)
@@ -316,12 +320,12 @@ func schedstat(_ *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
 	return fmt.Appendf(nil, "%d 0 %d\n", int64(user+sys), v+i), nil
 }
 
-func sched(_ *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
+func sched(fs *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
 	user, sys := s.t.CPUTime()
 	v, i := s.t.Switches()
 	ns := int64(user + sys)
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s (%d, #threads: %d)\n", s.t.Comm(), s.t.TID(), len(s.g.Tasks()))
+	fmt.Fprintf(&b, "%s (%d, #threads: %d)\n", s.t.Comm(), s.t.ID().In(fs.pids()), len(s.g.Tasks()))
 	b.WriteString(strings.Repeat("-", 67) + "\n")
 	fmt.Fprintf(&b, "%-45s:%14d.%06d\n", "se.sum_exec_runtime", ns/1e6, ns%1e6)
 	for _, r := range []struct {
@@ -336,13 +340,13 @@ func sched(_ *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func children(_ *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
+func children(fs *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
 	if s.t != s.g.Leader() {
 		return nil, nil // which thread made a child is not kept for this
 	}
 	var b []byte
 	for _, c := range s.g.Children() {
-		b = fmt.Appendf(b, "%d ", c.PID())
+		b = fmt.Appendf(b, "%d ", c.ID().In(fs.pids()))
 	}
 	return b, nil
 }

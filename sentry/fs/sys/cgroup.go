@@ -119,7 +119,7 @@ func (g *cgroup) ids(threads bool) string {
 			continue
 		}
 		for _, t := range p.Tasks() {
-			ids = append(ids, t.TID())
+			ids = append(ids, t.ID().Global())
 		}
 	}
 	slices.Sort(ids)

@@ -5,7 +5,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/vfs"
 )
 
@@ -94,18 +93,9 @@ func (out *Control) addCreds(c Caller, b []byte) error {
 	}
 	le := binary.LittleEndian
 	u := &unix.Ucred{Pid: int32(le.Uint32(b)), Uid: le.Uint32(b[4:]), Gid: le.Uint32(b[8:])}
-	k := c.Creds()
-	pid := u.Pid == c.PID() || k.Has(unix.CAP_SYS_ADMIN)
-	uid := u.Uid == k.UID || u.Uid == k.EUID || u.Uid == k.SUID || k.Has(unix.CAP_SETUID)
-	gid := u.Gid == k.GID || u.Gid == k.EGID || u.Gid == k.SGID || k.Has(unix.CAP_SETGID)
-	if !pid || !uid || !gid {
-		return unix.EPERM
-	}
-	if t, ok := c.(*kernel.Task); ok && u.Pid != c.PID() && t.Kernel().Group(u.Pid) == nil {
-		return unix.ESRCH
-	}
+	u, err := meant(c, u)
 	out.Creds = u
-	return nil
+	return err
 }
 
 // Release drops the references to descriptors.

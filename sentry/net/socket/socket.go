@@ -20,6 +20,7 @@ import (
 // Caller is who makes a call; *kernel.Task is one.
 type Caller interface {
 	vfs.Context
+	// PID is the process as it knows itself.
 	PID() int32
 	FS() *kernel.FSContext
 }

@@ -11,18 +11,18 @@ import (
 )
 
 // GetOption is getsockopt(2).
-func (e *Endpoint) GetOption(_ socket.Caller, level, name, size int) ([]byte, error) {
+func (e *Endpoint) GetOption(caller socket.Caller, level, name, size int) ([]byte, error) {
 	if level != unix.SOL_SOCKET {
 		return nil, unix.EOPNOTSUPP
 	}
-	b, err := e.option(name)
+	b, err := e.option(caller, name)
 	if err == nil && name == unix.SO_PEERGROUPS && len(b) > size {
 		return nil, unix.ERANGE
 	}
 	return socket.Cut(b, size), err
 }
 
-func (e *Endpoint) option(name int) ([]byte, error) {
+func (e *Endpoint) option(caller socket.Caller, name int) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch name {
@@ -43,6 +43,7 @@ func (e *Endpoint) option(name int) ([]byte, error) {
 		if c == nil {
 			c = &unix.Ucred{Uid: ^uint32(0), Gid: ^uint32(0)}
 		}
+		c = socket.Shown(caller, c)
 		b := socket.Int(int(c.Pid))
 		return append(append(b, socket.Int(int(c.Uid))...), socket.Int(int(c.Gid))...), nil
 	case unix.SO_PEERGROUPS:
@@ -51,7 +52,7 @@ func (e *Endpoint) option(name int) ([]byte, error) {
 		}
 		var b []byte
 		for _, g := range e.peerGrps {
-			b = append(b, socket.Int(int(g))...)
+			b = append(b, socket.Int(int(caller.Creds().User.ShowGID(g)))...)
 		}
 		return b, nil
 	case unix.SO_PEERSEC:

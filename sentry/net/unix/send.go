@@ -32,7 +32,7 @@ func (e *Endpoint) stamp(c socket.Caller, m *socket.Message, to *Endpoint, data 
 	p.size = cost(len(data), head)
 	if p.creds == nil && (e.opts.PassCred() || to.opts.PassCred()) {
 		k := c.Creds()
-		p.creds = &unix.Ucred{Pid: c.PID(), Uid: k.UID, Gid: k.GID}
+		p.creds = &unix.Ucred{Pid: socket.PID(c), Uid: k.UID, Gid: k.GID}
 	}
 	return p
 }

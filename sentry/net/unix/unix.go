@@ -106,7 +106,7 @@ func Pair(c socket.Caller, ns *Names, typ, protocol int) (a, b *Endpoint, err er
 
 func credsOf(c socket.Caller) (*unix.Ucred, []uint32) {
 	k := c.Creds()
-	return &unix.Ucred{Pid: c.PID(), Uid: k.EUID, Gid: k.EGID}, k.Groups
+	return &unix.Ucred{Pid: socket.PID(c), Uid: k.EUID, Gid: k.EGID}, k.Groups
 }
 
 func (e *Endpoint) Kind() (family, typ, protocol int)       { return unix.AF_UNIX, e.typ, 0 }
