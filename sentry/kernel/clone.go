@@ -70,6 +70,12 @@ func (t *Task) Clone(a CloneArgs) (*Task, error) {
 		return nil, err
 	}
 	k.Forks.Add(1)
+	if a.Flags&unix.CLONE_SYSVSEM != 0 {
+		n.semUndo = t.SemUndo().Share()
+	}
+	if a.Flags&unix.CLONE_VM == 0 {
+		n.mm.SetOwner(n.group.pid)
+	}
 	if n.group != t.group {
 		n.group.Timers.LimitCPU()
 	}
@@ -307,6 +313,7 @@ func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
 	if id.Global() == 1 {
 		k.root.init = n.group
 	}
+	n.mm.SetOwner(n.tid)
 	n.publish()
 	return n, nil
 }
@@ -331,6 +338,7 @@ func (t *Task) Abandon() {
 func (t *Task) Adopt(img Image) {
 	old := t.mm
 	t.mm = img.MM
+	t.mm.SetOwner(t.group.pid)
 	old.Release()
 	t.group.SetExe(img.Exe)
 	t.SetComm(img.Comm)

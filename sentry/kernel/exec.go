@@ -94,6 +94,7 @@ func (t *Task) Exec(img Image) {
 	t.robust, t.RSeq, t.altStack, t.restart = RobustList{}, RSeq{}, AltStack{}, nil
 	k.mu.Lock()
 	t.mm = img.MM
+	t.mm.SetOwner(g.pid)
 	g.Handlers = g.Handlers.fork(true)
 	g.execed = true
 	if img.Secure {

@@ -33,6 +33,7 @@ func (t *Task) exit() {
 	t.account(&t.sys)
 	k := t.k
 	t.exitRobust()
+	t.DropSemUndo()
 	if t.clearTID != 0 && t.mm != nil {
 		t.mm.StoreUint32(t.clearTID, 0)
 		if key, err := t.mm.Key(t.clearTID, true); err == nil {

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/kernel/ipc"
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/platform"
 )
@@ -53,6 +54,7 @@ type Config struct {
 type Kernel struct {
 	Config
 	Clock    *Clock
+	IPC      *ipc.Namespace
 	BootID   string
 	Futex    futexTable
 	Served   atomic.Uint64 // system calls served

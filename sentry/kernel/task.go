@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/kernel/ipc"
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/platform"
 	"bulkhead/sentry/vfs"
@@ -61,6 +62,7 @@ type Task struct {
 	savedMask   SigSet // to restore after a handler, if restoreMask
 	restoreMask bool
 	altStack    AltStack
+	semUndo     *ipc.UndoList                // System V semaphores' adjustments; nil before the first
 	restart     func(*Task) (uintptr, error) // for ERESTART_RESTARTBLOCK
 	haveSyscall bool                         // the registers are those of a system call that may restart
 
@@ -229,6 +231,26 @@ func (t *Task) Look() (*FSContext, *vfs.FDTable, *memory.Space) {
 }
 
 func (t *Task) publish() { t.view.Store(&view{t.fs, t.fds, t.mm}) }
+
+// IPC is the namespace of System V IPC and POSIX message queues.
+func (t *Task) IPC() *ipc.Namespace { return t.k.IPC }
+
+// SemUndo is the list of what semop(2) is to undo when the task ends.
+func (t *Task) SemUndo() *ipc.UndoList {
+	if t.semUndo == nil {
+		t.semUndo = t.IPC().NewUndo()
+	}
+	return t.semUndo
+}
+
+// DropSemUndo gives the list up, which undoes if nobody shares it: at the task's
+// end, and for unshare(CLONE_SYSVSEM).
+func (t *Task) DropSemUndo() {
+	if t.semUndo != nil {
+		t.semUndo.Release(t.PID(), t.Now().Sec)
+		t.semUndo = nil
+	}
+}
 
 // UnshareFS and UnshareFDs give the task copies of its own (unshare(2), exec).
 func (t *Task) UnshareFS() {

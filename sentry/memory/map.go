@@ -360,6 +360,45 @@ func (s *Space) unmapLocked(lo, hi Addr) error {
 	return err
 }
 
+// UnmapObject unmaps what shows one object in the places that Map gave it when it
+// mapped it at at from its start: shmdt(2) (ipc/shm.c, ksys_shmdt). size says how
+// far an object reaches, and whether it is one to unmap so.
+func (s *Space) UnmapObject(at Addr, size func(Mappable) (uint64, bool)) error {
+	s.mu.Lock()
+	defer s.unlock()
+	s.settle(true, at)
+	var obj Mappable
+	end := at
+	for i := s.index(at); i < len(s.areas); {
+		ar := s.areas[i]
+		if obj == nil {
+			n, ok := uint64(0), false
+			if ar.obj != nil && ar.start >= at && ar.off == uint64(ar.start-at) {
+				n, ok = size(ar.obj)
+			}
+			if !ok {
+				i++
+				continue
+			}
+			obj, end = ar.obj, at+Addr(pageUp(n))
+		}
+		if ar.start >= end {
+			break
+		}
+		if ar.obj != obj || ar.off != uint64(ar.start-at) {
+			i++
+			continue
+		}
+		if err := s.unmapLocked(ar.start, ar.end); err != nil {
+			return err
+		}
+	}
+	if obj == nil {
+		return unix.EINVAL
+	}
+	return nil
+}
+
 // invalidate drops the platform's translations of part of an object, and with
 // copies also private pages that came from there (truncation: mm/memory.c,
 // unmap_mapping_range with even_cows).

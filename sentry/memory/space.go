@@ -26,6 +26,7 @@ type Space struct {
 	as platform.AddressSpace
 
 	users atomic.Int64
+	owner atomic.Int32
 
 	// limit is the end of what can be mapped; stackTop and mapBase are where
 	// stack and mappings begin, downwards. They never change.
@@ -89,6 +90,10 @@ func (s *Space) Platform() platform.AddressSpace { return s.as }
 
 // StackTop is the random address below which the loader puts the stack.
 func (s *Space) StackTop() Addr { return s.stackTop }
+
+// Owner is the process that the space is of, as SetOwner said last; 0 for none.
+func (s *Space) Owner() int32       { return s.owner.Load() }
+func (s *Space) SetOwner(pid int32) { s.owner.Store(pid) }
 
 // Retain adds a user: a thread, or somebody who looks in from /proc.
 func (s *Space) Retain() { s.users.Add(1) }

@@ -103,10 +103,7 @@ func (fs *FileSystem) addEmpty(root *kernfs.Dir) {
 	tty.Add("drivers", fs.Text(ttyDrivers))
 	tty.Sub("driver")
 	tty.Sub("ldisc")
-	ipc := root.Sub("sysvipc")
-	for name, head := range sysvipcHeads {
-		ipc.Add(name, fs.Text(head))
-	}
+	fs.addSysvipc(root.Sub("sysvipc"))
 }
 
 // pids is the namespace whose processes this instance shows.

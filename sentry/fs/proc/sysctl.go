@@ -40,14 +40,6 @@ var sysctls = []sysctl{
 	{path: "kernel/ngroups_max", text: "65536"},
 	{path: "kernel/overflowuid", text: "65534"},
 	{path: "kernel/overflowgid", text: "65534"},
-	{path: "kernel/shmmax", text: "18446744073692774399"},
-	{path: "kernel/shmall", text: "18446744073692774399"},
-	{path: "kernel/shmmni", text: "4096"},
-	{path: "kernel/shm_rmid_forced", text: "0"},
-	{path: "kernel/sem", text: "32000\t1024000000\t500\t32000"},
-	{path: "kernel/msgmax", text: "8192"},
-	{path: "kernel/msgmnb", text: "16384"},
-	{path: "kernel/msgmni", text: "32000"},
 	{path: "kernel/core_pattern", text: "core", keep: true},
 	{path: "kernel/core_uses_pid", text: "0", keep: true},
 	{path: "kernel/core_pipe_limit", text: "0"},
@@ -125,9 +117,6 @@ var sysctls = []sysctl{
 	{path: "fs/inotify/max_user_instances", text: "128", keep: true},
 	{path: "fs/inotify/max_queued_events", text: "16384", keep: true},
 	{path: "fs/epoll/max_user_watches", text: "1048576", keep: true},
-	{path: "fs/mqueue/msg_max", text: "10"},
-	{path: "fs/mqueue/msgsize_max", text: "8192"},
-	{path: "fs/mqueue/queues_max", text: "256"},
 
 	{path: "net/core/somaxconn", text: "4096", keep: true},
 	{path: "net/core/rmem_default", text: "212992"},
@@ -188,16 +177,9 @@ func (t *tunables) set(path, v string) {
 
 func (fs *FileSystem) addSysctls(root *kernfs.Dir) {
 	for _, c := range sysctls {
-		dir, name := root, c.path
-		for {
-			first, rest, ok := strings.Cut(name, "/")
-			if !ok {
-				break
-			}
-			dir, name = dir.Sub(first), rest
-		}
-		dir.Add(name, fs.newSysctl(c))
+		place(root, c.path, fs.newSysctl(c))
 	}
+	fs.addIPCLimits(root)
 }
 
 func (fs *FileSystem) newSysctl(c sysctl) *kernfs.File {

@@ -79,12 +79,6 @@ pty_slave            /dev/pts      136 0-1048575 pty:slave
 pty_master           /dev/ptm      128 0-1048575 pty:master
 `
 
-var sysvipcHeads = map[string]string{
-	"msg": "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n",
-	"sem": "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n",
-	"shm": "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n",
-}
-
 // cpuinfo is the host's for as many CPUs as the container has.
 func cpuinfo(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 	return CutCPUs(fs.CPUInfo, fs.Kernel.CPUs), nil
