@@ -20,7 +20,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"bulkhead/sentry/kernel/ipc"
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/platform"
 )
@@ -46,15 +45,14 @@ type Config struct {
 	// OrdinaryInit lets signals end process 1 as they end any other.
 	OrdinaryInit bool
 	World        any // what rooms above keep for the whole container; see syscalls.World
-	// NewIPC and NewNet make what is in a namespace; nil: nothing.
-	NewIPC, NewNet NewContents
+	// NewNet makes what is in a network namespace; nil: nothing.
+	NewNet NewContents
 }
 
 // Kernel is one container's (or pod's) operating system.
 type Kernel struct {
 	Config
 	Clock    *Clock
-	IPC      *ipc.Namespace
 	BootID   string
 	Futex    futexTable
 	Served   atomic.Uint64 // system calls served

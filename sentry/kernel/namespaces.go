@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/kernel/ipc"
 	"bulkhead/sentry/vfs"
 )
 
@@ -97,7 +98,7 @@ func (u *UTSNamespace) SetDomainname(s string) {
 	u.domain = s
 }
 
-// IPCNamespace has the System V objects and message queues (Config.NewIPC).
+// IPCNamespace has the System V objects and message queues: an ipc.Namespace.
 type IPCNamespace struct{ NamespaceBase }
 
 // NetNamespace has the network devices, addresses and abstract socket names
@@ -121,6 +122,8 @@ const (
 	firstNet    = 0xEFFFFFF9
 )
 
+func (k *Kernel) newIPC(*NamespaceBase) Contents { return ipc.New(k.Arena) }
+
 // firstNamespaces are those of the container.
 func (k *Kernel) firstNamespaces() *Namespaces {
 	k.root, _ = newPIDNamespace(nil, nil)
@@ -133,7 +136,7 @@ func (k *Kernel) firstNamespaces() *Namespaces {
 	}
 	n.TimeForChildren = n.Time
 	n.UTS.init(firstUTS, nil, nil)
-	n.IPC.init(firstIPC, nil, k.NewIPC)
+	n.IPC.init(firstIPC, nil, k.newIPC)
 	n.Net.init(firstNet, nil, k.NewNet)
 	n.Cgroup.init(firstCgroup, nil, nil)
 	n.Time.init(firstTime, nil, nil)
@@ -274,7 +277,7 @@ func (t *Task) unshared(old *Namespaces, c *vfs.Creds, flags uint64) (*Namespace
 		}
 		if flags&unix.CLONE_NEWIPC != 0 {
 			n.IPC = &IPCNamespace{}
-			n.IPC.init(vfs.NewNamespaceNumber(), c.User, t.k.NewIPC)
+			n.IPC.init(vfs.NewNamespaceNumber(), c.User, t.k.newIPC)
 		}
 		if flags&unix.CLONE_NEWNET != 0 {
 			n.Net = &NetNamespace{}

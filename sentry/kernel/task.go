@@ -233,7 +233,10 @@ func (t *Task) Look() (*FSContext, *vfs.FDTable, *memory.Space) {
 func (t *Task) publish() { t.view.Store(&view{t.fs, t.fds, t.mm}) }
 
 // IPC is the namespace of System V IPC and POSIX message queues.
-func (t *Task) IPC() *ipc.Namespace { return t.k.IPC }
+func (t *Task) IPC() *ipc.Namespace { return t.Namespaces().IPC.Contents().(*ipc.Namespace) }
+
+// IPC is the first such namespace.
+func (k *Kernel) IPC() *ipc.Namespace { return k.first.IPC.Contents().(*ipc.Namespace) }
 
 // SemUndo is the list of what semop(2) is to undo when the task ends.
 func (t *Task) SemUndo() *ipc.UndoList {

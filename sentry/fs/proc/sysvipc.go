@@ -19,7 +19,7 @@ func (fs *FileSystem) ipc(ctx vfs.Context) *ipc.Namespace {
 	if t, ok := caller(ctx); ok {
 		return t.IPC()
 	}
-	return fs.Kernel.IPC
+	return fs.Kernel.IPC()
 }
 
 // addSysvipc adds the three lists of System V objects.

@@ -277,8 +277,8 @@ func (ns *Namespace) Segments() []ShmStat {
 	return l
 }
 
-// Close ends a namespace without processes: segments that nobody maps go.
-func (ns *Namespace) Close() {
+// Release ends a namespace without processes: segments that nobody maps go.
+func (ns *Namespace) Release() {
 	ns.shm.mu.Lock()
 	defer ns.shm.mu.Unlock()
 	for _, s := range ns.shm.ids.all() {
