@@ -74,7 +74,7 @@ func (t *Task) Clone(a CloneArgs) (*Task, error) {
 		n.semUndo = t.SemUndo().Share()
 	}
 	if a.Flags&unix.CLONE_VM == 0 {
-		n.mm.SetOwner(n.group.pid)
+		n.mm.SetOwner(n.PID())
 	}
 	if n.group != t.group {
 		n.group.Timers.LimitCPU()
@@ -313,7 +313,7 @@ func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
 	if id.Global() == 1 {
 		k.root.init = n.group
 	}
-	n.mm.SetOwner(n.tid)
+	n.mm.SetOwner(n.PID())
 	n.publish()
 	return n, nil
 }
@@ -338,7 +338,7 @@ func (t *Task) Abandon() {
 func (t *Task) Adopt(img Image) {
 	old := t.mm
 	t.mm = img.MM
-	t.mm.SetOwner(t.group.pid)
+	t.mm.SetOwner(t.PID())
 	old.Release()
 	t.group.SetExe(img.Exe)
 	t.SetComm(img.Comm)

@@ -94,7 +94,7 @@ func (t *Task) Exec(img Image) {
 	t.robust, t.RSeq, t.altStack, t.restart = RobustList{}, RSeq{}, AltStack{}, nil
 	k.mu.Lock()
 	t.mm = img.MM
-	t.mm.SetOwner(g.pid)
+	t.mm.SetOwner(t.PID())
 	g.Handlers = g.Handlers.fork(true)
 	g.execed = true
 	if img.Secure {

@@ -122,7 +122,7 @@ const (
 	firstNet    = 0xEFFFFFF9
 )
 
-func (k *Kernel) newIPC(*NamespaceBase) Contents { return ipc.New(k.Arena) }
+func (k *Kernel) newIPC(b *NamespaceBase) Contents { return ipc.New(k.Arena, b.Owner()) }
 
 // firstNamespaces are those of the container.
 func (k *Kernel) firstNamespaces() *Namespaces {
@@ -313,6 +313,9 @@ func (t *Task) Unshare(flags uint64) error {
 		}
 		t.namespaces.Swap(set).drop()
 	}
+	if flags&(unix.CLONE_SYSVSEM|unix.CLONE_NEWIPC) != 0 {
+		t.DropSemUndo()
+	}
 	if flags&(unix.CLONE_FS|unix.CLONE_NEWNS|unix.CLONE_NEWUSER) != 0 {
 		t.UnshareFS()
 	}
@@ -384,6 +387,9 @@ func (t *Task) Setns(e Enter) error {
 		if err := may(b.Owner(), unix.CAP_SYS_ADMIN); err != nil {
 			return err
 		}
+	}
+	if e.IPC != nil {
+		t.DropSemUndo()
 	}
 	t.namespaces.Swap(t.Namespaces().with(e.put)).drop()
 	if e.Mounts != nil {

@@ -34,8 +34,6 @@ const (
 	Create  = 0o1000
 	Excl    = 0o2000
 	NoWait  = 0o4000
-
-	ownerCap = unix.CAP_IPC_OWNER
 )
 
 // Limits are the namespace's, as /proc/sys/kernel has them.
@@ -69,6 +67,7 @@ func defaultLimits() Limits {
 // Namespace is one IPC namespace.
 type Namespace struct {
 	arena *memory.Arena
+	owner *vfs.UserNamespace // in which capabilities over it count; nil: the first
 
 	limitsMu sync.Mutex
 	limits   Limits
@@ -78,9 +77,9 @@ type Namespace struct {
 	msg msgSpace
 }
 
-// New makes an empty namespace, whose segments lie in a.
-func New(a *memory.Arena) *Namespace {
-	return &Namespace{arena: a, limits: defaultLimits()}
+// New makes an empty namespace of owner's, whose segments lie in a.
+func New(a *memory.Arena, owner *vfs.UserNamespace) *Namespace {
+	return &Namespace{arena: a, owner: owner, limits: defaultLimits()}
 }
 
 // Limits are what holds now; SetLimits changes some.
@@ -102,14 +101,16 @@ type Perm struct {
 	Key                  int32
 	UID, GID, CUID, CGID uint32
 	Mode                 uint32
+
+	owner *vfs.UserNamespace // the namespace's
 }
 
 // Seq is the part of the id that tells objects in one place apart.
 func (p *Perm) Seq() uint16 { return uint16(p.ID >> idShift) }
 
-func newPerm(t Task, key int32, mode uint32) Perm {
+func (ns *Namespace) newPerm(t Task, key int32, mode uint32) Perm {
 	c := t.Creds()
-	return Perm{Key: key, UID: c.EUID, GID: c.EGID, CUID: c.EUID, CGID: c.EGID, Mode: mode & 0o777}
+	return Perm{owner: ns.owner, Key: key, UID: c.EUID, GID: c.EGID, CUID: c.EUID, CGID: c.EGID, Mode: mode & 0o777}
 }
 
 // allows is ipc/util.c, ipcperms: want has bits as in a mode, of any class.
@@ -122,7 +123,7 @@ func (p *Perm) allows(t Task, want uint32) error {
 	} else if inGroup(c, p.CGID) || inGroup(c, p.GID) {
 		granted >>= 3
 	}
-	if want&^granted&7 != 0 && !c.Has(ownerCap) {
+	if want&^granted&7 != 0 && !c.HasIn(p.owner, unix.CAP_IPC_OWNER) {
 		return unix.EACCES
 	}
 	return nil
@@ -144,7 +145,7 @@ func inGroup(c *vfs.Creds, gid uint32) bool {
 // mayControl is the check of IPC_SET and IPC_RMID (ipc/util.c, ipcctl_obtain_check).
 func (p *Perm) mayControl(t Task) error {
 	c := t.Creds()
-	if c.EUID == p.CUID || c.EUID == p.UID || c.Has(unix.CAP_SYS_ADMIN) {
+	if c.EUID == p.CUID || c.EUID == p.UID || c.HasIn(p.owner, unix.CAP_SYS_ADMIN) {
 		return nil
 	}
 	return unix.EPERM

@@ -111,7 +111,7 @@ func (ns *Namespace) MsgGet(t Task, key int32, flags int) (int, error) {
 		if len(ms.ids.at) >= limits.MsgMNI {
 			return nil, unix.ENOSPC
 		}
-		return &msgQueue{p: newPerm(t, key, uint32(flags)), ctime: seconds(t), most: uint64(limits.MsgMNB)}, nil
+		return &msgQueue{p: ns.newPerm(t, key, uint32(flags)), ctime: seconds(t), most: uint64(limits.MsgMNB)}, nil
 	})
 }
 
@@ -284,7 +284,7 @@ func (ns *Namespace) MsgStat(t Task, id int, byPlace, any bool) (MsgStat, error)
 func (ns *Namespace) MsgSet(t Task, id int, o Owner, most uint64) error {
 	limit := uint64(ns.Limits().MsgMNB)
 	return ns.msgControl(t, id, func(q *msgQueue) error {
-		if most > limit && !t.Creds().Has(unix.CAP_SYS_RESOURCE) {
+		if most > limit && !t.Creds().HasIn(ns.owner, unix.CAP_SYS_RESOURCE) {
 			return unix.EPERM
 		}
 		if err := q.p.set(o); err != nil {

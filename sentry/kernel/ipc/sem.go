@@ -133,7 +133,7 @@ func (ns *Namespace) SemGet(t Task, key int32, n, flags int) (int, error) {
 			return nil, unix.ENOMEM
 		}
 		ss.used += n
-		return &semSet{p: newPerm(t, key, uint32(flags)), sems: make([]semaphore, n), ctime: seconds(t),
+		return &semSet{p: ns.newPerm(t, key, uint32(flags)), sems: make([]semaphore, n), ctime: seconds(t),
 			undos: map[*UndoList][]int16{}}, nil
 	})
 }
