@@ -253,7 +253,7 @@ CASE(ns_user_range)
 		E(chown("mine", 70, -1));
 		E(setresuid(3, 4, 5));
 		E(setresuid(0, 0, 0));
-		struct stat s;
+		struct stat s = {0};
 		stat("mine", &s);
 		say("%d %d", s.st_uid, s.st_gid);
 		_exit(0);
