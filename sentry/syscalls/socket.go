@@ -16,7 +16,7 @@ import (
 
 func socketCalls() []row {
 	return []row{
-		{unix.SYS_SOCKET, socketCall, Partial, "AF_UNIX and NETLINK_ROUTE; other families are EAFNOSUPPORT"},
+		{unix.SYS_SOCKET, socketCall, Partial, "AF_UNIX, AF_INET, AF_INET6, NETLINK_ROUTE and NETLINK_SOCK_DIAG; other families are EAFNOSUPPORT"},
 		{unix.SYS_SOCKETPAIR, socketpair, Full, ""},
 		{unix.SYS_BIND, bind, Full, ""},
 		{unix.SYS_LISTEN, listen, Full, ""},
@@ -56,6 +56,8 @@ func newSocket(t *kernel.Task, family, typ, protocol int) (socket.Socket, error)
 	switch family {
 	case unix.AF_UNIX:
 		return unixnet.New(t, world(t).Names, typ, protocol)
+	case unix.AF_INET, unix.AF_INET6:
+		return netOf(t).Socket(t, family, typ, protocol)
 	case unix.AF_NETLINK:
 		return netlink.New(t, typ, protocol)
 	}
@@ -67,7 +69,11 @@ func socketpair(t *kernel.Task, a *Args) (uintptr, error) {
 	if typ&^(sockFlags|0xf) != 0 {
 		return 0, unix.EINVAL
 	}
-	if family != unix.AF_UNIX {
+	switch family {
+	case unix.AF_UNIX:
+	case unix.AF_INET, unix.AF_INET6:
+		return 0, unix.EOPNOTSUPP
+	default:
 		return 0, unix.EAFNOSUPPORT
 	}
 	x, y, err := unixnet.Pair(t, world(t).Names, typ&0xf, a.Int(2))
@@ -198,7 +204,7 @@ func doAccept(t *kernel.Task, a *Args, flags int) (uintptr, error) {
 	d := socket.NewDescription(n, flags&unix.SOCK_NONBLOCK)
 	defer d.Unref()
 	if a[1] != 0 {
-		peer, err := n.Peer()
+		peer, err := acceptedFrom(n)
 		if err != nil {
 			return 0, unix.ECONNABORTED
 		}
@@ -207,6 +213,14 @@ func doAccept(t *kernel.Task, a *Args, flags int) (uintptr, error) {
 		}
 	}
 	return install(t, d, 0, flags&unix.SOCK_CLOEXEC != 0)
+}
+
+// acceptedFrom is the other end of a connection, which may be torn already.
+func acceptedFrom(n socket.Socket) ([]byte, error) {
+	if a, ok := n.(interface{ AcceptedFrom() []byte }); ok {
+		return a.AcceptedFrom(), nil
+	}
+	return n.Peer()
 }
 
 func connect(t *kernel.Task, a *Args) (uintptr, error) {
@@ -220,8 +234,17 @@ func connect(t *kernel.Task, a *Args) (uintptr, error) {
 		return 0, err
 	}
 	_, limit := s.Timeouts()
-	err = t.Wait(s.Queue(), vfs.EventOut, s.nonblock, timeout(t, limit), func() error { return s.Connect(t, name) })
-	return 0, timedOut(err, limit != 0)
+	deadline := timeout(t, limit)
+	err = t.Wait(s.Queue(), vfs.EventOut, s.nonblock, deadline, func() error { return s.Connect(t, name) })
+	c, ok := s.Socket.(socket.Connecting)
+	if s.nonblock || !ok || err != unix.EINPROGRESS && err != unix.EALREADY {
+		return 0, timedOut(err, limit != 0)
+	}
+	ended := t.Wait(s.Queue(), vfs.EventOut, false, deadline, c.Connected)
+	if ended == unix.ETIMEDOUT && limit != 0 {
+		return 0, err // of the call, not of the connection
+	}
+	return 0, timedOut(ended, limit != 0)
 }
 
 func shutdown(t *kernel.Task, a *Args) (uintptr, error) {
@@ -317,7 +340,7 @@ func (s sock) send(t *kernel.Task, m *socket.Message, flags int) (uintptr, error
 		}
 		return err
 	})
-	if err == unix.EPIPE && typ == unix.SOCK_STREAM && flags&unix.MSG_NOSIGNAL == 0 {
+	if err == unix.EPIPE && done == 0 && typ == unix.SOCK_STREAM && flags&unix.MSG_NOSIGNAL == 0 {
 		pipeSignal(t)
 	}
 	if done > 0 {

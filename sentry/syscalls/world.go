@@ -4,20 +4,26 @@ import (
 	"bulkhead/sentry/fs/tmpfs"
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/memory"
+	"bulkhead/sentry/net/inet"
 	"bulkhead/sentry/net/unix"
 )
 
 // World is what system calls need for the whole container, besides the kernel:
-// the abstract names of sockets and a file system for files without a name.
+// the abstract names of sockets, the network, and a file system for files without
+// a name.
 // kernel.Config.World holds it.
 type World struct {
 	Names *unix.Names
+	Net   *inet.Stack
 	Memfd *tmpfs.FileSystem
 }
 
 // NewWorld makes an empty one.
 func NewWorld(a *memory.Arena) *World {
-	return &World{Names: unix.NewNames(), Memfd: tmpfs.New(a, tmpfs.Options{Mode: 0o1777})}
+	return &World{Names: unix.NewNames(), Net: inet.New(true), Memfd: tmpfs.New(a, tmpfs.Options{Mode: 0o1777})}
 }
 
 func world(t *kernel.Task) *World { return t.Kernel().World.(*World) }
+
+// netOf is the network of the namespace that t is in.
+func netOf(t *kernel.Task) *inet.Stack { return world(t).Net }

@@ -24,13 +24,82 @@ type Options struct {
 	sendTimeout  unix.Timeval
 	recvTimeout  unix.Timeval
 	linger       unix.Linger
+	stamp        Stamp
+	locked       int // SOCK_SNDBUF_LOCK, SOCK_RCVBUF_LOCK: sizes that the program chose
 	passCred     bool
 	passSecurity bool
 }
 
+// Stamp is how a socket tells when a datagram came.
+type Stamp uint8
+
+const (
+	StampNone Stamp = iota
+	StampMicro
+	StampMicroNew
+	StampNano
+	StampNanoNew
+)
+
+var stamps = map[int]Stamp{unix.SO_TIMESTAMP_OLD: StampMicro, unix.SO_TIMESTAMP_NEW: StampMicroNew,
+	unix.SO_TIMESTAMPNS_OLD: StampNano, unix.SO_TIMESTAMPNS_NEW: StampNanoNew}
+
+const (
+	sendLock    = 1 // SOCK_SNDBUF_LOCK
+	receiveLock = 2
+)
+
 // NewOptions are those of a new socket.
-func NewOptions() *Options {
-	return &Options{ints: map[int]int32{unix.SO_RCVLOWAT: 1}, send: BufferDefault, recv: BufferDefault}
+func NewOptions() *Options { return NewOptionsOf(BufferDefault, BufferDefault) }
+
+// NewOptionsOf are those of a socket with buffers of other sizes.
+func NewOptionsOf(send, receive int) *Options {
+	return &Options{ints: map[int]int32{unix.SO_RCVLOWAT: 1}, send: send, recv: receive}
+}
+
+// Grow enlarges buffers that the program did not choose the size of.
+func (o *Options) Grow(send, receive int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.locked&sendLock == 0 {
+		o.send = max(o.send, send)
+	}
+	if o.locked&receiveLock == 0 {
+		o.recv = max(o.recv, receive)
+	}
+}
+
+// Inherit makes o what a connection has of its listener.
+func (o *Options) Inherit(from *Options) {
+	from.mu.Lock()
+	ints := make(map[int]int32, len(from.ints))
+	for k, v := range from.ints {
+		ints[k] = v
+	}
+	send, recv, locked, linger, stamp := from.send, from.recv, from.locked, from.linger, from.stamp
+	rt, st := from.recvTimeout, from.sendTimeout
+	from.mu.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ints, o.send, o.recv, o.locked, o.linger, o.stamp, o.recvTimeout, o.sendTimeout = ints, send, recv, locked, linger, stamp, rt, st
+}
+
+// Linger is SO_LINGER; LowWater SO_RCVLOWAT; Stamp SO_TIMESTAMP and its like; Drops
+// SO_RXQ_OVFL.
+func (o *Options) Linger() (on bool, seconds int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.linger.Onoff != 0, int(o.linger.Linger)
+}
+
+func (o *Options) LowWater() int { return int(o.int(unix.SO_RCVLOWAT)) }
+func (o *Options) Drops() bool   { return o.int(unix.SO_RXQ_OVFL) != 0 }
+func (o *Options) Stamp() Stamp  { o.mu.Lock(); defer o.mu.Unlock(); return o.stamp }
+
+func (o *Options) int(name int) int32 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.ints[name]
 }
 
 // plain are options that are kept and shown, 0 or 1 if flag. What they ask for
@@ -39,7 +108,8 @@ var plain = map[int]struct{ flag bool }{
 	unix.SO_DEBUG: {true}, unix.SO_REUSEADDR: {true}, unix.SO_REUSEPORT: {true}, unix.SO_KEEPALIVE: {true},
 	unix.SO_DONTROUTE: {true}, unix.SO_BROADCAST: {true}, unix.SO_OOBINLINE: {true}, unix.SO_NO_CHECK: {true},
 	unix.SO_PRIORITY: {}, unix.SO_RCVLOWAT: {}, unix.SO_BUSY_POLL: {}, unix.SO_ZEROCOPY: {true},
-	unix.SO_SELECT_ERR_QUEUE: {true}, unix.SO_RXQ_OVFL: {true}, unix.SO_WIFI_STATUS: {true},
+	unix.SO_SELECT_ERR_QUEUE: {true}, unix.SO_RXQ_OVFL: {true}, unix.SO_WIFI_STATUS: {true}, unix.SO_NOFCS: {true},
+	unix.SO_INCOMING_CPU: {},
 }
 
 // Send and Receive are the sizes of the buffers; PassCred is SO_PASSCRED.
@@ -91,7 +161,9 @@ func (o *Options) Get(name int) ([]byte, error) {
 		return le.AppendUint64(le.AppendUint64(nil, uint64(o.sendTimeout.Sec)), uint64(o.sendTimeout.Usec)), nil
 	case unix.SO_SNDLOWAT:
 		return Int(1), nil
-	case unix.SO_TIMESTAMP_OLD, unix.SO_TIMESTAMPNS_OLD, unix.SO_MARK, unix.SO_INCOMING_CPU:
+	case unix.SO_TIMESTAMP_OLD, unix.SO_TIMESTAMPNS_OLD, unix.SO_TIMESTAMP_NEW, unix.SO_TIMESTAMPNS_NEW:
+		return Bool(o.stamp == stamps[name]), nil
+	case unix.SO_MARK:
 		return Int(0), nil
 	}
 	return nil, unix.ENOPROTOOPT
@@ -117,6 +189,13 @@ func (o *Options) Set(c Caller, name int, b []byte) error {
 	if err != nil {
 		return err
 	}
+	if s, ok := stamps[name]; ok {
+		o.stamp = StampNone
+		if v != 0 {
+			o.stamp = s
+		}
+		return nil
+	}
 	if p, ok := plain[name]; ok {
 		if p.flag && v != 0 {
 			v = 1
@@ -141,11 +220,13 @@ func (o *Options) set(c Caller, name int, v int32) error {
 			return unix.EPERM
 		}
 		o.send = max(2*int(limited(v, name == unix.SO_SNDBUFFORCE)), sendMin)
+		o.locked |= sendLock
 	case unix.SO_RCVBUF, unix.SO_RCVBUFFORCE:
 		if name == unix.SO_RCVBUFFORCE && !admin {
 			return unix.EPERM
 		}
 		o.recv = max(2*int(limited(v, name == unix.SO_RCVBUFFORCE)), receiveMin)
+		o.locked |= receiveLock
 	case unix.SO_PASSCRED:
 		o.passCred = v != 0
 	case unix.SO_PASSSEC:

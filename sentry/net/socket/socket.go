@@ -78,6 +78,13 @@ type Socket interface {
 	Timeouts() (receive, send time.Duration)
 }
 
+// Connecting is a socket whose Connect may return EINPROGRESS (or, asked again,
+// EALREADY). Who waits for the outcome asks Connected after EventOut, until it is
+// not EAGAIN.
+type Connecting interface {
+	Connected() error
+}
+
 // NewDescription makes a description of s; flags are O_NONBLOCK or none.
 func NewDescription(s Socket, flags int) *vfs.Description {
 	name := vfs.AnonName("socket", s.Inode().Ino())

@@ -1,0 +1,275 @@
+// Package inet is AF_INET and AF_INET6: streams, datagrams, ping and raw ICMP
+// sockets of one network namespace, on gVisor's tcpip as a library. The library
+// has the protocols, ports and routes; what a program sees of a socket (states,
+// errors, readiness, limits, options) follows Linux's net/ipv4, net/ipv6 and
+// net/core here.
+//
+// Two things are done on this side of the library. A TCP connection both of whose
+// ends are in one stack shakes hands and takes its leave there, but its bytes go
+// straight from one socket's queue to the other's (link.go): a segment would pass
+// two goroutines on the way, each some 40 µs from the thread that waits. And a
+// datagram is taken out of the library as it arrives, because Linux counts what a
+// small one costs in memory and the library does not.
+//
+// Lock order: Socket.bindMu, Socket.mu, link.mu, then the library's locks, then
+// datagrams.mu and vfs.Queue.mu. The library calls Socket.notify with locks of
+// its own held: it touches nothing but datagrams and the queue.
+package inet
+
+import (
+	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/loopback"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/raw"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"bulkhead/sentry/net/socket"
+)
+
+// Loopback is the index of the loopback device, its only one so far.
+const Loopback = 1
+
+// Stack is what a network namespace has. The library's goroutines start with the
+// first socket.
+type Stack struct {
+	Sysctls Sysctls
+
+	start sync.Once
+	lib   *stack.Stack
+
+	up atomic.Bool // the loopback device
+
+	mu      sync.Mutex
+	sockets map[*Socket]struct{}
+	links   map[pair]*link // connections of which one end has not been looked at
+}
+
+// Sysctls are the values of /proc/sys/net that change what a socket does.
+type Sysctls struct {
+	UnprivilegedPort atomic.Int32 // ip_unprivileged_port_start
+	PingFirst        atomic.Uint32
+	PingLast         atomic.Uint32 // ping_group_range
+}
+
+// New makes a namespace with a loopback device and its addresses, 127.0.0.1/8 and
+// ::1/128. A fresh one's device is down (unshare(2)); the container's own is up.
+func New(up bool) *Stack {
+	n := &Stack{sockets: map[*Socket]struct{}{}, links: map[pair]*link{}}
+	n.Sysctls.UnprivilegedPort.Store(1024)
+	n.Sysctls.PingFirst.Store(1)
+	n.up.Store(up)
+	return n
+}
+
+// tcpip is the library's stack.
+func (n *Stack) tcpip() *stack.Stack {
+	n.start.Do(func() {
+		// Half the processors that the library would take: what they do is hand
+		// over connections.
+		n.lib = stack.New(stack.Options{
+			NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+			TransportProtocols: []stack.TransportProtocolFactory{
+				tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
+			},
+			RawFactory:  raw.EndpointFactory{},
+			HandleLocal: true,
+		})
+		n.configure()
+	})
+	return n.lib
+}
+
+func (n *Stack) configure() {
+	s := n.lib
+	// Linux limits answers to other hosts, not to itself (net/ipv4/icmp.c, icmpv4_xrlim_allow).
+	s.SetICMPLimit(math.MaxFloat64)
+	s.SetPortRange(firstPort, lastPort)
+	buffers := func(most int) (tcpip.SendBufferSizeOption, tcpip.ReceiveBufferSizeOption) {
+		return tcpip.SendBufferSizeOption{Min: 1, Default: socket.BufferDefault, Max: most},
+			tcpip.ReceiveBufferSizeOption{Min: 1, Default: socket.BufferDefault, Max: most}
+	}
+	send, receive := buffers(math.MaxInt32)
+	s.SetOption(send)
+	s.SetOption(receive)
+	sack := tcpip.TCPSACKEnabled(true)
+	s.SetTransportProtocolOption(tcp.ProtocolNumber, &sack)
+	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	s.SetTransportProtocolOption(tcp.ProtocolNumber, &moderate)
+	cubic := tcpip.CongestionControlOption("cubic")
+	s.SetTransportProtocolOption(tcp.ProtocolNumber, &cubic)
+	if err := s.CreateNICWithOptions(Loopback, loopback.New(), stack.NICOptions{Name: "lo"}); err != nil {
+		panic("inet: make the loopback device: " + err.String())
+	}
+	for _, a := range loopbackAddresses {
+		proto := tcpip.NetworkProtocolNumber(header.IPv4ProtocolNumber)
+		if a.Address.Len() == 16 {
+			proto = header.IPv6ProtocolNumber
+		}
+		s.AddProtocolAddress(Loopback, tcpip.ProtocolAddress{Protocol: proto, AddressWithPrefix: a}, stack.AddressProperties{})
+	}
+	n.route()
+}
+
+// The range of ports that bind(2) and connect(2) choose from (ip_local_port_range).
+const firstPort, lastPort = 32768, 60999
+
+var (
+	loopback4         = tcpip.AddrFrom4([4]byte{127, 0, 0, 1})
+	loopback6         = tcpip.AddrFrom16([16]byte{15: 1})
+	loopbackAddresses = []tcpip.AddressWithPrefix{{Address: loopback4, PrefixLen: 8}, {Address: loopback6, PrefixLen: 128}}
+)
+
+// route is the routing table: with the device down nothing is reached.
+func (n *Stack) route() {
+	var table []tcpip.Route
+	if n.up.Load() {
+		for _, a := range loopbackAddresses {
+			table = append(table, tcpip.Route{Destination: a.Subnet(), NIC: Loopback})
+		}
+	}
+	n.lib.SetRouteTable(table)
+	if n.up.Load() {
+		n.lib.EnableNIC(Loopback)
+	} else {
+		n.lib.DisableNIC(Loopback)
+	}
+}
+
+// Up says whether the loopback device is; SetUp changes it.
+func (n *Stack) Up() bool { return n.up.Load() }
+
+func (n *Stack) SetUp(up bool) {
+	if n.up.Swap(up) == up {
+		return
+	}
+	if n.Started() {
+		n.route()
+	}
+}
+
+// Started says whether there ever was a socket.
+func (n *Stack) Started() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.lib != nil
+}
+
+// Release ends the library's goroutines. It is called when neither a task nor a
+// socket is in the namespace any more.
+func (n *Stack) Release() {
+	if n.Started() {
+		n.lib.Destroy()
+	}
+	runtime.KeepAlive(n)
+}
+
+func (n *Stack) add(s *Socket) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sockets[s] = struct{}{}
+}
+
+func (n *Stack) remove(s *Socket) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.sockets, s)
+}
+
+// Sockets are those that a descriptor refers to.
+func (n *Stack) Sockets() []*Socket {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := make([]*Socket, 0, len(n.sockets))
+	for s := range n.sockets {
+		all = append(all, s)
+	}
+	return all
+}
+
+// local says that an address is one of this stack's.
+func (n *Stack) local(a tcpip.Address) bool {
+	return n.lib.CheckLocalAddress(0, protocolOf(a), a) != 0
+}
+
+func protocolOf(a tcpip.Address) tcpip.NetworkProtocolNumber {
+	if a.Len() == 16 {
+		return header.IPv6ProtocolNumber
+	}
+	return header.IPv4ProtocolNumber
+}
+
+// errno is what Linux calls one of the library's errors.
+func errno(err tcpip.Error) error {
+	switch err.(type) {
+	case nil:
+		return nil
+	case *tcpip.ErrWouldBlock:
+		return unix.EAGAIN
+	case *tcpip.ErrConnectStarted:
+		return unix.EINPROGRESS
+	case *tcpip.ErrAlreadyConnecting:
+		return unix.EALREADY
+	case *tcpip.ErrAlreadyConnected:
+		return unix.EISCONN
+	case *tcpip.ErrConnectionRefused:
+		return unix.ECONNREFUSED
+	case *tcpip.ErrConnectionReset, *tcpip.ErrConnectionAborted:
+		return unix.ECONNRESET
+	case *tcpip.ErrAborted, *tcpip.ErrClosedForSend:
+		return unix.EPIPE
+	case *tcpip.ErrTimeout:
+		return unix.ETIMEDOUT
+	case *tcpip.ErrNotConnected:
+		return unix.ENOTCONN
+	case *tcpip.ErrDestinationRequired:
+		return unix.EDESTADDRREQ
+	case *tcpip.ErrPortInUse:
+		return unix.EADDRINUSE
+	case *tcpip.ErrBadLocalAddress:
+		return unix.EADDRNOTAVAIL
+	case *tcpip.ErrNoPortAvailable:
+		return unix.EADDRNOTAVAIL
+	case *tcpip.ErrNetworkUnreachable:
+		return unix.ENETUNREACH
+	case *tcpip.ErrHostUnreachable:
+		return unix.EHOSTUNREACH
+	case *tcpip.ErrHostDown:
+		return unix.EHOSTDOWN
+	case *tcpip.ErrNoNet:
+		return unix.ENONET
+	case *tcpip.ErrBroadcastDisabled:
+		return unix.EACCES
+	case *tcpip.ErrMessageTooLong:
+		return unix.EMSGSIZE
+	case *tcpip.ErrNoBufferSpace:
+		return unix.ENOBUFS
+	case *tcpip.ErrBadBuffer, *tcpip.ErrBadAddress:
+		return unix.EFAULT
+	case *tcpip.ErrAddressFamilyNotSupported:
+		return unix.EAFNOSUPPORT
+	case *tcpip.ErrUnknownProtocol:
+		return unix.EPROTONOSUPPORT
+	case *tcpip.ErrUnknownProtocolOption:
+		return unix.ENOPROTOOPT
+	case *tcpip.ErrNotSupported:
+		return unix.EOPNOTSUPP
+	case *tcpip.ErrNotPermitted:
+		return unix.EPERM
+	case *tcpip.ErrNoSuchFile:
+		return unix.ENOENT
+	case *tcpip.ErrUnknownDevice, *tcpip.ErrUnknownNICID, *tcpip.ErrInvalidNICID:
+		return unix.ENODEV
+	}
+	return unix.EINVAL
+}

@@ -1,0 +1,282 @@
+package inet
+
+import (
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"bulkhead/sentry/memory"
+	"bulkhead/sentry/vfs"
+)
+
+// endpoint is one end of a connection.
+type endpoint struct {
+	addr tcpip.Address
+	port uint16
+}
+
+func (e endpoint) before(o endpoint) bool {
+	if c := string(e.addr.AsSlice()); c != string(o.addr.AsSlice()) {
+		return c < string(o.addr.AsSlice())
+	}
+	return e.port < o.port
+}
+
+// pair names a connection: the lesser end first.
+type pair [2]endpoint
+
+// link is a connection within the stack: what goes to each end.
+type link struct {
+	to       [2]flow
+	attached [2]bool // guarded by Stack.mu
+}
+
+// join gives the socket at one end of an established connection its link, and the
+// side it has there.
+func (n *Stack) join(local, remote endpoint) (*link, int) {
+	p, side := pair{local, remote}, 0
+	if remote.before(local) {
+		p, side = pair{remote, local}, 1
+	}
+	if local == remote { // a socket connected to itself
+		return &link{}, 0
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := n.links[p]
+	if l == nil || l.attached[side] { // of a connection long gone, whose other end never came
+		l = &link{}
+		n.links[p] = l
+	}
+	l.attached[side] = true
+	if l.attached[1-side] {
+		delete(n.links, p)
+	}
+	return l, side
+}
+
+// sweep forgets connections that nobody accepted and nobody will.
+func (n *Stack) sweep(dead func(listener, client endpoint) bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for p, l := range n.links {
+		side := 0 // the end that is missing
+		if l.attached[0] {
+			side = 1
+		}
+		if dead(p[side], p[1-side]) {
+			delete(n.links, p)
+			l.to[1-side].kill()
+			l.to[side].kill()
+		}
+	}
+}
+
+// flow is what goes one way.
+type flow struct {
+	mu     sync.Mutex
+	chunks [][]byte
+	taken  int // of the first chunk
+	size   int // bytes that wait
+	send   int // SO_SNDBUF of who writes, SO_RCVBUF of who reads
+	recv   int
+	fin    bool // nothing more will come
+	gone   bool // nobody will read
+	reset  bool // the connection was torn: told to the reader once what came before is read
+
+	reader, writer *vfs.Queue
+}
+
+const (
+	smallChunk = 4 << 10
+	largeChunk = 64 << 10
+)
+
+var chunkPool = sync.Pool{New: func() any { return new([largeChunk]byte) }}
+
+func newChunk(n int) []byte {
+	if n <= smallChunk {
+		return make([]byte, 0, smallChunk)
+	}
+	return chunkPool.Get().(*[largeChunk]byte)[:0]
+}
+
+func freeChunk(b []byte) {
+	if cap(b) == largeChunk {
+		chunkPool.Put((*[largeChunk]byte)(b[:largeChunk]))
+	}
+}
+
+func (f *flow) roomLocked() int { return f.send + f.recv - f.size }
+
+// write takes as much of src as there is room for; fault says that not all of
+// that could be read.
+func (f *flow) write(src memory.Buffers) (n int, gone, fault bool) {
+	f.mu.Lock()
+	if f.gone || f.reset {
+		f.mu.Unlock()
+		return 0, true, false
+	}
+	left := min(src.Len(), f.roomLocked())
+	for left > 0 {
+		last := len(f.chunks) - 1
+		if last < 0 || len(f.chunks[last]) == cap(f.chunks[last]) {
+			f.chunks = append(f.chunks, newChunk(left))
+			last++
+		}
+		c := f.chunks[last]
+		want := min(left, cap(c)-len(c))
+		got := src.CopyIn(c[len(c) : len(c)+want])
+		f.chunks[last] = c[:len(c)+got]
+		f.size += got
+		n += got
+		if got < want {
+			fault = true
+			break
+		}
+		if left -= got; left > 0 {
+			src = src.Skip(got)
+		}
+	}
+	reader := f.reader
+	f.mu.Unlock()
+	if n > 0 && reader != nil {
+		reader.Notify(vfs.EventIn | readNorm)
+	}
+	return n, false, fault
+}
+
+// read fills dst, or with discard takes as many bytes away; peek leaves them. more
+// says that something waits beyond least bytes.
+func (f *flow) read(dst memory.Buffers, peek bool) (n int, fault bool) {
+	f.mu.Lock()
+	want := min(dst.Len(), f.size)
+	full := f.roomLocked() < f.send/2
+	at := f.taken
+	for _, c := range f.chunks {
+		if n == want {
+			break
+		}
+		piece := c[at:min(len(c), at+want-n)]
+		got := dst.CopyOut(piece)
+		n += got
+		at = 0
+		if got < len(piece) {
+			fault = true
+			break
+		}
+		if n < want {
+			dst = dst.Skip(got)
+		}
+	}
+	if !peek {
+		f.dropLocked(n)
+	}
+	writer := f.writer
+	wake := !peek && full && f.writableLocked()
+	f.mu.Unlock()
+	if wake && writer != nil {
+		writer.Notify(vfs.EventOut | writeNorm)
+	}
+	return n, fault
+}
+
+func (f *flow) dropLocked(n int) {
+	f.size -= n
+	for n > 0 {
+		c := f.chunks[0]
+		k := min(n, len(c)-f.taken)
+		n -= k
+		if f.taken += k; f.taken < len(c) {
+			return
+		}
+		f.taken = 0
+		if len(f.chunks) == 1 && cap(c) == smallChunk {
+			f.chunks[0] = c[:0] // most conversations need no more
+			return
+		}
+		freeChunk(c)
+		f.chunks[0] = nil
+		f.chunks = f.chunks[1:]
+	}
+	if len(f.chunks) == 0 {
+		f.chunks = nil
+	}
+}
+
+// writableLocked is sk_stream_is_writable: a third is free.
+func (f *flow) writableLocked() bool { return f.roomLocked() >= (f.send+f.recv)/3 }
+
+// finish says that no more will be written.
+func (f *flow) finish() {
+	f.mu.Lock()
+	f.fin = true
+	reader := f.reader
+	f.mu.Unlock()
+	if reader != nil {
+		reader.Notify(vfs.EventIn | readNorm | vfs.EventRdHup | vfs.EventHup)
+	}
+}
+
+// kill tears the flow: both sides hear of it.
+func (f *flow) kill() {
+	f.mu.Lock()
+	if !f.fin || f.size > 0 {
+		f.reset = true
+	}
+	f.gone = true
+	reader, writer := f.reader, f.writer
+	f.mu.Unlock()
+	const all = vfs.EventIn | readNorm | vfs.EventOut | writeNorm | vfs.EventErr | vfs.EventHup | vfs.EventRdHup
+	for _, q := range []*vfs.Queue{reader, writer} {
+		if q != nil {
+			q.Notify(all)
+		}
+	}
+}
+
+// abandon says that nobody will read, and how much nobody will.
+func (f *flow) abandon() (unread int) {
+	f.mu.Lock()
+	unread = f.size
+	for _, c := range f.chunks {
+		freeChunk(c)
+	}
+	f.chunks, f.taken, f.size, f.gone, f.reader = nil, 0, 0, true, nil
+	writer := f.writer
+	f.mu.Unlock()
+	if writer != nil {
+		writer.Notify(vfs.EventOut | writeNorm)
+	}
+	return unread
+}
+
+// leave forgets who writes.
+func (f *flow) leave() {
+	f.mu.Lock()
+	f.writer = nil
+	f.mu.Unlock()
+}
+
+// flowState is what a poll asks for.
+type flowState struct {
+	size            int
+	fin, reset      bool
+	gone, writable  bool
+	unacknowledged  int
+	receiveCapacity int
+}
+
+func (f *flow) state() flowState {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return flowState{size: f.size, fin: f.fin, reset: f.reset, gone: f.gone, writable: f.writableLocked(),
+		unacknowledged: max(0, f.size-f.recv), receiveCapacity: f.recv}
+}
+
+// POLLRDNORM, POLLWRNORM and POLLWRBAND (asm-generic/poll.h).
+const (
+	readNorm  vfs.Events = 0x40
+	writeNorm vfs.Events = 0x100
+	writeBand vfs.Events = 0x200
+)
