@@ -121,6 +121,7 @@ func (s *sandbox) makers() map[string]func(data string) (vfs.FileSystem, error) 
 				Filesystems: []string{"nodev\tsysfs", "nodev\tcgroup2", "nodev\ttmpfs", "nodev\tproc", "nodev\tdevpts", "nodev\tmqueue", "nodev\toverlay"},
 			}
 			c.NetUnix = s.kernel.World.(*syscalls.World).Names.Table
+			c.NetFile = syscalls.NetFile
 			c, err := c.With(data)
 			if err != nil {
 				return nil, err

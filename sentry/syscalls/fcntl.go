@@ -5,6 +5,8 @@ import (
 
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/memory"
+	"bulkhead/sentry/net/inet"
+	"bulkhead/sentry/net/socket"
 	"bulkhead/sentry/vfs"
 )
 
@@ -277,7 +279,11 @@ func ioctl(t *kernel.Task, a *Args) (uintptr, error) {
 			return 0, out32(t, a.Addr(2), uint32(attr.Size-d.Pos()))
 		}
 	}
-	return d.Ioctl(t, cmd, a[2])
+	n, err := d.Ioctl(t, cmd, a[2])
+	if _, ok := d.File().(socket.Socket); ok && err == unix.ENOTTY { // about devices any socket answers
+		return 0, inet.DeviceIoctl(t, netOf(t), cmd, a.Addr(2))
+	}
+	return n, err
 }
 
 func fsync(t *kernel.Task, a *Args) (uintptr, error) {

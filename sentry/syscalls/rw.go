@@ -118,13 +118,23 @@ func (x *transfer) some(t *kernel.Task, b memory.Buffers) (int, error) {
 		}
 		err = x.wait(t, mask, try, late)
 	}
-	if err == unix.EPIPE && x.write {
+	if err == unix.EPIPE && x.write && !isDatagram(x.d) {
 		pipeSignal(t)
 	}
 	if done > 0 {
 		return done, nil
 	}
 	return done, err
+}
+
+// isDatagram is a socket whose EPIPE comes without a signal.
+func isDatagram(d *vfs.Description) bool {
+	s, ok := d.File().(socket.Socket)
+	if !ok {
+		return false
+	}
+	_, typ, _ := s.Kind()
+	return typ != unix.SOCK_STREAM
 }
 
 // wait sleeps until try goes through, or the file's own patience ends: a

@@ -41,7 +41,8 @@ const sockFlags = unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
 
 func socketCall(t *kernel.Task, a *Args) (uintptr, error) {
 	family, typ := a.Int(0), a.Int(1)
-	if typ&^(sockFlags|0xf) != 0 {
+	const limit = 11 // SOCK_MAX
+	if typ&^(sockFlags|0xf) != 0 || typ&0xf >= limit {
 		return 0, unix.EINVAL
 	}
 	s, err := newSocket(t, family, typ&0xf, a.Int(2))
@@ -59,7 +60,7 @@ func newSocket(t *kernel.Task, family, typ, protocol int) (socket.Socket, error)
 	case unix.AF_INET, unix.AF_INET6:
 		return netOf(t).Socket(t, family, typ, protocol)
 	case unix.AF_NETLINK:
-		return netlink.New(t, typ, protocol)
+		return netlink.New(t, netOf(t), typ, protocol)
 	}
 	return nil, unix.EAFNOSUPPORT
 }
@@ -351,7 +352,7 @@ func (s sock) send(t *kernel.Task, m *socket.Message, flags int) (uintptr, error
 
 // receive fills m, waiting for something.
 func (s sock) receive(t *kernel.Task, m *socket.Message, flags int) (uintptr, error) {
-	nonblock := s.nonblock || flags&unix.MSG_DONTWAIT != 0
+	nonblock := s.nonblock || flags&(unix.MSG_DONTWAIT|unix.MSG_ERRQUEUE) != 0
 	if nonblock {
 		flags |= unix.MSG_DONTWAIT
 	}

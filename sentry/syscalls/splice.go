@@ -206,7 +206,7 @@ func splice(t *kernel.Task, a *Args) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	nonblock := a.Int(5)&unix.SPLICE_F_NONBLOCK != 0
+	nonblock := a.Int(5)&unix.SPLICE_F_NONBLOCK != 0 || (src.Flags()|dst.Flags())&unix.O_NONBLOCK != 0
 	n, err := moveBetween(t, src, dst, a.Size(4), nonblock, false, func(n int) (int, error) {
 		return pipe.Splice(t, src, in, dst, out, n)
 	})

@@ -6,6 +6,7 @@ import (
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/net/inet"
 	"bulkhead/sentry/net/unix"
+	"bulkhead/sentry/vfs"
 )
 
 // World is what system calls need for the whole container, besides the kernel:
@@ -27,3 +28,12 @@ func world(t *kernel.Task) *World { return t.Kernel().World.(*World) }
 
 // netOf is the network of the namespace that t is in.
 func netOf(t *kernel.Task) *inet.Stack { return world(t).Net }
+
+// NetFile is the content of /proc/net/NAME where ctx's network decides it.
+func NetFile(ctx vfs.Context, name string) ([]byte, bool) {
+	t, ok := ctx.(*kernel.Task)
+	if !ok {
+		return nil, false
+	}
+	return netOf(t).Proc(name)
+}

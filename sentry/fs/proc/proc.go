@@ -28,6 +28,8 @@ type Config struct {
 	Filesystems          []string // the lines of /proc/filesystems: "nodev\tproc"
 	// NetUnix writes /proc/net/unix; nil: no sockets.
 	NetUnix func() []byte
+	// NetFile writes those files of /proc/net that depend on what ctx's network has.
+	NetFile func(ctx vfs.Context, name string) ([]byte, bool)
 	PIDs    *kernel.PIDNamespace // that it was mounted in; nil: the first
 	HidePID int                  // the mount option
 	HideGID uint32

@@ -7,8 +7,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/net/socket"
@@ -35,19 +38,20 @@ type datagram struct {
 	cost int
 }
 
-// overhead is what Linux counts of a small packet beyond its bytes: SKB_TRUESIZE,
-// a struct sk_buff and a struct skb_shared_info.
-const overhead = 256 + 320
-
-// truesize is what a datagram of n bytes costs its receiver (__alloc_skb; the head
-// comes from caches of powers of two).
+// truesize is what a datagram of n bytes costs its receiver (__alloc_skb): a
+// struct sk_buff, and a head with room for headers and struct skb_shared_info,
+// from a cache for small ones or of powers of two.
 func truesize(n int) int {
-	const headers = 66 // room for the link's, IP's and UDP's
-	size := 256
-	for size < n+headers+320 {
+	const buff, headers, info, small = 256, 66, 320, 704
+	need := n + headers + info
+	if need <= small {
+		return buff + small
+	}
+	size := 1024
+	for size < need {
 		size *= 2
 	}
-	return 256 + size
+	return buff + size
 }
 
 // sink takes what the library has.
@@ -251,6 +255,9 @@ func (s *Socket) sendDatagram(_ socket.Caller, m *socket.Message, flags int) (in
 	n, terr := ep.Write(&payload{m.Data}, o)
 	if terr != nil {
 		return 0, s.sendError(terr)
+	}
+	if to != nil && s.protocol == unix.IPPROTO_UDP {
+		s.returnToSender(to, m)
 	}
 	return int(n), nil
 }
@@ -465,6 +472,12 @@ func (s *Socket) receiveError(m *socket.Message) (int, error) {
 		}
 	}
 	m.Flags |= unix.MSG_ERRQUEUE
+	if s.ep.SocketOptions().PeekErr() == nil { // sock_dequeue_err_skb
+		s.ep.LastError()
+		s.mu.Lock()
+		s.takeDatagramErrorLocked()
+		s.mu.Unlock()
+	}
 	m.Name = sockaddr(s.shown(e.Dst), s.family)
 	le := binary.LittleEndian
 	code, _ := errno(e.Err).(unix.Errno)
@@ -482,6 +495,66 @@ func (s *Socket) receiveError(m *socket.Message) (int, error) {
 		Data: append(b, sockaddr(s.shown(offender), family)...)})
 	return n, nil
 }
+
+// returnToSender queues the error of a datagram that nobody here was waiting for,
+// on a socket without a peer that asked for such (IP_RECVERR): the library tells
+// connected sockets alone.
+func (s *Socket) returnToSender(to *tcpip.FullAddress, m *socket.Message) {
+	ops, dst := s.ep.SocketOptions(), plain(to.Addr)
+	v4 := dst.Len() == 4
+	if !(v4 && ops.GetIPv4RecvError() || !v4 && ops.GetIPv6RecvError()) || !s.net.local(dst) {
+		return
+	}
+	s.mu.Lock()
+	peer := s.connName
+	s.mu.Unlock()
+	if peer != nil {
+		return
+	}
+	local, _ := s.ep.GetLocalAddress()
+	from := plain(local.Addr)
+	if from.Len() == 0 || from.Unspecified() {
+		from = dst
+	}
+	network := protocolOf(dst)
+	id := stack.TransportEndpointID{LocalPort: to.Port, LocalAddress: dst, RemotePort: local.Port, RemoteAddress: from}
+	if s.net.lib.FindTransportEndpoint(network, udp.ProtocolNumber, id, Loopback) != nil {
+		return
+	}
+	b := make([]byte, m.Data.Len())
+	m.Data.CopyIn(b)
+	e := &tcpip.SockError{Err: &tcpip.ErrConnectionRefused{}, Cause: unreachablePort{v4}, Payload: buffer.NewViewWithData(b),
+		Dst: tcpip.FullAddress{Addr: dst, Port: to.Port}, Offender: tcpip.FullAddress{Addr: dst}, NetProto: network}
+	ops.QueueErr(e)
+	s.hearError(e.Err)
+	s.queue.Notify(vfs.EventErr)
+}
+
+// unreachablePort is ICMP's destination unreachable, port unreachable.
+type unreachablePort struct{ v4 bool }
+
+func (u unreachablePort) Origin() tcpip.SockErrOrigin {
+	if u.v4 {
+		return tcpip.SockExtErrorOriginICMP
+	}
+	return tcpip.SockExtErrorOriginICMP6
+}
+
+func (u unreachablePort) Type() uint8 {
+	if u.v4 {
+		return uint8(header.ICMPv4DstUnreachable)
+	}
+	return uint8(header.ICMPv6DstUnreachable)
+}
+
+func (u unreachablePort) Code() uint8 {
+	if u.v4 {
+		return uint8(header.ICMPv4PortUnreachable)
+	}
+	return uint8(header.ICMPv6PortUnreachable)
+}
+
+func (unreachablePort) Info() uint32 { return 0 }
 
 func originOf(e *tcpip.SockError) byte {
 	switch e.Cause.Origin() {

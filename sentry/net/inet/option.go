@@ -29,7 +29,6 @@ type intOption struct {
 	usual  bool // -1 means def
 	octet  bool // a single byte is taken, too
 	only   int  // the type of socket that has it; 0: all
-	bad    unix.Errno
 	// apply tells the library; nil: it is kept and shown, and nothing else.
 	apply func(tcpip.Endpoint, int) tcpip.Error
 }
@@ -294,6 +293,9 @@ func (i intOption) parse(b []byte) (int, error) {
 // GetOption is getsockopt(2).
 func (s *Socket) GetOption(c socket.Caller, level, name, size int) ([]byte, error) {
 	if !s.has(level) {
+		if s.family == unix.AF_INET {
+			return nil, unix.EOPNOTSUPP // do_ip_getsockopt
+		}
 		return nil, unix.ENOPROTOOPT
 	}
 	s.mu.Lock()
@@ -308,7 +310,7 @@ func (s *Socket) GetOption(c socket.Caller, level, name, size int) ([]byte, erro
 		return socket.Cut(b, size), err
 	}
 	i, ok := ints[o]
-	if !ok || i.only != 0 && i.only != s.typ {
+	if !ok {
 		return nil, unix.ENOPROTOOPT
 	}
 	b := socket.Int(i.def)
@@ -384,7 +386,6 @@ func init() {
 		{unix.SOL_TCP, unix.TCP_REPAIR}:            {set: refuse(unix.EPERM)},
 		{unix.SOL_RAW, unix.ICMP_FILTER}:           {get: (*Socket).icmpFilter, set: (*Socket).setICMPFilter},
 		{unix.SOL_ICMPV6, unix.ICMPV6_FILTER}:      {get: (*Socket).icmp6Filter, set: (*Socket).setICMP6Filter},
-		{unix.SOL_TCP, unix.TCP_KEEPIDLE}:          {},
 	}
 }
 

@@ -138,6 +138,9 @@ func (n *Stack) Socket(c socket.Caller, family, typ, protocol int) (*Socket, err
 	if err := s.renew(); err != nil {
 		return nil, err
 	}
+	if typ == unix.SOCK_RAW || protocol == icmpProtocol { // INET_PROTOSW_REUSE
+		s.SetOption(c, unix.SOL_SOCKET, unix.SO_REUSEADDR, socket.Int(1))
+	}
 	n.add(s)
 	return s, nil
 }
@@ -374,8 +377,11 @@ func (s *Socket) nameLocked() []byte {
 		local.Port = uint16(s.protocol)
 	}
 	local = s.shown(local)
-	if local.Port == 0 && s.bound != nil && s.typ == unix.SOCK_STREAM {
-		return s.bound // its connection has gone
+	if s.typ == unix.SOCK_STREAM && s.phase != connected && over(s.stateLocked()) { // a connection failed
+		if s.bound != nil {
+			return s.bound
+		}
+		local.Addr = tcpip.Address{}
 	}
 	return sockaddr(local, s.family)
 }

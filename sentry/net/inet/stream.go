@@ -35,31 +35,34 @@ func (s *Socket) settleLocked() {
 		case underWay(st):
 			s.establishedLocked()
 		case over(st):
-			s.phase = failed
+			s.phase, s.shut = failed, bothDown // tcp_done
 			s.err = unix.ECONNREFUSED
 			if err, ok := errno(s.ep.LastError()).(unix.Errno); ok {
 				s.err = err
 			}
 		}
 	case connected:
-		if st != tcp.StateError {
-			return
-		}
-		if s.link == nil {
-			if err, ok := errno(s.ep.LastError()).(unix.Errno); ok {
-				s.err, s.shut = err, bothDown
-			}
-			return
-		}
-		// The end that nobody accepted was torn by the library alone.
-		in := s.inflow().state()
-		if !in.fin && !in.reset {
-			s.ep.LastError()
-			s.inflow().kill()
-			s.outflow().kill()
+		if st == tcp.StateError {
+			s.tornByLibraryLocked()
 		}
 	}
 	s.hearResetLocked()
+}
+
+// tornByLibraryLocked hears of a reset by a peer beyond this stack, or by a
+// listener of it that ended with the connection not accepted.
+func (s *Socket) tornByLibraryLocked() {
+	if s.link == nil {
+		if err, ok := errno(s.ep.LastError()).(unix.Errno); ok {
+			s.err, s.shut = err, bothDown
+		}
+		return
+	}
+	if in := s.inflow().state(); !in.fin && !in.reset {
+		s.ep.LastError()
+		s.inflow().kill()
+		s.outflow().kill()
+	}
 }
 
 // hearResetLocked makes an error of a torn link, once. tcp_reset.
@@ -250,7 +253,7 @@ func (s *Socket) failedLocked() error {
 	if err == nil {
 		err = unix.ECONNABORTED
 	}
-	s.phase = idle
+	s.phase, s.shut = idle, 0
 	return err
 }
 
@@ -290,12 +293,16 @@ func (s *Socket) disconnectLocked() error {
 	if s.phase == idle {
 		return nil
 	}
+	s.err = 0
 	if s.phase == connected {
+		if !s.tornLocked() {
+			s.err = unix.ECONNRESET
+		}
 		s.partLocked(true)
 	} else {
 		s.ep.Close()
 	}
-	s.phase, s.shut, s.told, s.err = idle, 0, false, 0
+	s.phase, s.shut, s.told = idle, 0, false
 	err := s.rebindLocked()
 	s.queue.Notify(vfs.EventHup | vfs.EventOut | vfs.EventIn)
 	return err
@@ -489,9 +496,6 @@ func (s *Socket) sendStream(_ socket.Caller, m *socket.Message, flags int) (int,
 		return 0, unix.EAGAIN
 	case s.err != 0:
 		defer s.mu.Unlock()
-		if s.phase == failed {
-			s.phase = idle
-		}
 		return 0, s.takeErrorLocked()
 	case s.phase != connected, s.shut&writeDown != 0:
 		s.mu.Unlock()
@@ -541,12 +545,9 @@ func (s *Socket) receiveStream(m *socket.Message, flags int) (int, error) {
 	case s.phase != connected:
 		defer s.mu.Unlock()
 		if s.err != 0 {
-			if s.phase == failed {
-				s.phase = idle
-			}
 			return 0, s.takeErrorLocked()
 		}
-		if s.shut&readDown != 0 && s.phase == idle {
+		if s.shut&readDown != 0 && s.phase != listening {
 			return 0, nil
 		}
 		return 0, unix.ENOTCONN
@@ -581,7 +582,7 @@ func (s *Socket) receiveStream(m *socket.Message, flags int) (int, error) {
 		return 0, nil // SOCK_DONE comes before sk_err
 	case s.err != 0:
 		return 0, s.takeErrorLocked()
-	case s.shut&readDown != 0, dst.Len() == 0:
+	case s.shut&readDown != 0:
 		return 0, nil
 	}
 	return 0, unix.EAGAIN

@@ -1,8 +1,8 @@
 // Package netlink is AF_NETLINK as far as programs ask about the network: what
-// devices and addresses there are (NETLINK_ROUTE, man 7 rtnetlink). A container
-// has the loopback device alone; nothing can be changed, and nothing changes, so
-// that group members never hear of anything. Other protocols are
-// EPROTONOSUPPORT.
+// devices, addresses, routes, rules and neighbours there are (NETLINK_ROUTE, man 7
+// rtnetlink), and what sockets (NETLINK_SOCK_DIAG, man 7 sock_diag). The loopback
+// device can be brought up and down; nothing else can be changed, and members of
+// groups hear of nothing. Other protocols are EPROTONOSUPPORT.
 package netlink
 
 import (
@@ -14,13 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/memory"
+	"bulkhead/sentry/net/inet"
 	"bulkhead/sentry/net/socket"
 	"bulkhead/sentry/vfs"
 )
 
 // Socket is a socket to the kernel.
 type Socket struct {
+	net   *inet.Stack
 	typ   int
+	proto int
 	inode *vfs.AnonInode
 	opts  *socket.Options
 	queue vfs.Queue
@@ -37,18 +40,18 @@ type Socket struct {
 var lastPort atomic.Uint32
 
 // New makes one.
-func New(c vfs.Context, typ, protocol int) (*Socket, error) {
+func New(c vfs.Context, net *inet.Stack, typ, protocol int) (*Socket, error) {
 	if typ != unix.SOCK_RAW && typ != unix.SOCK_DGRAM {
 		return nil, unix.ESOCKTNOSUPPORT
 	}
-	if protocol != unix.NETLINK_ROUTE {
+	if protocol != unix.NETLINK_ROUTE && protocol != unix.NETLINK_SOCK_DIAG {
 		return nil, unix.EPROTONOSUPPORT
 	}
-	return &Socket{typ: typ, inode: socket.NewInode(c), opts: socket.NewOptions(), flags: map[int]int32{}}, nil
+	return &Socket{net: net, typ: typ, proto: protocol, inode: socket.NewInode(c), opts: socket.NewOptions(), flags: map[int]int32{}}, nil
 }
 
 func (s *Socket) Kind() (family, typ, protocol int) {
-	return unix.AF_NETLINK, s.typ, unix.NETLINK_ROUTE
+	return unix.AF_NETLINK, s.typ, s.proto
 }
 func (s *Socket) Inode() *vfs.AnonInode                   { return s.inode }
 func (s *Socket) Queue() *vfs.Queue                       { return &s.queue }
@@ -161,7 +164,7 @@ func (s *Socket) Send(c socket.Caller, m *socket.Message, flags int) (int, error
 	}
 	s.mu.Lock()
 	s.bindLocked(c, 0)
-	s.in = append(s.in, answer(b, s.port)...)
+	s.in = append(s.in, s.answer(c, b)...)
 	s.mu.Unlock()
 	s.queue.Notify(vfs.EventIn)
 	return size, nil
@@ -257,7 +260,9 @@ func (s *Socket) GetOption(_ socket.Caller, level, name, size int) ([]byte, erro
 		b = socket.Int(s.typ)
 	case name == unix.SO_DOMAIN:
 		b = socket.Int(unix.AF_NETLINK)
-	case name == unix.SO_PROTOCOL, name == unix.SO_ERROR, name == unix.SO_ACCEPTCONN:
+	case name == unix.SO_PROTOCOL:
+		b = socket.Int(s.proto)
+	case name == unix.SO_ERROR, name == unix.SO_ACCEPTCONN:
 		b = socket.Int(0)
 	default:
 		b, err = s.opts.Get(name)

@@ -10,6 +10,7 @@ import (
 
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/memory"
+	"bulkhead/sentry/net/inet"
 	"bulkhead/sentry/net/socket"
 	"bulkhead/sentry/vfs"
 )
@@ -27,7 +28,7 @@ func request(typ uint16, family byte) []byte {
 // ask sends b on a new socket and returns all answers.
 func ask(t *testing.T, b []byte) (out []byte) {
 	c := caller{vfs.SentryContext()}
-	s, err := New(c, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	s, err := New(c, inet.New(true), unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func loopbacks(t *testing.T, b []byte, fixed int) (attrs map[uint16]string, info
 		t.Fatal(err)
 	}
 	for _, m := range ms {
-		if m.Header.Type == unix.NLMSG_DONE || m.Data[4] != loopback || m.Data[0] == unix.AF_INET6 {
+		if m.Header.Type == unix.NLMSG_DONE || m.Data[4] != inet.Loopback || m.Data[0] == unix.AF_INET6 {
 			continue
 		}
 		as, err := syscall.ParseNetlinkRouteAttr(&m)
@@ -118,14 +119,15 @@ func TestRequests(t *testing.T) {
 		err  unix.Errno
 	}{
 		{"links", request(unix.RTM_GETLINK, 0), []uint16{unix.RTM_NEWLINK, unix.NLMSG_DONE}, 0},
-		{"IPv6 addresses", request(unix.RTM_GETADDR, unix.AF_INET6), []uint16{unix.NLMSG_DONE}, 0},
-		{"routes", request(unix.RTM_GETROUTE, 0), []uint16{unix.NLMSG_DONE}, 0},
+		{"IPv6 addresses", request(unix.RTM_GETADDR, unix.AF_INET6), []uint16{unix.RTM_NEWADDR, unix.NLMSG_DONE}, 0},
+		{"routes", request(unix.RTM_GETROUTE, unix.AF_INET6), []uint16{unix.RTM_NEWROUTE, unix.NLMSG_DONE}, 0},
+		{"neighbours", request(unix.RTM_GETNEIGH, 0), []uint16{unix.NLMSG_DONE}, 0},
 		{"by name", one(unix.RTM_GETLINK, 0, append(info, attribute(unix.IFLA_IFNAME, []byte("lo\x00"))...)), []uint16{unix.RTM_NEWLINK}, 0},
 		{"another name", one(unix.RTM_GETLINK, 0, append(info, attribute(unix.IFLA_IFNAME, []byte("eth0\x00"))...)), []uint16{unix.NLMSG_ERROR}, unix.ENODEV},
 		{"another index", one(unix.RTM_GETLINK, 0, second), []uint16{unix.NLMSG_ERROR}, unix.ENODEV},
-		{"change", one(unix.RTM_NEWLINK, unix.NLM_F_ACK, info), []uint16{unix.NLMSG_ERROR}, unix.EPERM},
+		{"change", one(unix.RTM_NEWADDR, unix.NLM_F_ACK, info), []uint16{unix.NLMSG_ERROR}, unix.EOPNOTSUPP},
 		{"two", append(request(unix.RTM_GETLINK, 0), request(unix.RTM_GETADDR, 0)...),
-			[]uint16{unix.RTM_NEWLINK, unix.NLMSG_DONE, unix.RTM_NEWADDR, unix.NLMSG_DONE}, 0},
+			[]uint16{unix.RTM_NEWLINK, unix.NLMSG_DONE, unix.RTM_NEWADDR, unix.RTM_NEWADDR, unix.NLMSG_DONE}, 0},
 		{"half a header", []byte{1, 2, 3}, nil, 0},
 		{"too long", []byte{255, 0, 0, 0, 18, 0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0}, nil, 0},
 	} {
@@ -153,10 +155,21 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(request(unix.RTM_GETLINK, 0))
 	f.Add(header{unix.RTM_GETLINK, unix.NLM_F_REQUEST, 1, 0}.message(append(make([]byte, 16), attribute(unix.IFLA_IFNAME, []byte("lo"))...)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, d := range answer(b, 1) {
-			if _, err := syscall.ParseNetlinkMessage(d); err != nil {
-				t.Errorf("%x: %v", d, err)
-			}
+		for _, protocol := range []int{unix.NETLINK_ROUTE, unix.NETLINK_SOCK_DIAG} {
+			fuzz(t, protocol, b)
 		}
 	})
+}
+
+func fuzz(t *testing.T, protocol int, b []byte) {
+	c := caller{vfs.SentryContext()}
+	s, err := New(c, inet.New(true), unix.SOCK_RAW, protocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range s.answer(c, b) {
+		if _, err := syscall.ParseNetlinkMessage(d); err != nil {
+			t.Errorf("%x: %v", d, err)
+		}
+	}
 }

@@ -1,9 +1,13 @@
 package netlink
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/net/inet"
+	"bulkhead/sentry/net/socket"
 )
 
 // header is struct nlmsghdr.
@@ -34,64 +38,129 @@ func attribute(typ uint16, data []byte) []byte {
 	return append(b, make([]byte, align(len(b))-len(b))...)
 }
 
-func u32(v uint32) []byte { return binary.LittleEndian.AppendUint32(nil, v) }
-
-// loopback is the index of the one device.
-const loopback = 1
-
-// link describes it (net/core/rtnetlink.c, rtnl_fill_ifinfo).
-func link() []byte {
-	le := binary.LittleEndian
-	b := []byte{unix.AF_UNSPEC, 0}
-	b = le.AppendUint16(b, unix.ARPHRD_LOOPBACK)
-	b = le.AppendUint32(b, loopback)
-	b = le.AppendUint32(b, unix.IFF_UP|unix.IFF_LOOPBACK|unix.IFF_RUNNING|unix.IFF_LOWER_UP)
-	b = le.AppendUint32(b, 0)
-	for _, a := range []struct {
-		typ  uint16
-		data []byte
-	}{
-		{unix.IFLA_IFNAME, []byte("lo\x00")}, {unix.IFLA_TXQLEN, u32(1000)}, {unix.IFLA_OPERSTATE, []byte{0}},
-		{unix.IFLA_LINKMODE, []byte{0}}, {unix.IFLA_MTU, u32(65536)}, {unix.IFLA_GROUP, u32(0)},
-		{unix.IFLA_PROMISCUITY, u32(0)}, {unix.IFLA_NUM_TX_QUEUES, u32(1)}, {unix.IFLA_NUM_RX_QUEUES, u32(1)},
-		{unix.IFLA_CARRIER, []byte{1}}, {unix.IFLA_QDISC, []byte("noqueue\x00")},
-		{unix.IFLA_ADDRESS, make([]byte, 6)}, {unix.IFLA_BROADCAST, make([]byte, 6)},
-		{unix.IFLA_STATS64, make([]byte, 24*8)}, {unix.IFLA_STATS, make([]byte, 24*4)},
-	} {
-		b = append(b, attribute(a.typ, a.data)...)
+// attributes appends those with data.
+func attributes(b []byte, list ...attr) []byte {
+	for _, a := range list {
+		if a.data != nil {
+			b = append(b, attribute(a.typ, a.data)...)
+		}
 	}
 	return b
 }
 
-// address is 127.0.0.1/8 (net/ipv4/devinet.c, inet_fill_ifaddr).
-func address() []byte {
-	b := []byte{unix.AF_INET, 8, unix.IFA_F_PERMANENT, unix.RT_SCOPE_HOST}
-	b = append(b, u32(loopback)...)
-	local := []byte{127, 0, 0, 1}
-	cache := append(append(u32(^uint32(0)), u32(^uint32(0))...), make([]byte, 8)...)
-	for _, a := range []struct {
-		typ  uint16
-		data []byte
-	}{
-		{unix.IFA_ADDRESS, local}, {unix.IFA_LOCAL, local}, {unix.IFA_LABEL, []byte("lo\x00")},
-		{unix.IFA_FLAGS, u32(unix.IFA_F_PERMANENT)}, {unix.IFA_CACHEINFO, cache},
-	} {
-		b = append(b, attribute(a.typ, a.data)...)
+type attr struct {
+	typ  uint16
+	data []byte
+}
+
+// parseAttributes reads the attributes behind a fixed part; the first of a kind
+// counts, and what is malformed ends the list.
+func parseAttributes(b []byte) map[uint16][]byte {
+	const nested = 0x3fff // NLA_TYPE_MASK
+	list := map[uint16][]byte{}
+	for len(b) >= 4 {
+		size := int(binary.LittleEndian.Uint16(b))
+		if size < 4 || size > len(b) {
+			break
+		}
+		typ := binary.LittleEndian.Uint16(b[2:]) & nested
+		if _, twice := list[typ]; !twice {
+			list[typ] = b[4:size]
+		}
+		b = b[min(align(size), len(b)):]
 	}
-	return b
+	return list
+}
+
+func u32(v uint32) []byte { return binary.LittleEndian.AppendUint32(nil, v) }
+
+// link describes a device (net/core/rtnetlink.c, rtnl_fill_ifinfo).
+func link(l inet.Link) []byte {
+	le := binary.LittleEndian
+	b := []byte{unix.AF_UNSPEC, 0}
+	b = le.AppendUint16(b, l.Type)
+	b = le.AppendUint32(b, uint32(l.Index))
+	b = le.AppendUint32(b, l.Flags)
+	b = le.AppendUint32(b, 0)
+	carrier, state := byte(0), byte(2) // IF_OPER_DOWN
+	if l.Flags&unix.IFF_UP != 0 {
+		carrier, state = 1, 0 // IF_OPER_UNKNOWN
+	}
+	wide, narrow := make([]byte, 0, 25*8), make([]byte, 0, 24*4)
+	for _, v := range []uint64{l.Stats.RxPackets, l.Stats.TxPackets, l.Stats.RxBytes, l.Stats.TxBytes} {
+		wide, narrow = le.AppendUint64(wide, v), le.AppendUint32(narrow, uint32(v))
+	}
+	return attributes(b, []attr{
+		{unix.IFLA_IFNAME, []byte(l.Name + "\x00")}, {unix.IFLA_TXQLEN, u32(l.Queue)}, {unix.IFLA_OPERSTATE, []byte{state}},
+		{unix.IFLA_LINKMODE, []byte{0}}, {unix.IFLA_MTU, u32(l.MTU)}, {unix.IFLA_MIN_MTU, u32(0)}, {unix.IFLA_MAX_MTU, u32(0)},
+		{unix.IFLA_GROUP, u32(0)}, {unix.IFLA_PROMISCUITY, u32(0)}, {unix.IFLA_NUM_TX_QUEUES, u32(1)},
+		{unix.IFLA_GSO_MAX_SEGS, u32(65535)}, {unix.IFLA_GSO_MAX_SIZE, u32(65536)}, {unix.IFLA_NUM_RX_QUEUES, u32(1)},
+		{unix.IFLA_CARRIER, []byte{carrier}}, {unix.IFLA_QDISC, []byte(l.Qdisc + "\x00")}, {unix.IFLA_CARRIER_CHANGES, u32(0)},
+		{unix.IFLA_ADDRESS, l.Address}, {unix.IFLA_BROADCAST, make([]byte, len(l.Address))},
+		{unix.IFLA_STATS64, wide[:cap(wide)]}, {unix.IFLA_STATS, narrow[:cap(narrow)]},
+	}...)
+}
+
+// address describes one (inet_fill_ifaddr, inet6_fill_ifaddr).
+func address(a inet.Addr) []byte {
+	family, scope := byte(unix.AF_INET), byte(unix.RT_SCOPE_HOST)
+	if len(a.IP) == 16 {
+		family = unix.AF_INET6
+	}
+	b := append([]byte{family, a.Prefix, unix.IFA_F_PERMANENT, scope}, u32(uint32(a.Link))...)
+	cache := append(append(u32(^uint32(0)), u32(^uint32(0))...), make([]byte, 8)...)
+	list := []attr{{unix.IFA_ADDRESS, a.IP}}
+	if family == unix.AF_INET {
+		list = append(list, attr{unix.IFA_LOCAL, a.IP}, attr{unix.IFA_LABEL, []byte(a.Label + "\x00")})
+	}
+	list = append(list, attr{unix.IFA_FLAGS, u32(unix.IFA_F_PERMANENT)}, attr{unix.IFA_CACHEINFO, cache})
+	return attributes(b, list...)
+}
+
+// route describes one (fib_dump_info, rt6_fill_node).
+func route(r inet.Route, flags uint32) []byte {
+	b := []byte{byte(r.Family), r.Prefix, 0, 0, r.Table, unix.RTPROT_KERNEL, r.Scope, r.Type}
+	b = append(b, u32(flags)...)
+	list := []attr{{unix.RTA_TABLE, u32(uint32(r.Table))}, {unix.RTA_DST, r.IP}, {unix.RTA_PREFSRC, r.Source}, {unix.RTA_OIF, u32(uint32(r.Link))}}
+	if r.Family == unix.AF_INET6 {
+		list = append(list, attr{unix.RTA_PRIORITY, u32(r.Priority)}, attr{unix.RTA_CACHEINFO, make([]byte, 32)}, attr{unix.RTA_PREF, []byte{0}})
+	}
+	return attributes(b, list...)
+}
+
+// rules are those that Linux has without any policy (fib_default_rules_init).
+var rules = []struct {
+	priority uint32
+	table    byte
+	four     bool // only of IPv4
+}{{0, unix.RT_TABLE_LOCAL, false}, {32766, unix.RT_TABLE_MAIN, false}, {32767, unix.RT_TABLE_DEFAULT, true}}
+
+func rule(family, table byte, priority uint32) []byte {
+	const toTable = 1 // FR_ACT_TO_TBL
+	b := []byte{family, 0, 0, 0, table, 0, 0, toTable, 0, 0, 0, 0}
+	const fraPriority, fraTable, fraSuppress, fraProtocol = 6, 15, 14, 21
+	list := []attr{{fraTable, u32(uint32(table))}, {fraSuppress, u32(^uint32(0))}, {fraProtocol, []byte{unix.RTPROT_KERNEL}}}
+	if priority != 0 {
+		list = append(list, attr{fraPriority, u32(priority)})
+	}
+	return attributes(b, list...)
 }
 
 // answer serves the requests in b and returns the datagrams of the replies.
-func answer(b []byte, port uint32) (out [][]byte) {
+func (s *Socket) answer(c socket.Caller, b []byte) (out [][]byte) {
 	le := binary.LittleEndian
 	for len(b) >= headerSize {
 		size := le.Uint32(b)
 		if size < headerSize || uint64(size) > uint64(len(b)) {
 			return out
 		}
-		h := header{le.Uint16(b[4:]), le.Uint16(b[6:]), le.Uint32(b[8:]), port}
+		h := header{le.Uint16(b[4:]), le.Uint16(b[6:]), le.Uint32(b[8:]), s.port}
 		if h.flags&unix.NLM_F_REQUEST != 0 && h.typ >= unix.NLMSG_MIN_TYPE {
-			out = append(out, h.serve(b[:size])...)
+			if s.proto == unix.NETLINK_SOCK_DIAG {
+				out = append(out, s.diagnose(h, b[:size])...)
+			} else {
+				out = append(out, s.serve(c, h, b[:size])...)
+			}
 		}
 		b = b[min(align(int(size)), len(b)):]
 	}
@@ -99,7 +168,7 @@ func answer(b []byte, port uint32) (out [][]byte) {
 }
 
 // serve answers one request (rtnetlink_rcv_msg).
-func (h header) serve(request []byte) [][]byte {
+func (s *Socket) serve(c socket.Caller, h header, request []byte) [][]byte {
 	body := request[headerSize:]
 	family := byte(unix.AF_UNSPEC)
 	if len(body) > 0 {
@@ -108,31 +177,136 @@ func (h header) serve(request []byte) [][]byte {
 	kind := (h.typ - unix.RTM_BASE) & 3
 	switch {
 	case kind != 2: // new, delete, set
-		return h.failed(unix.EPERM, request)
-	case h.flags&unix.NLM_F_DUMP != 0 && h.typ == unix.RTM_GETLINK:
-		return h.dump(unix.RTM_NEWLINK, link())
-	case h.flags&unix.NLM_F_DUMP != 0 && h.typ == unix.RTM_GETADDR && (family == unix.AF_UNSPEC || family == unix.AF_INET):
-		return h.dump(unix.RTM_NEWADDR, address())
+		return s.change(c, h, request)
 	case h.flags&unix.NLM_F_DUMP != 0:
-		return h.dump(0, nil)
+		return h.dump(s.list(h.typ, family, body))
 	case h.typ == unix.RTM_GETLINK:
-		if !wantsLoopback(body) {
+		l, ok := s.wanted(body)
+		if !ok {
 			return h.failed(unix.ENODEV, request)
 		}
-		reply := header{unix.RTM_NEWLINK, 0, h.seq, h.port}.message(link())
+		reply := header{unix.RTM_NEWLINK, 0, h.seq, h.port}.message(link(l))
 		return append([][]byte{reply}, h.acknowledged(request)...)
 	case h.typ == unix.RTM_GETROUTE:
-		return h.failed(unix.ENETUNREACH, request)
+		return s.lookUp(h, family, request)
 	}
 	return h.failed(unix.EOPNOTSUPP, request)
 }
 
-// dump is a list of at most one object, and its end.
-func (h header) dump(typ uint16, object []byte) (out [][]byte) {
-	if object != nil {
-		out = append(out, header{typ, unix.NLM_F_MULTI, h.seq, h.port}.message(object))
+// list is what a dump has: objects of family, or of all.
+func (s *Socket) list(typ uint16, family byte, body []byte) (reply uint16, objects [][]byte) {
+	of := func(f int) bool { return family == unix.AF_UNSPEC || int(family) == f }
+	strict := s.flags[unix.NETLINK_GET_STRICT_CHK] != 0
+	switch typ {
+	case unix.RTM_GETLINK:
+		for _, l := range s.net.Links() {
+			objects = append(objects, link(l))
+		}
+		return unix.RTM_NEWLINK, objects
+	case unix.RTM_GETADDR:
+		only := uint32(0)
+		if strict && len(body) >= unix.SizeofIfAddrmsg {
+			only = binary.LittleEndian.Uint32(body[4:])
+		}
+		for _, a := range s.net.Addrs() {
+			f := unix.AF_INET
+			if len(a.IP) == 16 {
+				f = unix.AF_INET6
+			}
+			if of(f) && (only == 0 || only == uint32(a.Link)) {
+				objects = append(objects, address(a))
+			}
+		}
+		return unix.RTM_NEWADDR, objects
+	case unix.RTM_GETROUTE:
+		for _, r := range s.net.Routes() {
+			if of(r.Family) && (!strict || len(body) < unix.SizeofRtMsg || body[4] == 0 || body[4] == r.Table) {
+				objects = append(objects, route(r, 0))
+			}
+		}
+		return unix.RTM_NEWROUTE, objects
+	case unix.RTM_GETRULE:
+		for _, f := range []int{unix.AF_INET, unix.AF_INET6} {
+			for _, r := range rules {
+				if of(f) && (!r.four || f == unix.AF_INET) {
+					objects = append(objects, rule(byte(f), r.table, r.priority))
+				}
+			}
+		}
+		return unix.RTM_NEWRULE, objects
+	}
+	return 0, nil // neighbours, qdiscs and what else there is none of
+}
+
+// dump is a list of objects, and its end.
+func (h header) dump(typ uint16, objects [][]byte) (out [][]byte) {
+	for _, o := range objects {
+		out = append(out, header{typ, unix.NLM_F_MULTI, h.seq, h.port}.message(o))
 	}
 	return append(out, header{unix.NLMSG_DONE, unix.NLM_F_MULTI, h.seq, h.port}.message(u32(0)))
+}
+
+// lookUp finds the route to an address (inet_rtm_getroute).
+func (s *Socket) lookUp(h header, family byte, request []byte) [][]byte {
+	body := request[headerSize:]
+	if len(body) < unix.SizeofRtMsg {
+		return h.failed(unix.EINVAL, request)
+	}
+	dst := parseAttributes(body[unix.SizeofRtMsg:])[unix.RTA_DST]
+	size := 4
+	if family == unix.AF_INET6 {
+		size = 16
+	}
+	if len(dst) != size {
+		return h.failed(unix.EINVAL, request)
+	}
+	for _, r := range s.net.Routes() {
+		if r.Type != unix.RTN_LOCAL || len(r.IP) != size || !matches(dst, r.IP, int(r.Prefix)) {
+			continue
+		}
+		r.IP, r.Prefix, r.Scope, r.Source, r.Table = dst, uint8(8*size), 0, dst, unix.RT_TABLE_MAIN
+		const cloned, localCache = 0x200, 0x80000000
+		b := route(r, cloned|localCache)
+		b = attributes(b, attr{unix.RTA_UID, u32(0)})
+		b[5] = unix.RTPROT_UNSPEC
+		return append([][]byte{header{unix.RTM_NEWROUTE, 0, h.seq, h.port}.message(b)}, h.acknowledged(request)...)
+	}
+	return h.failed(unix.ENETUNREACH, request)
+}
+
+func matches(a, net []byte, bits int) bool {
+	whole := bits / 8
+	if !bytes.Equal(a[:whole], net[:whole]) {
+		return false
+	}
+	rest := bits % 8
+	return rest == 0 || (a[whole]^net[whole])>>(8-rest) == 0
+}
+
+// change brings a device up or down; nothing else can be changed.
+func (s *Socket) change(c socket.Caller, h header, request []byte) [][]byte {
+	body := request[headerSize:]
+	if !c.Creds().Has(unix.CAP_NET_ADMIN) {
+		return h.failed(unix.EPERM, request)
+	}
+	if h.typ != unix.RTM_NEWLINK && h.typ != unix.RTM_SETLINK {
+		return h.failed(unix.EOPNOTSUPP, request)
+	}
+	if len(body) < unix.SizeofIfInfomsg {
+		return h.failed(unix.EINVAL, request)
+	}
+	l, ok := s.wanted(body)
+	if !ok {
+		if h.flags&unix.NLM_F_CREATE != 0 {
+			return h.failed(unix.EOPNOTSUPP, request) // of a kind that there is none of
+		}
+		return h.failed(unix.ENODEV, request)
+	}
+	flags, mask := binary.LittleEndian.Uint32(body[8:]), binary.LittleEndian.Uint32(body[12:])
+	if mask&unix.IFF_UP != 0 && l.Index == inet.Loopback {
+		s.net.SetUp(flags&unix.IFF_UP != 0)
+	}
+	return h.acknowledged(request)
 }
 
 func (h header) acknowledged(request []byte) [][]byte {
@@ -151,26 +325,18 @@ func (h header) failed(e unix.Errno, request []byte) [][]byte {
 	return [][]byte{header{unix.NLMSG_ERROR, 0, h.seq, h.port}.message(append(body, request...))}
 }
 
-// wantsLoopback looks at the index in a struct ifinfomsg, and at the name among
+// wanted finds a device by the index in a struct ifinfomsg, or by the name among
 // its attributes.
-func wantsLoopback(body []byte) bool {
-	le := binary.LittleEndian
+func (s *Socket) wanted(body []byte) (inet.Link, bool) {
 	if len(body) < unix.SizeofIfInfomsg {
-		return false
+		return inet.Link{}, false
 	}
-	if i := le.Uint32(body[4:]); i != 0 {
-		return i == loopback
-	}
-	for b := body[unix.SizeofIfInfomsg:]; len(b) >= 4; {
-		size := int(le.Uint16(b))
-		if size < 4 || size > len(b) {
-			return false
+	index := binary.LittleEndian.Uint32(body[4:])
+	name, _, _ := bytes.Cut(parseAttributes(body[unix.SizeofIfInfomsg:])[unix.IFLA_IFNAME], []byte{0})
+	for _, l := range s.net.Links() {
+		if index != 0 && uint32(l.Index) == index || index == 0 && l.Name == string(name) {
+			return l, true
 		}
-		if le.Uint16(b[2:]) == unix.IFLA_IFNAME {
-			name := string(b[4:size])
-			return name == "lo" || name == "lo\x00"
-		}
-		b = b[min(align(size), len(b)):]
 	}
-	return false
+	return inet.Link{}, false
 }

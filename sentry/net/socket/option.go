@@ -11,7 +11,7 @@ import (
 // Sizes of buffers (net/core/sock.c; net.core.{r,w}mem_{default,max}).
 const (
 	BufferDefault = 212992
-	BufferMax     = 212992
+	BufferMax     = 4194304
 	sendMin       = 4608 // SOCK_MIN_SNDBUF
 	receiveMin    = 2304 // SOCK_MIN_RCVBUF
 )

@@ -1,0 +1,227 @@
+package inet
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+// procFiles write the files of /proc/net that are not the same always, in the
+// formats of net/ipv4/{tcp_ipv4,udp,raw,proc}.c and their like of IPv6.
+var procFiles = map[string]func(n *Stack, b *bytes.Buffer){
+	"tcp":        func(n *Stack, b *bytes.Buffer) { n.table(b, unix.AF_INET, unix.IPPROTO_TCP, tcpRow) },
+	"tcp6":       func(n *Stack, b *bytes.Buffer) { n.table(b, unix.AF_INET6, unix.IPPROTO_TCP, tcpRow) },
+	"udp":        func(n *Stack, b *bytes.Buffer) { n.table(b, unix.AF_INET, unix.IPPROTO_UDP, udpRow) },
+	"udp6":       func(n *Stack, b *bytes.Buffer) { n.table(b, unix.AF_INET6, unix.IPPROTO_UDP, udpRow) },
+	"raw":        func(n *Stack, b *bytes.Buffer) { n.table(b, unix.AF_INET, unix.IPPROTO_RAW, udpRow) },
+	"raw6":       func(n *Stack, b *bytes.Buffer) { n.table(b, unix.AF_INET6, unix.IPPROTO_RAW, udpRow) },
+	"icmp":       func(n *Stack, b *bytes.Buffer) { n.table(b, unix.AF_INET, unix.IPPROTO_ICMP, udpRow) },
+	"icmp6":      func(n *Stack, b *bytes.Buffer) { n.table(b, unix.AF_INET6, unix.IPPROTO_ICMPV6, udpRow) },
+	"dev":        (*Stack).procDevices,
+	"if_inet6":   (*Stack).procAddresses6,
+	"ipv6_route": (*Stack).procRoutes6,
+	"sockstat":   (*Stack).procSockets,
+	"sockstat6":  (*Stack).procSockets6,
+	"snmp":       (*Stack).procCounters,
+}
+
+// Proc is the content of /proc/net/NAME; false if it is the same always.
+func (n *Stack) Proc(name string) ([]byte, bool) {
+	f := procFiles[name]
+	if f == nil {
+		return nil, false
+	}
+	var b bytes.Buffer
+	f(n, &b)
+	return b.Bytes(), true
+}
+
+// heads of the tables of sockets, by protocol and family; they are as wide as the
+// rows.
+func head(b *bytes.Buffer, family, protocol int) {
+	six := "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
+	four := "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
+	switch {
+	case family == unix.AF_INET6 && protocol == unix.IPPROTO_TCP:
+		fmt.Fprintf(b, "%s\n", six)
+	case family == unix.AF_INET6:
+		fmt.Fprintf(b, "%s ref pointer drops\n", six)
+	case protocol == unix.IPPROTO_TCP:
+		fmt.Fprintf(b, "%-149s\n", four)
+	case protocol == unix.IPPROTO_RAW:
+		fmt.Fprintf(b, "%s ref pointer drops\n", four)
+	default:
+		fmt.Fprintf(b, "%-127s\n", " "+four+" ref pointer drops")
+	}
+}
+
+func (n *Stack) table(b *bytes.Buffer, family, protocol int, row func(int, Report) string) {
+	head(b, family, protocol)
+	i := 0
+	for _, r := range n.Reports() {
+		raw := r.Type == unix.SOCK_RAW
+		if r.Family != family || raw != (protocol == unix.IPPROTO_RAW) || !raw && r.Protocol != protocol {
+			continue
+		}
+		unbound := r.Local.Port == 0
+		if !raw && unbound {
+			continue // not hashed
+		}
+		text := row(i, r)
+		width := 149
+		if protocol != unix.IPPROTO_TCP {
+			width = 127
+		}
+		if family == unix.AF_INET6 || raw {
+			width = 0
+		}
+		fmt.Fprintf(b, "%-*s\n", width, text)
+		i++
+	}
+}
+
+// hex is an address and a port: words as the machine has them.
+func hex(family int, a tcpip.FullAddress) string {
+	if family == unix.AF_INET {
+		var four [4]byte
+		if v4 := a.Addr.To4(); v4.Len() == 4 {
+			four = v4.As4()
+		}
+		return fmt.Sprintf("%08X:%04X", binary.LittleEndian.Uint32(four[:]), a.Port)
+	}
+	six := bytes6(a.Addr)
+	le := binary.LittleEndian
+	return fmt.Sprintf("%08X%08X%08X%08X:%04X", le.Uint32(six[0:]), le.Uint32(six[4:]), le.Uint32(six[8:]), le.Uint32(six[12:]), a.Port)
+}
+
+func tcpRow(i int, r Report) string {
+	text := fmt.Sprintf("%4d: %s %s %02X %08X:%08X %02X:%08X %08X %5d %8d %d %d %016x", i, hex(r.Family, r.Local), hex(r.Family, r.Remote),
+		r.State, r.Out, r.In, 0, 0, 0, r.UID, 0, r.Inode, 1, 0)
+	switch {
+	case r.State == int(tcp.StateTimeWait):
+		return text
+	case r.State == int(tcp.StateListen):
+		return text + " 100 0 0 10 0"
+	}
+	return text + " 20 4 30 10 -1"
+}
+
+func udpRow(i int, r Report) string {
+	width := 5
+	if r.Type == unix.SOCK_RAW && r.Family == unix.AF_INET {
+		width = 4
+	}
+	return fmt.Sprintf("%*d: %s %s %02X %08X:%08X %02X:%08X %08X %5d %8d %d %d %016x %d", width, i, hex(r.Family, r.Local), hex(r.Family, r.Remote),
+		r.State, r.Out, r.In, 0, 0, 0, r.UID, 0, r.Inode, 2, 0, r.Drops)
+}
+
+func (n *Stack) procDevices(b *bytes.Buffer) {
+	b.WriteString("Inter-|   Receive                                                |  Transmit\n" +
+		" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n")
+	for _, l := range n.Links() {
+		s := l.Stats
+		fmt.Fprintf(b, "%6s: %7d %7d %4d %4d %4d %5d %10d %9d %8d %7d %4d %4d %4d %5d %7d %10d\n", l.Name,
+			s.RxBytes, s.RxPackets, 0, 0, 0, 0, 0, 0, s.TxBytes, s.TxPackets, 0, 0, 0, 0, 0, 0)
+	}
+}
+
+func (n *Stack) procAddresses6(b *bytes.Buffer) {
+	for _, a := range n.Addrs() {
+		if len(a.IP) == 16 {
+			fmt.Fprintf(b, "%x %02x %02x %02x %02x %8s\n", a.IP, a.Link, a.Prefix, 0x10, unix.IFA_F_PERMANENT, deviceName)
+		}
+	}
+}
+
+func (n *Stack) procRoutes6(b *bytes.Buffer) {
+	const reject, user, up, local = 0x200, 0x200000, 0x1, 0x80000000
+	zero := make([]byte, 16)
+	row := func(ip []byte, prefix uint8, metric, refs, flags uint32) {
+		fmt.Fprintf(b, "%x %02x %x 00 %x %08x %08x %08x %08x %8s\n", ip, prefix, zero, zero, metric, refs, 0, flags, deviceName)
+	}
+	row(zero, 0, ^uint32(0), 1, reject|user)
+	for _, r := range n.Routes() {
+		if r.Family == unix.AF_INET6 {
+			row(r.IP, r.Prefix, r.Priority, 2, up|local)
+		}
+	}
+	row(zero, 0, ^uint32(0), 1, reject|user)
+}
+
+func (n *Stack) procSockets(b *bytes.Buffer) {
+	var used, streams, waiting, datagrams, raw int
+	for _, r := range n.Reports() {
+		if r.Inode != 0 {
+			used++
+		}
+		switch {
+		case r.Family != unix.AF_INET:
+		case r.State == int(tcp.StateTimeWait):
+			waiting++
+		case r.Type == unix.SOCK_RAW:
+			raw++
+		case r.Protocol == unix.IPPROTO_TCP:
+			streams++
+		case r.Protocol == unix.IPPROTO_UDP:
+			datagrams++
+		}
+	}
+	fmt.Fprintf(b, "sockets: used %d\nTCP: inuse %d orphan 0 tw %d alloc %d mem 0\nUDP: inuse %d mem 0\nUDPLITE: inuse 0\nRAW: inuse %d\nFRAG: inuse 0 memory 0\n",
+		used, streams, waiting, streams, datagrams, raw)
+}
+
+func (n *Stack) procSockets6(b *bytes.Buffer) {
+	var streams, datagrams, raw int
+	for _, r := range n.Reports() {
+		switch {
+		case r.Family != unix.AF_INET6 || r.State == int(tcp.StateTimeWait):
+		case r.Type == unix.SOCK_RAW:
+			raw++
+		case r.Protocol == unix.IPPROTO_TCP:
+			streams++
+		case r.Protocol == unix.IPPROTO_UDP:
+			datagrams++
+		}
+	}
+	fmt.Fprintf(b, "TCP6: inuse %d\nUDP6: inuse %d\nUDPLITE6: inuse 0\nRAW6: inuse %d\nFRAG6: inuse 0 memory 0\n", streams, datagrams, raw)
+}
+
+// procCounters is /proc/net/snmp (net/ipv4/proc.c, snmp_seq_show). Bytes between
+// two sockets of the stack travel in no segment and are not counted.
+func (n *Stack) procCounters(b *bytes.Buffer) {
+	var s tcpip.Stats
+	if n.Started() {
+		s = n.lib.Stats()
+	} else {
+		s = s.FillIn()
+	}
+	row := func(protocol, names string, values ...uint64) {
+		fmt.Fprintf(b, "%s: %s\n%s:", protocol, names, protocol)
+		for _, v := range values {
+			fmt.Fprintf(b, " %d", int64(v))
+		}
+		b.WriteByte('\n')
+	}
+	v := func(c *tcpip.StatCounter) uint64 { return c.Value() }
+	row("Ip", "Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates OutTransmits",
+		2, 64, v(s.IP.PacketsReceived), v(s.IP.MalformedPacketsReceived), v(s.IP.InvalidDestinationAddressesReceived), 0, 0, 0,
+		v(s.IP.PacketsDelivered), v(s.IP.PacketsSent), v(s.IP.OutgoingPacketErrors), 0, 0, 0, 0, 0, 0, 0, 0, v(s.IP.PacketsSent))
+	in, out := s.ICMP.V4.PacketsReceived, s.ICMP.V4.PacketsSent
+	row("Icmp", "InMsgs InErrors InCsumErrors InDestUnreachs InTimeExcds InParmProbs InSrcQuenchs InRedirects InEchos InEchoReps InTimestamps InTimestampReps InAddrMasks InAddrMaskReps OutMsgs OutErrors OutRateLimitGlobal OutRateLimitHost OutDestUnreachs OutTimeExcds OutParmProbs OutSrcQuenchs OutRedirects OutEchos OutEchoReps OutTimestamps OutTimestampReps OutAddrMasks OutAddrMaskReps",
+		v(in.EchoRequest)+v(in.EchoReply)+v(in.DstUnreachable), v(in.Invalid), 0, v(in.DstUnreachable), v(in.TimeExceeded), v(in.ParamProblem),
+		v(in.SrcQuench), v(in.Redirect), v(in.EchoRequest), v(in.EchoReply), v(in.Timestamp), v(in.TimestampReply), 0, 0,
+		v(out.EchoRequest)+v(out.EchoReply)+v(out.DstUnreachable), v(out.Dropped), v(out.RateLimited), 0, v(out.DstUnreachable), v(out.TimeExceeded),
+		v(out.ParamProblem), v(out.SrcQuench), v(out.Redirect), v(out.EchoRequest), v(out.EchoReply), v(out.Timestamp), v(out.TimestampReply), 0, 0)
+	t := s.TCP
+	row("Tcp", "RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors",
+		1, 200, 120000, ^uint64(0), v(t.ActiveConnectionOpenings), v(t.PassiveConnectionOpenings), v(t.FailedConnectionAttempts), v(t.EstablishedResets),
+		v(t.CurrentEstablished), v(t.ValidSegmentsReceived), v(t.SegmentsSent), v(t.Retransmits), v(t.InvalidSegmentsReceived), v(t.ResetsSent), v(t.ChecksumErrors))
+	u := s.UDP
+	row("Udp", "InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors",
+		v(u.PacketsReceived), v(u.UnknownPortErrors), v(u.MalformedPacketsReceived), v(u.PacketsSent), v(u.ReceiveBufferErrors), v(u.PacketSendErrors), v(u.ChecksumErrors), 0, 0)
+	row("UdpLite", "InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors", 0, 0, 0, 0, 0, 0, 0, 0, 0)
+}

@@ -1,0 +1,194 @@
+package inet
+
+import (
+	"cmp"
+	"slices"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+// Report is a socket as /proc/net and sock_diag show it.
+type Report struct {
+	Family, Type, Protocol int
+	State                  int // TCP_…
+	Local, Remote          tcpip.FullAddress
+	UID                    uint32
+	Inode                  uint64 // 0: nobody's, or nobody's yet
+	In, Out                int    // bytes that wait
+	Drops                  uint32
+	Backlog                int // of a listener
+	V6Only                 bool
+	Shut                   uint8
+	Device                 int32
+}
+
+// Reports are of all sockets, and of connections that none of them has: those that
+// wait for accept(2) and those in TCP_TIME_WAIT.
+func (n *Stack) Reports() []Report {
+	if !n.Started() {
+		return nil
+	}
+	var all []Report
+	owned := map[tcpip.Endpoint]bool{}
+	for _, s := range n.Sockets() {
+		r, ep := s.report()
+		owned[ep] = true
+		all = append(all, r)
+	}
+	for _, e := range slices.Concat(n.lib.RegisteredEndpoints(), n.lib.CleanupEndpoints()) {
+		ep, ok := e.(*tcp.Endpoint)
+		if !ok || owned[ep] {
+			continue
+		}
+		owned[ep] = true
+		st := ep.EndpointState()
+		if !underWay(st) && st != tcp.StateSynRecv {
+			continue
+		}
+		id := ep.Info().(*stack.TransportEndpointInfo).ID
+		family := unix.AF_INET
+		if id.LocalAddress.Len() == 16 {
+			family = unix.AF_INET6
+		}
+		all = append(all, Report{Family: family, Type: unix.SOCK_STREAM, Protocol: unix.IPPROTO_TCP, State: int(st),
+			Local:  tcpip.FullAddress{Addr: id.LocalAddress, Port: id.LocalPort},
+			Remote: tcpip.FullAddress{Addr: id.RemoteAddress, Port: id.RemotePort}})
+	}
+	slices.SortStableFunc(all, func(a, b Report) int {
+		return cmp.Or(cmp.Compare(b2i(b.State == int(tcp.StateListen)), b2i(a.State == int(tcp.StateListen))), cmp.Compare(a.Inode, b.Inode))
+	})
+	return all
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (s *Socket) report() (Report, tcpip.Endpoint) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := Report{Family: s.family, Type: s.typ, Protocol: s.protocol, UID: s.uid, Inode: s.inode.Ino(), Shut: uint8(s.shut & bothDown),
+		V6Only: s.ep.SocketOptions().GetV6Only(), Device: s.ep.SocketOptions().GetBindToDevice()}
+	if local, err := parseName(s.nameLocked(), s.family); err == nil {
+		r.Local = local
+	}
+	if s.typ == unix.SOCK_STREAM {
+		s.settleLocked()
+		r.State = s.tcpStateLocked()
+		switch s.phase {
+		case connected:
+			r.Remote = s.shown(s.peerSaid)
+			r.In, r.Out = s.waitingLocked()
+		case listening:
+			r.Backlog = s.backlog
+			if s.ep.Readiness(1)&1 != 0 {
+				r.In = 1
+			}
+		}
+		return r, s.ep
+	}
+	r.State = int(tcp.StateClose)
+	if s.connName != nil {
+		r.State = int(tcp.StateEstablished)
+		if a, err := parseName(s.connName, s.family); err == nil {
+			r.Remote = a
+		}
+	}
+	s.grams.mu.Lock()
+	r.In, r.Drops = s.grams.size, s.grams.drops
+	s.grams.mu.Unlock()
+	return r, s.ep
+}
+
+// Bytes6 is an address as AF_INET6 has it.
+func Bytes6(a tcpip.Address) [16]byte { return bytes6(a) }
+
+// Link is a device, as rtnetlink shows it.
+type Link struct {
+	Index   int
+	Name    string
+	Type    uint16 // ARPHRD_…
+	Flags   uint32 // IFF_…
+	MTU     uint32
+	Queue   uint32
+	Address []byte
+	Qdisc   string
+	Stats   LinkStats
+}
+
+// LinkStats count what a device has carried.
+type LinkStats struct{ RxPackets, TxPackets, RxBytes, TxBytes uint64 }
+
+// Addr is an address of a device.
+type Addr struct {
+	Link   int
+	IP     []byte
+	Prefix uint8
+	Label  string
+}
+
+// Route is one of the tables'.
+type Route struct {
+	Family   int
+	Table    uint8 // RT_TABLE_…
+	Type     uint8 // RTN_…
+	Scope    uint8
+	Link     int
+	IP       []byte
+	Prefix   uint8
+	Source   []byte
+	Priority uint32
+}
+
+// Links, Addrs and Routes are what there is, in Linux's order.
+func (n *Stack) Links() []Link {
+	flags := n.Flags()
+	qdisc := "noop"
+	if n.Up() {
+		flags |= unix.IFF_LOWER_UP
+		qdisc = "noqueue"
+	}
+	return []Link{{Index: Loopback, Name: deviceName, Type: unix.ARPHRD_LOOPBACK, Flags: flags, MTU: 65536, Queue: 1000,
+		Address: make([]byte, 6), Qdisc: qdisc, Stats: n.stats()}}
+}
+
+func (n *Stack) stats() (s LinkStats) {
+	if !n.Started() {
+		return
+	}
+	info, ok := n.lib.SingleNICInfo(Loopback)
+	if !ok {
+		return
+	}
+	s = LinkStats{info.Stats.Rx.Packets.Value(), info.Stats.Tx.Packets.Value(), info.Stats.Rx.Bytes.Value(), info.Stats.Tx.Bytes.Value()}
+	return
+}
+
+func (n *Stack) Addrs() []Addr {
+	if !n.Up() {
+		return nil
+	}
+	return []Addr{{Link: Loopback, IP: []byte{127, 0, 0, 1}, Prefix: 8, Label: deviceName},
+		{Link: Loopback, IP: loopback6.AsSlice(), Prefix: 128}}
+}
+
+func (n *Stack) Routes() []Route {
+	if !n.Up() {
+		return nil
+	}
+	four := func(typ, scope, prefix uint8, ip ...byte) Route {
+		return Route{Family: unix.AF_INET, Table: unix.RT_TABLE_LOCAL, Type: typ, Scope: scope, Link: Loopback, IP: ip, Prefix: prefix, Source: []byte{127, 0, 0, 1}}
+	}
+	return []Route{
+		four(unix.RTN_LOCAL, unix.RT_SCOPE_HOST, 8, 127, 0, 0, 0),
+		four(unix.RTN_LOCAL, unix.RT_SCOPE_HOST, 32, 127, 0, 0, 1),
+		four(unix.RTN_BROADCAST, unix.RT_SCOPE_LINK, 32, 127, 255, 255, 255),
+		{Family: unix.AF_INET6, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Link: Loopback, IP: loopback6.AsSlice(), Prefix: 128},
+	}
+}
