@@ -10,29 +10,38 @@ import (
 )
 
 // World is what system calls need for the whole container, besides the kernel:
-// the abstract names of sockets, the network, and a file system for files without
-// a name.
+// the abstract names of sockets and a file system for files without a name.
 // kernel.Config.World holds it.
 type World struct {
 	Names *unix.Names
-	Net   *inet.Stack
 	Memfd *tmpfs.FileSystem
 }
 
 // NewWorld makes an empty one.
 func NewWorld(a *memory.Arena) *World {
-	return &World{Names: unix.NewNames(), Net: inet.New(true), Memfd: tmpfs.New(a, tmpfs.Options{Mode: 0o1777})}
+	return &World{Names: unix.NewNames(), Memfd: tmpfs.New(a, tmpfs.Options{Mode: 0o1777})}
 }
 
 func world(t *kernel.Task) *World { return t.Kernel().World.(*World) }
 
+// NewNet makes network namespaces (kernel.Config.NewNet). The loopback device of
+// the first, the container's, is up.
+func NewNet() kernel.NewContents {
+	first := true
+	return func(*kernel.NamespaceBase) kernel.Contents {
+		n := inet.New(first)
+		first = false
+		return n
+	}
+}
+
 // netOf is the network of the namespace that t is in.
-func netOf(t *kernel.Task) *inet.Stack { return world(t).Net }
+func netOf(t *kernel.Task) *inet.Stack { return t.Namespaces().Net.Contents().(*inet.Stack) }
 
 // NetFile is the content of /proc/net/NAME where ctx's network decides it.
 func NetFile(ctx vfs.Context, name string) ([]byte, bool) {
 	t, ok := ctx.(*kernel.Task)
-	if !ok {
+	if !ok || t.Namespaces() == nil {
 		return nil, false
 	}
 	return netOf(t).Proc(name)

@@ -18,7 +18,6 @@ package inet
 
 import (
 	"math"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -48,9 +47,11 @@ type Stack struct {
 	start sync.Once
 	lib   *stack.Stack
 
-	up atomic.Bool // the loopback device
+	up      atomic.Bool // the loopback device
+	started atomic.Bool
 
 	mu      sync.Mutex
+	left    bool // no task is in the namespace
 	sockets map[*Socket]struct{}
 	links   map[pair]*link // connections of which one end has not been looked at
 }
@@ -75,8 +76,6 @@ func New(up bool) *Stack {
 // tcpip is the library's stack.
 func (n *Stack) tcpip() *stack.Stack {
 	n.start.Do(func() {
-		// Half the processors that the library would take: what they do is hand
-		// over connections.
 		n.lib = stack.New(stack.Options{
 			NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 			TransportProtocols: []stack.TransportProtocolFactory{
@@ -86,6 +85,7 @@ func (n *Stack) tcpip() *stack.Stack {
 			HandleLocal: true,
 		})
 		n.configure()
+		n.started.Store(true)
 	})
 	return n.lib
 }
@@ -159,19 +159,24 @@ func (n *Stack) SetUp(up bool) {
 }
 
 // Started says whether there ever was a socket.
-func (n *Stack) Started() bool {
+func (n *Stack) Started() bool { return n.started.Load() }
+
+// Release is called when no task is in the namespace any more. The library's
+// goroutines end with the last socket.
+func (n *Stack) Release() {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.lib != nil
+	n.left = true
+	last := len(n.sockets) == 0
+	n.mu.Unlock()
+	if last {
+		n.destroy()
+	}
 }
 
-// Release ends the library's goroutines. It is called when neither a task nor a
-// socket is in the namespace any more.
-func (n *Stack) Release() {
-	if n.Started() {
+func (n *Stack) destroy() {
+	if n.lib != nil {
 		n.lib.Destroy()
 	}
-	runtime.KeepAlive(n)
 }
 
 func (n *Stack) add(s *Socket) {
@@ -180,10 +185,11 @@ func (n *Stack) add(s *Socket) {
 	n.sockets[s] = struct{}{}
 }
 
-func (n *Stack) remove(s *Socket) {
+func (n *Stack) remove(s *Socket) (last bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.sockets, s)
+	return n.left && len(n.sockets) == 0
 }
 
 // Sockets are those that a descriptor refers to.

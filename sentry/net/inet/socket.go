@@ -302,8 +302,11 @@ func (s *Socket) Ready(mask vfs.Events) vfs.Events {
 }
 
 func (s *Socket) Release() {
-	s.net.remove(s)
+	last := s.net.remove(s)
 	s.ops.release(s)
+	if last {
+		s.net.destroy()
+	}
 }
 
 // close is the end of the library's side.
