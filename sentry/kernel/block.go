@@ -148,7 +148,7 @@ func (t *Task) Interrupted() bool {
 	}
 	t.k.mu.Lock()
 	defer t.k.mu.Unlock()
-	return t.killed || t.group.stopping || t.deliverableLocked() != 0
+	return t.killed || t.trappedLocked() || t.deliverableLocked() != 0
 }
 
 // Wait calls try until it returns something else than EAGAIN, sleeping on q for

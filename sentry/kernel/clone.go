@@ -95,12 +95,17 @@ func (t *Task) Clone(a CloneArgs) (*Task, error) {
 // Go lets a task that Clone made run. With CLONE_VFORK it waits until the child
 // has its own memory; a fatal signal ends the wait.
 func (t *Task) Go(n *Task, flags uint64) {
-	done := n.vforkDone
+	done, id := n.vforkDone, n.ID()
+	event := cloneEvent(flags, n.exitSignal)
 	n.start()
 	t.spawned = true
+	if flags&unix.CLONE_UNTRACED == 0 {
+		t.eventPID(event, id)
+	}
 	if flags&unix.CLONE_VFORK == 0 {
 		return
 	}
+	defer t.eventPID(EventVforkDone, id)
 	for {
 		if t.BlockOn(done, 0) == nil {
 			return
@@ -216,9 +221,14 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 	if a.Flags&unix.CLONE_THREAD != 0 {
 		n.group, n.exitSignal = g, 0
 		g.tasks = append(g.tasks, n)
-		if g.stopping || g.stopped {
+		if g.stopCount > 0 || g.stopped { // kernel/signal.c, task_join_group_stop
+			n.stopPending, n.stopCounts, n.stopSig = true, g.stopCount > 0, g.stopSig
+			if n.stopCounts {
+				g.stopCount++
+			}
 			n.work.Or(workSignal)
 		}
+		k.inheritTraceLocked(t, n, a.Flags)
 		return nil
 	}
 	n.group = k.newGroup(n, g.Handlers.fork(false))
@@ -246,6 +256,7 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 		parent.children[n.group] = struct{}{}
 	}
 	k.joinLocked(n.group, g.jobs)
+	k.inheritTraceLocked(t, n, a.Flags)
 	return nil
 }
 

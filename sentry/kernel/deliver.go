@@ -7,7 +7,6 @@ import (
 
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/platform"
-	"bulkhead/sentry/vfs"
 )
 
 // doWork handles signals, stops and the end. It reports whether the task goes
@@ -20,13 +19,27 @@ func (t *Task) doWork() bool {
 	}
 	k.mu.Lock()
 	t.work.Store(0)
+	saved := false
 	for {
 		if t.killed {
 			k.mu.Unlock()
 			return false
 		}
-		if t.group.stopping || t.group.stopped {
-			t.stopLocked()
+		if t.tr != nil && !saved && (t.trappedLocked() || t.deliverableLocked() != 0) {
+			k.mu.Unlock()
+			t.saveForTracer()
+			saved = true
+			k.mu.Lock()
+			continue
+		}
+		if t.stopPending {
+			t.groupStopLocked()
+			if t.tr == nil {
+				continue
+			}
+		}
+		if t.trapStop || t.trapNotify {
+			t.jobTrapLocked()
 			continue
 		}
 		info := t.pending.take(^t.mask)
@@ -35,6 +48,9 @@ func (t *Task) doWork() bool {
 		}
 		if info == nil {
 			break
+		}
+		if info = t.signalStopLocked(info); info == nil {
+			continue
 		}
 		sig := info.Signo()
 		h := t.group.Handlers
@@ -50,6 +66,10 @@ func (t *Task) doWork() bool {
 			k.mu.Unlock()
 			t.group.Timers.delivered(info)
 			t.handler(info, act)
+			if t.ctx.SingleStep {
+				t.traceStop(int32(unix.SIGTRAP), cldTrapped, 0, nil) // at the handler's first instruction
+			}
+			saved = false
 			k.mu.Lock()
 		case ignoredByDfl.Has(sig), t.group.unkillable() && !unblockable.Has(sig):
 		case stopSignals.Has(sig):
@@ -65,6 +85,9 @@ func (t *Task) doWork() bool {
 		t.setMaskLocked(t.savedMask)
 	}
 	again := t.deliverableLocked() != 0
+	if t.tr == nil {
+		t.ctx.SingleStep = false
+	}
 	k.mu.Unlock()
 	if again {
 		t.work.Or(workSignal)
@@ -81,6 +104,9 @@ func (t *Task) restartCall() {
 	}
 	t.haveSyscall = false
 	c := &t.ctx
+	if int32(c.Orig_rax) < 0 {
+		return // a tracer does not want it
+	}
 	switch unix.Errno(-int64(c.Rax)) {
 	case ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND:
 		c.Rax = c.Orig_rax
@@ -111,7 +137,7 @@ func (t *Task) Restart() (uintptr, error) {
 // handler makes the registers enter a signal handler.
 func (t *Task) handler(info *SigInfo, act SigAction) {
 	c := &t.ctx
-	if t.haveSyscall {
+	if t.haveSyscall && int32(c.Orig_rax) >= 0 {
 		t.haveSyscall = false
 		switch e := unix.Errno(-int64(c.Rax)); {
 		case e == ERESTARTNOINTR, e == ERESTARTSYS && act.Flags&SA_RESTART != 0:
@@ -147,65 +173,6 @@ func (t *Task) handler(info *SigInfo, act SigAction) {
 }
 
 func errnoReg(e unix.Errno) uint64 { return uint64(-int64(e)) }
-
-// beginStopLocked starts a group stop.
-func (t *Task) beginStopLocked(sig unix.Signal) {
-	g := t.group
-	if g.stopping || g.stopped {
-		return
-	}
-	g.stopping, g.stopSig = true, sig
-	g.resumed = make(chan struct{})
-	for _, x := range g.tasks {
-		x.atStop = false
-		if x != t {
-			x.kick(workSignal)
-		}
-	}
-}
-
-// stopLocked waits in a group stop; it drops Kernel.mu meanwhile.
-func (t *Task) stopLocked() {
-	g, k := t.group, t.k
-	t.atStop = true
-	k.endStopLocked(g)
-	resumed := g.resumed
-	k.mu.Unlock()
-	t.account(&t.sys)
-	<-resumed
-	t.entered.Store(int64(k.Clock.sinceStart()))
-	k.mu.Lock()
-	t.atStop = false
-}
-
-// endStopLocked completes a group stop once every task is at it: the last to
-// come, or the exit of the one that was waited for.
-func (k *Kernel) endStopLocked(g *ThreadGroup) {
-	for _, x := range g.tasks {
-		if !x.atStop {
-			return
-		}
-	}
-	if !g.stopped {
-		g.stopped, g.stopping = true, false
-		g.stopTold, g.continued = false, false
-		k.tellParentLocked(g, 5 /* CLD_STOPPED */, int32(g.stopSig))
-	}
-}
-
-// tellParentLocked reports a stop or continue to the parent.
-func (k *Kernel) tellParentLocked(g *ThreadGroup, code, status int32) {
-	p := g.parent
-	if p == nil {
-		return
-	}
-	u, s := g.cpuTimeLocked()
-	info := childInfo(code, g.id.In(p.id.ns), p.leader.Creds().User.ShowUID(g.leader.Creds().UID), status, ticks(u), ticks(s))
-	if a := p.Handlers.get(unix.SIGCHLD); a.Handler != SigIgn && a.Flags&SA_NOCLDSTOP == 0 {
-		k.sendGroupLocked(p, info)
-	}
-	p.waiters.Notify(vfs.EventIn)
-}
 
 // The layout of struct rt_sigframe (arch/x86/include/asm/sigframe.h): the
 // return address, struct ucontext, siginfo.

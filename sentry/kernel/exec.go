@@ -43,11 +43,9 @@ func (t *Task) SingleOut() error {
 			x.kick(workExit)
 		}
 	}
-	if g.stopped || g.stopping {
-		g.stopped, g.stopping = false, false
-		close(g.resumed)
-	}
-	for len(g.tasks) > 1 && !g.exiting {
+	g.endStopsLocked(t)
+	// Threads that are traced end when their tracer has waited for them.
+	for (len(g.tasks) > 1 || len(g.zombies) > 0) && !g.exiting {
 		done := g.execDone
 		k.mu.Unlock()
 		select {
@@ -63,6 +61,10 @@ func (t *Task) SingleOut() error {
 	}
 	if t != g.leader {
 		old := g.leader
+		if tr := old.tr; tr != nil {
+			k.unlinkLocked(old)
+			tr.tracer.group.waiters.Notify(vfs.EventIn)
+		}
 		mine := t.ID()
 		mine.task = nil
 		mine.freeLocked()
@@ -83,6 +85,9 @@ func (t *Task) SingleOut() error {
 func (t *Task) Exec(img Image) {
 	k, g := t.k, t.group
 	old := t.mm
+	if t.Tracer() != nil {
+		img.MM.Unpatch()
+	}
 	if t.clearTID != 0 {
 		old.StoreUint32(t.clearTID, 0)
 		if key, err := old.Key(t.clearTID, true); err == nil {
@@ -117,7 +122,9 @@ func (t *Task) Exec(img Image) {
 	t.publish()
 	old.Release()
 	t.releaseVfork()
+	call := t.ctx.Orig_rax
 	t.SetEntry(img)
+	t.ctx.Orig_rax = call // a tracer sees which call this was
 }
 
 // SetEntry puts the registers where a program starts: all zero but RIP and RSP

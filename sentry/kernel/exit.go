@@ -32,6 +32,7 @@ func (t *Task) ExitGroup(status int32) {
 func (t *Task) exit() {
 	t.account(&t.sys)
 	k := t.k
+	t.exitEvent()
 	t.exitRobust()
 	t.DropSemUndo()
 	if t.clearTID != 0 && t.mm != nil {
@@ -70,16 +71,17 @@ func (t *Task) exit() {
 	}
 	t.state = taskDead
 	k.live--
-	if t != g.leader {
+	switch {
+	case t == g.leader:
+	case t.tr != nil:
+		g.zombies = append(g.zombies, t)
+	default:
 		t.ID().task = nil
 		t.ID().freeLocked()
 	}
-	if g.execDone != nil {
-		select {
-		case g.execDone <- struct{}{}:
-		default:
-		}
-	}
+	t.endTrapping()
+	k.tracerEndedLocked(t)
+	g.tellExecLocked()
 	// A thread that was to take a shared signal leaves it to another.
 	if g.pending.set != 0 {
 		for _, x := range g.tasks {
@@ -87,13 +89,59 @@ func (t *Task) exit() {
 		}
 	}
 	k.parentDiedLocked(t)
+	if t.stopPending && t.joinStopLocked() {
+		k.tellParentLocked(g, cldStopped, int32(g.stopSig))
+	}
 	if len(g.tasks) == 0 && g.execing == nil {
 		k.zapLocked(g)
+	}
+	if len(g.tasks) == 0 && len(g.zombies) == 0 && g.execing == nil {
 		k.groupEndedLocked(g, t)
-	} else if g.stopping {
-		k.endStopLocked(g)
+	} else if t.tr != nil {
+		k.tellEndLocked(t)
 	}
 	k.mu.Unlock()
+}
+
+// exitEvent is PTRACE_EVENT_EXIT.
+func (t *Task) exitEvent() {
+	if !t.EventWanted(EventExit) {
+		return
+	}
+	t.k.mu.Lock()
+	status := t.exitStatus
+	if t.group.exiting {
+		status = t.group.exitStatus
+	}
+	t.k.mu.Unlock()
+	t.event(EventExit, uint64(uint32(status)))
+}
+
+// tellExecLocked wakes who waits in SingleOut.
+func (g *ThreadGroup) tellExecLocked() {
+	if g.execDone != nil {
+		select {
+		case g.execDone <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// tellEndLocked tells t's tracer that t has ended, while its process may go on.
+func (k *Kernel) tellEndLocked(t *Task) {
+	p := t.tr.tracer.group
+	code, status := endOf(t.endStatusLocked())
+	u, s := t.CPUTime()
+	k.sendGroupLocked(p, t.childInfoFor(p, code, status, ticks(u), ticks(s)))
+	p.waiters.Notify(vfs.EventIn)
+}
+
+// endStatusLocked is what wait(2) says of an ended thread.
+func (t *Task) endStatusLocked() int32 {
+	if t.group.exiting {
+		return t.group.exitStatus
+	}
+	return t.exitStatus
 }
 
 func (t *Task) releaseVfork() {
@@ -155,7 +203,16 @@ func (k *Kernel) groupEndedLocked(g *ThreadGroup, last *Task) {
 			}
 		}
 	}()
-	p := g.parent
+	if tr := g.leader.tr; tr != nil && tr.tracer.group != g.parent {
+		k.tellEndLocked(g.leader) // the parent hears of it when the tracer has
+		return
+	}
+	k.announceLocked(g)
+}
+
+// announceLocked tells the parent of a zombie, which may not want to hear it.
+func (k *Kernel) announceLocked(g *ThreadGroup) {
+	p, jobs := g.parent, g.jobs
 	if p == nil || p.dead || p.zapping() {
 		k.reapLocked(g)
 		return
@@ -167,7 +224,7 @@ func (k *Kernel) groupEndedLocked(g *ThreadGroup, last *Task) {
 		info.put32(0, uint32(sig))
 		k.sendGroupLocked(p, info)
 	}
-	if sig == unix.SIGCHLD && (a.Handler == SigIgn || a.Flags&SA_NOCLDWAIT != 0) {
+	if g.leader.tr == nil && sig == unix.SIGCHLD && (a.Handler == SigIgn || a.Flags&SA_NOCLDWAIT != 0) {
 		k.reapLocked(g)
 	}
 	p.waiters.Notify(vfs.EventIn)
@@ -210,8 +267,9 @@ func (k *Kernel) orphanChildrenLocked(g *ThreadGroup) {
 	for c := range g.children {
 		delete(g.children, c)
 		c.parent, c.parentTask = to, nil
+		traced := c.leader.tr != nil // then it is announced later
 		if to == nil {
-			if c.dead {
+			if c.dead && !traced {
 				k.reapLocked(c)
 			}
 			continue
@@ -219,7 +277,7 @@ func (k *Kernel) orphanChildrenLocked(g *ThreadGroup) {
 		c.parentTask = to.leader
 		c.leader.exitSignal = unix.SIGCHLD
 		to.children[c] = struct{}{}
-		if c.dead {
+		if c.dead && !traced {
 			if a := to.Handlers.get(unix.SIGCHLD); to.zapping() || a.Handler == SigIgn || a.Flags&SA_NOCLDWAIT != 0 {
 				k.reapLocked(c)
 				continue
@@ -233,6 +291,9 @@ func (k *Kernel) orphanChildrenLocked(g *ThreadGroup) {
 
 // reapLocked removes a zombie.
 func (k *Kernel) reapLocked(g *ThreadGroup) {
+	if g.leader.tr != nil {
+		k.unlinkLocked(g.leader)
+	}
 	if p := g.parent; p != nil {
 		delete(p.children, g)
 		p.childCPU[0] += g.deadCPU[0] + g.childCPU[0]

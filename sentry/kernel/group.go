@@ -27,6 +27,7 @@ type ThreadGroup struct {
 	// Under Kernel.mu.
 	leader     *Task
 	tasks      []*Task // living threads
+	zombies    []*Task // ended ones, not the leader, that their tracer has not waited for
 	parent     *ThreadGroup
 	parentTask *Task // who cloned it, for __WNOTHREAD and PDEATHSIG
 	children   map[*ThreadGroup]struct{}
@@ -40,12 +41,11 @@ type ThreadGroup struct {
 	execDone   chan struct{} // told when threads end while execing
 	oomKilled  bool
 
-	stopping  bool // threads are on their way into a group stop
+	stopCount int // threads that are on their way into a group-stop
 	stopped   bool
 	stopSig   unix.Signal
 	stopTold  bool // the parent has waited for it
 	continued bool
-	resumed   chan struct{} // closed by SIGCONT or SIGKILL
 
 	childCPU, deadCPU [2]time.Duration // user, system: of reaped children, of ended threads
 	maxRSS, childRSS  uint64

@@ -176,7 +176,8 @@ func (k *Kernel) sendLocked(g *ThreadGroup, t *Task, info *SigInfo, force bool) 
 	}
 	k.prepareLocked(g, sig)
 	blocked := func(t *Task) bool { return t.mask.Has(sig) || t.realMask().Has(sig) }
-	if g.ignoredLocked(sig, force) {
+	traced := t != nil && t.tr != nil || t == nil && g.leader.tr != nil // who may want to see what is ignored
+	if (!traced || sig == unix.SIGKILL) && g.ignoredLocked(sig, force) {
 		some := false
 		for _, x := range g.tasks {
 			some = some || blocked(x)
@@ -245,20 +246,6 @@ func (g *ThreadGroup) dropLocked(mask SigSet) {
 	}
 }
 
-// continueLocked ends a group stop.
-func (k *Kernel) continueLocked(g *ThreadGroup) {
-	if !g.stopped && !g.stopping {
-		return
-	}
-	was := g.stopped
-	g.stopped, g.stopping = false, false
-	close(g.resumed)
-	if was {
-		g.continued, g.stopTold = true, false
-		k.tellParentLocked(g, 6 /* CLD_CONTINUED */, int32(unix.SIGCONT))
-	}
-}
-
 // killGroupLocked makes all threads of g exit with sig as the reason.
 func (k *Kernel) killGroupLocked(g *ThreadGroup, sig unix.Signal) {
 	k.exitGroupLocked(g, int32(sig))
@@ -269,14 +256,11 @@ func (k *Kernel) exitGroupLocked(g *ThreadGroup, status int32) {
 	if !g.exiting {
 		g.exiting, g.exitStatus = true, status
 	}
-	if g.stopped || g.stopping {
-		g.stopped, g.stopping = false, false
-		close(g.resumed)
-	}
 	for _, t := range g.tasks {
 		t.killed = true
 		t.kick(workExit)
 	}
+	g.endStopsLocked(nil)
 }
 
 // forceFault sends a signal that the application's own instruction caused: if it
@@ -306,7 +290,7 @@ func (t *Task) force(info *SigInfo) {
 	}
 	dfl := a.Handler == SigDfl
 	h.mu.Unlock()
-	if sig == unix.SIGKILL || dfl && t.group.id.ns.init == t.group {
+	if sig == unix.SIGKILL || dfl && t.group.id.ns.init == t.group && t.tr == nil {
 		k.exitGroupLocked(t.group, coreStatus(sig))
 		return
 	}

@@ -37,6 +37,7 @@ type Task struct {
 	// work is not zero when the task must look at signals, stops or its end
 	// before it runs application code again; inApp while Thread.Run is under way.
 	work      atomic.Uint32
+	hooks     atomic.Uint32 // not zero when system calls are to be seen by others
 	inApp     atomic.Uint32
 	interrupt chan struct{}                    // capacity 1: ends Block
 	sleeper   atomic.Pointer[platform.Sleeper] // the thread, if it can sleep on its OS thread
@@ -53,10 +54,22 @@ type Task struct {
 	comm       atomic.Pointer[string]
 
 	// Under Kernel.mu.
-	state      taskState
-	pending    pendingSignals
-	mask       SigSet // written by the task alone
-	killed     bool
+	state    taskState
+	pending  pendingSignals
+	mask     SigSet // written by the task alone
+	killed   bool
+	tr       *trace             // nil: nobody traces it
+	tracees  map[*Task]struct{} // whom it traces
+	halt     *halt              // the stop that it waits in
+	message  uint64             // PTRACE_GETEVENTMSG
+	trapping chan struct{}      // closed when an attached thread has come into a ptrace-stop
+
+	// Stops to be made (Linux's jobctl): stopPending is to take part in a group-stop
+	// by stopSig, which counts it if stopCounts; stopDequeued says that no SIGCONT
+	// came since a signal was taken.
+	stopPending, stopCounts, stopDequeued, trapStop, trapNotify bool
+	stopSig                                                     unix.Signal
+
 	exitStatus int32 // as wait(2) has it
 
 	savedMask   SigSet // to restore after a handler, if restoreMask
@@ -94,7 +107,6 @@ type Task struct {
 	callNumber  atomic.Int64 // the system call being answered, -1 if none
 
 	faultTrap, faultErr, faultAddr uint64 // of the last fault, for signal frames
-	atStop                         bool   // under Kernel.mu: waits in a group stop
 }
 
 // view is what /proc and other tasks may look at.
@@ -409,6 +421,10 @@ func (t *Task) handle(ev platform.Event) {
 	case platform.Syscall:
 		t.haveSyscall = true
 		t.k.Served.Add(1)
+		if t.hooks.Load() != 0 {
+			t.hookedCall()
+			return
+		}
 		t.k.Calls.Serve(t)
 	case platform.Fault:
 		t.fault(ev)
@@ -482,7 +498,9 @@ func (t *Task) State() byte {
 	switch {
 	case t.state == taskDead:
 		return 'Z'
-	case t.group.stopped:
+	case t.halt != nil && t.halt.traced:
+		return 't'
+	case t.halt != nil:
 		return 'T'
 	case t.blockedIn.Load() != nil:
 		return 'S'

@@ -53,12 +53,26 @@ func (t *Task) tryWait(w WaitFor) (Waited, error) {
 	defer k.mu.Unlock()
 	some := false
 	for c := range t.group.children {
-		if !w.matches(t, c) {
-			continue
+		if tr := c.leader.tr; tr != nil && tr.tracer.group == t.group || !w.matches(t, c) {
+			continue // one that we trace is looked at below
 		}
 		some = true
 		if r, ok := k.waitedLocked(c, w.Flags); ok {
 			return r, nil
+		}
+	}
+	for _, tracer := range t.group.tasks {
+		if w.Flags&WNOTHREAD != 0 && tracer != t {
+			continue
+		}
+		for x := range tracer.tracees {
+			if !w.matchesTracee(x) {
+				continue
+			}
+			some = true
+			if r, ok := k.waitedTraceeLocked(x, w.Flags); ok {
+				return r, nil
+			}
 		}
 	}
 	switch {
@@ -88,6 +102,8 @@ func (k *Kernel) waitedLocked(c *ThreadGroup, flags int) (Waited, bool) {
 	r := Waited{PID: c.id, UID: c.leader.Creds().UID}
 	take := flags&unix.WNOWAIT == 0
 	switch {
+	case c.dead && c.leader.tr != nil:
+		return r, false // its tracer is first
 	case c.dead:
 		if flags&unix.WEXITED == 0 {
 			return r, false
@@ -113,4 +129,65 @@ func (k *Kernel) waitedLocked(c *ThreadGroup, flags int) (Waited, bool) {
 	}
 	r.User, r.Sys = c.cpuTimeLocked()
 	return r, true
+}
+
+// matchesTracee is matches for a thread that the caller's process traces: there
+// it does not count what it tells its parent (kernel/exit.c, eligible_child).
+func (w *WaitFor) matchesTracee(x *Task) bool {
+	return !(w.PID != nil && x.ID() != w.PID || w.Job != nil && (x.group.jobs == nil || x.group.jobs.id != w.Job) ||
+		w.Group != nil && x != w.Group.leader)
+}
+
+// waitedTraceeLocked looks whether a tracee has something to report, and takes it.
+func (k *Kernel) waitedTraceeLocked(x *Task, flags int) (Waited, bool) {
+	g := x.group
+	r := Waited{PID: x.ID(), UID: x.Creds().UID}
+	take := flags&unix.WNOWAIT == 0
+	if x.state == taskDead {
+		if x == g.leader && !g.dead || flags&unix.WEXITED == 0 {
+			return r, false
+		}
+		k.endOfTraceeLocked(x, &r, take)
+		return r, true
+	}
+	r.User, r.Sys = x.CPUTime()
+	h := x.halt
+	switch {
+	case h != nil && h.traced && !h.told && !h.listening && !h.woken:
+		r.Status = h.code<<8 | 0x7f
+		r.Code, r.Value = cldTrapped, h.code
+		h.told = take
+		return r, true
+	case flags&unix.WCONTINUED != 0 && x == g.leader && g.continued:
+		r.Status = 0xffff
+		r.Code, r.Value = cldContinued, int32(unix.SIGCONT)
+		g.continued = !take
+		return r, true
+	}
+	return r, false
+}
+
+// endOfTraceeLocked reports the end of x to its tracer.
+func (k *Kernel) endOfTraceeLocked(x *Task, r *Waited, take bool) {
+	g := x.group
+	r.Status = x.endStatusLocked()
+	r.Code, r.Value = endOf(r.Status)
+	r.User, r.Sys = x.CPUTime()
+	if x == g.leader {
+		r.User, r.Sys = g.deadCPU[0]+g.childCPU[0], g.deadCPU[1]+g.childCPU[1]
+		r.MaxRSS = max(g.maxRSS, g.childRSS)
+	}
+	if !take {
+		return
+	}
+	own := g.parent == x.tr.tracer.group
+	k.unlinkLocked(x)
+	switch {
+	case x != g.leader:
+		k.buryLocked(x)
+	case own:
+		k.reapLocked(g)
+	default:
+		k.announceLocked(g)
+	}
 }

@@ -28,6 +28,7 @@ type Program struct {
 	Personality uint32
 	NoFollow    bool // AT_SYMLINK_NOFOLLOW
 	Empty       bool // AT_EMPTY_PATH
+	Traced      bool // by somebody who may not see what privilege would give
 	// Shown is what a script's interpreter is given for Name, where that is not a
 	// name: /dev/fd/N. Hidden says that N will be closed by then.
 	Shown  string
@@ -93,7 +94,7 @@ func Load(p Program) (kernel.Image, error) {
 		f.d.Unref()
 		f, exe = next, next
 	}
-	creds, secure := privileges(p.Context.Creds(), exe)
+	creds, secure := privileges(p.Context.Creds(), exe, p.Traced)
 	mm, err := memory.NewSpace(p.Kernel.Arena, p.Kernel.Platform)
 	if err != nil {
 		return kernel.Image{}, err
@@ -199,9 +200,9 @@ func parseScript(head []byte) (interp, arg string, err error) {
 // privileges are the credentials after execve: set-user-ID and set-group-ID
 // bits, and root's and ambient capabilities (security/commoncap.c,
 // cap_bprm_creds_from_file).
-func privileges(old *vfs.Creds, f file) (*vfs.Creds, bool) {
+func privileges(old *vfs.Creds, f file, traced bool) (*vfs.Creds, bool) {
 	c := *old
-	nosuid := f.d.Path().Mount.Flags()&unix.MS_NOSUID != 0 || old.NoNewPrivs
+	nosuid := f.d.Path().Mount.Flags()&unix.MS_NOSUID != 0 || old.NoNewPrivs || traced
 	// An owner without a name in the program's user namespace gives nothing (bprm_fill_uid).
 	_, known := old.User.UIDs().Out(f.attr.UID)
 	if _, ok := old.User.GIDs().Out(f.attr.GID); !ok || !known {

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"fmt"
+	"maps"
 
 	"bulkhead/sentry/platform"
 )
@@ -32,6 +33,7 @@ func (s *Space) forkLocked(c *Space) error {
 	c.limitAS, c.limitData, c.limitStack = s.limitAS, s.limitData, s.limitStack
 	c.brkStart, c.brk, c.stackLow, c.stackHigh = s.brkStart, s.brk, s.stackLow, s.stackHigh
 	c.table = s.table.share()
+	c.patches, c.pristine = maps.Clone(s.patches), s.pristine
 	budget := s.tuning().forkPages
 	if s.users.Load() > 1 {
 		budget = 0 // another thread may store meanwhile: each page must be of one moment

@@ -13,7 +13,8 @@ import (
 const nearby = Addr(0x7000_0000)
 
 // PatchText implements platform.Patcher. The application's own reads see what
-// is patched, as they would see a debugger's breakpoints.
+// is patched, as they would see a debugger's breakpoints; those of others do not
+// (Peek, Original).
 func (s *Space) PatchText(at platform.Addr, old, new []byte) error {
 	if len(old) != len(new) || len(old) > 8 || uint64(at)%PageSize+uint64(len(old)) > PageSize {
 		return unix.EINVAL
@@ -24,11 +25,23 @@ func (s *Space) PatchText(at platform.Addr, old, new []byte) error {
 	if ar == nil || ar.obj == nil || !ar.private() || ar.prot&(platform.Exec|platform.Write) != platform.Exec {
 		return unix.EACCES
 	}
-	v, in := vpn(at), uint64(at)%PageSize
-	if s.table.exclusive(v) {
-		return storeText(s.a.bytes(s.table.get(v), 1), in, old, new)
+	if s.pristine {
+		return unix.EPERM
 	}
-	return s.patchCopy(ar, v, in, old, new)
+	v, in := vpn(at), uint64(at)%PageSize
+	var err error
+	if s.table.exclusive(v) {
+		err = storeText(s.a.bytes(s.table.get(v), 1), in, old, new)
+	} else {
+		err = s.patchCopy(ar, v, in, old, new)
+	}
+	if err == nil {
+		if s.patches == nil {
+			s.patches = map[Addr]changed{}
+		}
+		s.patches[at] = changed{bytes.Clone(old), bytes.Clone(new)}
+	}
+	return err
 }
 
 // storeText changes the text of a page that may be running, by one store if an
@@ -100,6 +113,9 @@ func (s *Space) copyPage(ar *area, v uint64, b []byte) error {
 func (s *Space) TrampolineArea(near platform.Addr, size uint64) (platform.Addr, error) {
 	s.mu.Lock()
 	defer s.unlock()
+	if s.pristine {
+		return 0, unix.EPERM
+	}
 	near &^= PageSize - 1
 	size = pageUp(size)
 	at, err := s.gap(size, PageSize, max(platform.MinAddr, near-min(near, nearby)), near)

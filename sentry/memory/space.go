@@ -38,6 +38,9 @@ type Space struct {
 	table   table // pages of the space's own: anonymous memory and private copies
 	gone    []Mappable
 
+	patches  map[Addr]changed // text that was changed for the platform's sake, by address
+	pristine bool             // no more of that
+
 	limitAS, limitData, limitStack uint64 // bytes
 	virtual, data, locked          uint64 // bytes
 	peakVirtual, peakResident      uint64

@@ -18,7 +18,7 @@ func processCalls() []row {
 		{unix.SYS_GETPPID, getppid, Full, ""},
 		{unix.SYS_FORK, fork, Full, ""},
 		{unix.SYS_VFORK, vfork, Full, ""},
-		{unix.SYS_CLONE, clone, Partial, "no ptrace of the child"},
+		{unix.SYS_CLONE, clone, Full, ""},
 		{unix.SYS_CLONE3, clone3, Partial, "not into a cgroup"},
 		{unix.SYS_EXECVE, execve, Full, ""},
 		{unix.SYS_EXECVEAT, execveat, Full, ""},
@@ -217,17 +217,19 @@ func exec(t *kernel.Task, start vfs.Start, name string, argv, envv memory.Addr, 
 	img, err := loader.Load(loader.Program{
 		Shown: shown, Hidden: hidden,
 		Kernel: t.Kernel(), Context: t, Start: start, Name: name, Args: args, Env: env,
-		Limits: t.Group().Limits.All(), Personality: t.Personality.Load(),
+		Traced: !t.TracerMay(), Limits: t.Group().Limits.All(), Personality: t.Personality.Load(),
 		NoFollow: flags&unix.AT_SYMLINK_NOFOLLOW != 0, Empty: flags&unix.AT_EMPTY_PATH != 0,
 	})
 	if err != nil {
 		return 0, err
 	}
+	old := t.ID()
 	if err := t.SingleOut(); err != nil {
 		img.MM.Release()
 		return 0, err
 	}
 	t.Exec(img)
+	t.TellExec(old)
 	return 0, errKeep
 }
 
@@ -423,15 +425,8 @@ func getRobustList(t *kernel.Task, a *Args) (uintptr, error) {
 	return 0, out64(t, a.Addr(2), 24)
 }
 
-// mayInspect is ptrace_may_access with PTRACE_MODE_READ_REALCREDS.
-func mayInspect(t, x *kernel.Task) error {
-	a, b := t.Creds(), x.Creds()
-	same := a.UID == b.EUID && a.UID == b.SUID && a.UID == b.UID && a.GID == b.EGID && a.GID == b.SGID && a.GID == b.GID
-	if x.Group() == t.Group() || same && x.Group().Dumpable.Load() == 1 || a.HasIn(b.User, unix.CAP_SYS_PTRACE) {
-		return nil
-	}
-	return unix.EPERM
-}
+// mayInspect is ptrace_may_access with real credentials.
+func mayInspect(t, x *kernel.Task) error { return t.MayAccess(x, false) }
 
 // arch_prctl(2) codes (arch/x86/include/uapi/asm/prctl.h).
 const (

@@ -118,7 +118,7 @@ func (s *Server) Trace(tr Tracer) {
 // Serve answers the call that t's registers describe.
 func (s *Server) Serve(t *kernel.Task) {
 	c := t.Context()
-	nr := c.Orig_rax
+	nr := uint64(uint32(c.Orig_rax)) // arch/x86/entry/common.c, do_syscall_64
 	if nr >= uint64(len(Table)) || Table[nr].Do == nil {
 		s.missing(t, nr)
 		c.Rax = errno(unix.ENOSYS)
@@ -144,6 +144,9 @@ func (s *Server) Serve(t *kernel.Task) {
 		c.Rax = errno(s.errno(t, call, err))
 	}
 }
+
+// Filter implements kernel.Calls.
+func (s *Server) Filter(*kernel.Task) bool { return true }
 
 // errno is what the application is told of err: an errno as it is, anything else
 // a failure of the host's that becomes EIO.

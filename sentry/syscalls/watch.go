@@ -133,6 +133,7 @@ func processVM(t *kernel.Task, a *Args, write bool) (uintptr, error) {
 				mine.Skip(done).CopyIn(buf[:n])
 				m, err = mm.Write(at, buf[:n])
 			} else if m, err = mm.Read(at, buf[:n]); m > 0 {
+				mm.Original(at, buf[:m])
 				m = mine.Skip(done).CopyOut(buf[:m])
 			}
 			done += m

@@ -23,6 +23,8 @@ type File struct {
 	OnOpen func(ctx vfs.Context, flags int) error
 	// At, if set, reads at a position instead: /proc/PID/mem.
 	At func(ctx vfs.Context, dst buffers, off int64) (int, error)
+	// WriteAt, if set, writes there.
+	WriteAt func(ctx vfs.Context, src buffers, off int64) (int, error)
 }
 
 // NewFile makes a readable file.
@@ -37,7 +39,7 @@ func (fs *FileSystem) Text(s string) *File {
 
 // Open starts to read.
 func (f *File) Open(ctx vfs.Context, _ vfs.Path, flags int) (vfs.File, error) {
-	if flags&unix.O_ACCMODE != unix.O_RDONLY && f.Write == nil {
+	if flags&unix.O_ACCMODE != unix.O_RDONLY && f.Write == nil && f.WriteAt == nil {
 		return nil, unix.EACCES
 	}
 	if f.OnOpen != nil {
@@ -91,7 +93,10 @@ func (o *openFile) Read(ctx vfs.Context, dst buffers, off int64) (int, error) {
 	return dst.CopyOut(o.text[off:]), nil
 }
 
-func (o *openFile) Write(ctx vfs.Context, src buffers, _ int64) (int, error) {
+func (o *openFile) Write(ctx vfs.Context, src buffers, off int64) (int, error) {
+	if o.f.WriteAt != nil {
+		return o.f.WriteAt(ctx, src, off)
+	}
 	if o.f.Write == nil {
 		return 0, unix.EINVAL
 	}

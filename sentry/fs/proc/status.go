@@ -24,7 +24,7 @@ func priority(t *kernel.Task) int64 {
 	return 20 + int64(t.Nice.Load())
 }
 
-var stateNames = map[byte]string{'R': "R (running)", 'S': "S (sleeping)", 'T': "T (stopped)", 'Z': "Z (zombie)"}
+var stateNames = map[byte]string{'R': "R (running)", 'S': "S (sleeping)", 'T': "T (stopped)", 't': "t (tracing stop)", 'Z': "Z (zombie)"}
 
 // numbers are p's in ns and those below it.
 func numbers(p *kernel.PID, ns *kernel.PIDNamespace) string {
@@ -59,7 +59,7 @@ func status(fs *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
 	line("Ngid", "0")
 	line("Pid", "%d", t.ID().In(ns))
 	line("PPid", "%d", g.ParentIn(ns))
-	line("TracerPid", "0")
+	line("TracerPid", "%d", t.Tracer().In(ns))
 	line("Uid", "%d\t%d\t%d\t%d", u.ShowUID(c.UID), u.ShowUID(c.EUID), u.ShowUID(c.SUID), u.ShowUID(c.FSUID))
 	line("Gid", "%d\t%d\t%d\t%d", u.ShowGID(c.GID), u.ShowGID(c.EGID), u.ShowGID(c.SGID), u.ShowGID(c.FSGID))
 	line("FDSize", "%d", s.fdSize())

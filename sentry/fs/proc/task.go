@@ -56,16 +56,7 @@ func (s subject) dirOwner() (uid, gid uint32) {
 // mayTrace is ptrace_may_access(PTRACE_MODE_READ_FSCREDS), kernel/ptrace.c.
 func mayTrace(ctx vfs.Context, s subject) error {
 	from, ok := caller(ctx)
-	if !ok || from.Group() == s.g {
-		return nil
-	}
-	a, b := ctx.Creds(), s.t.Creds()
-	if a.HasIn(b.User, unix.CAP_SYS_PTRACE) {
-		return nil
-	}
-	same := a.FSUID == b.UID && a.FSUID == b.EUID && a.FSUID == b.SUID &&
-		a.FSGID == b.GID && a.FSGID == b.EGID && a.FSGID == b.SGID
-	if same && s.g.Dumpable.Load() == 1 && b.Permitted&^a.Permitted == 0 {
+	if !ok || from.Group() == s.g || kernel.MayTrace(ctx.Creds(), s.t, true) == nil {
 		return nil
 	}
 	return unix.EACCES

@@ -127,7 +127,7 @@ func (fs *FileSystem) newTaskFile(s subject, f *taskFile) vfs.Inode {
 }
 
 // openMem reads the memory that the process had when the file was opened.
-// Writing is for debuggers, which there are not yet.
+// Permissions of the pages do not count (FOLL_FORCE).
 func openMem(n *kernfs.File, s subject) {
 	n.At = func(_ vfs.Context, dst memory.Buffers, off int64) (int, error) {
 		m := s.memory()
@@ -135,11 +135,24 @@ func openMem(n *kernfs.File, s subject) {
 			return 0, nil
 		}
 		b := make([]byte, min(dst.Len(), 1<<20))
-		got, err := m.Read(memory.Addr(off), b)
+		got, err := m.Peek(memory.Addr(off), b)
 		if got == 0 && err != nil && len(b) > 0 {
 			return 0, unix.EIO
 		}
 		return dst.CopyOut(b[:got]), nil
+	}
+	n.WriteAt = func(_ vfs.Context, src memory.Buffers, off int64) (int, error) {
+		m := s.memory()
+		if m == nil {
+			return 0, nil
+		}
+		b := make([]byte, min(src.Len(), 1<<20))
+		b = b[:src.CopyIn(b)]
+		put, err := m.Poke(memory.Addr(off), b)
+		if put == 0 && err != nil {
+			return 0, unix.EIO
+		}
+		return put, nil
 	}
 }
 
