@@ -33,6 +33,7 @@ var rooms = []room{
 	{"sentry/jail", nil, "an empty root and no capabilities, for the sandbox and the gofer"},
 	{"sentry/platform", []string{"sentry/platform/kvm"}, "how application code runs; auto chooses among the platforms"},
 	{"sentry/platform/kvm", []string{"kvm", "sentry/platform"}, "the only way from the Sentry to /dev/kvm"},
+	{"sentry/bpf", nil, "an interpreter; what a filter's answer means is the kernel's business"},
 	{"sentry/memory", upTo("sentry/memory"), "pages and address spaces"},
 	{"sentry/vfs", upTo("sentry/vfs"), "names and descriptors, above memory for page caches"},
 	{"sentry/kernel", upTo("sentry/kernel"), "tasks hold a memory space and a descriptor table"},
@@ -72,7 +73,7 @@ var rooms = []room{
 
 // order is architecture.md's list of the Sentry's rooms: each may know those before it.
 var order = []string{
-	"sentry/platform", "sentry/memory", "sentry/vfs", "sentry/kernel", "sentry/fs",
+	"sentry/bpf", "sentry/platform", "sentry/memory", "sentry/vfs", "sentry/kernel", "sentry/fs",
 	"sentry/net", "sentry/loader", "sentry/syscalls", "sentry/boot",
 }
 

@@ -218,6 +218,7 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 		n.vforkDone, n.vforker = make(chan struct{}), t
 	}
 	n.state = taskRunning
+	n.inheritFilterLocked(t)
 	if a.Flags&unix.CLONE_THREAD != 0 {
 		n.group, n.exitSignal = g, 0
 		g.tasks = append(g.tasks, n)

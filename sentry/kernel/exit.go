@@ -80,6 +80,7 @@ func (t *Task) exit() {
 		t.ID().freeLocked()
 	}
 	t.endTrapping()
+	t.filter.Swap(nil).drop()
 	k.tracerEndedLocked(t)
 	g.tellExecLocked()
 	// A thread that was to take a shared signal leaves it to another.

@@ -28,10 +28,6 @@ import (
 // registers as the call left them; it sets Rax.
 type Calls interface {
 	Serve(t *Task)
-
-	// Filter runs the task's seccomp filters over the call, which may change it. It
-	// reports whether the call is to be made.
-	Filter(t *Task) bool
 }
 
 // Config is what a Kernel is made of.

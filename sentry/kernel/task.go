@@ -49,6 +49,9 @@ type Task struct {
 	mm   *memory.Space
 	view atomic.Pointer[view] // the three above, for other goroutines
 
+	filter atomic.Pointer[Filter] // seccomp(2)
+	strict atomic.Int32           // SeccompStrict
+
 	creds      atomic.Pointer[vfs.Creds]
 	namespaces atomic.Pointer[Namespaces]
 	comm       atomic.Pointer[string]

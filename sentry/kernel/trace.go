@@ -543,15 +543,21 @@ func cloneEvent(flags uint64, exitSignal unix.Signal) int32 {
 // hookedCall serves a system call that a tracer or a filter sees.
 func (t *Task) hookedCall() {
 	c := &t.ctx
-	c.Rax = errnoReg(unix.ENOSYS)
 	hooks := t.hooks.Load()
+	if hooks == hookSeccomp {
+		if t.filterCall(false) {
+			t.k.Calls.Serve(t)
+		}
+		return
+	}
+	c.Rax = errnoReg(unix.ENOSYS)
 	if hooks&(hookCall|hookEmulate) != 0 {
 		t.callStop(1)
 	}
 	if hooks&hookEmulate != 0 || t.dying() {
 		return
 	}
-	if t.hooks.Load()&hookSeccomp == 0 || t.k.Calls.Filter(t) {
+	if t.hooks.Load()&hookSeccomp == 0 || t.filterCall(false) {
 		if int32(c.Orig_rax) >= 0 {
 			t.k.Calls.Serve(t)
 		}

@@ -127,9 +127,21 @@ var prctlOptions = map[int]prctlOption{
 		}
 		return 0, nil
 	},
-	unix.PR_GET_TIMERSLACK:  func(t *kernel.Task, a *Args) (uintptr, error) { return uintptr(t.Slack.Load()), nil },
-	unix.PR_GET_TIMING:      func(t *kernel.Task, a *Args) (uintptr, error) { return 0, nil },
-	unix.PR_GET_SECCOMP:     func(t *kernel.Task, a *Args) (uintptr, error) { return 0, nil },
+	unix.PR_GET_TIMERSLACK: func(t *kernel.Task, a *Args) (uintptr, error) { return uintptr(t.Slack.Load()), nil },
+	unix.PR_GET_TIMING:     func(t *kernel.Task, a *Args) (uintptr, error) { return 0, nil },
+	unix.PR_GET_SECCOMP: func(t *kernel.Task, a *Args) (uintptr, error) {
+		mode, _ := t.SeccompState()
+		return uintptr(mode), nil
+	},
+	unix.PR_SET_SECCOMP: func(t *kernel.Task, a *Args) (uintptr, error) {
+		switch a[1] {
+		case kernel.SeccompStrict:
+			return 0, t.StrictMode()
+		case kernel.SeccompFilter:
+			return setFilter(t, 0, a.Addr(2))
+		}
+		return 0, unix.EINVAL
+	},
 	unix.PR_GET_TSC:         func(t *kernel.Task, a *Args) (uintptr, error) { return 0, out32(t, a.Addr(1), 1) },
 	unix.PR_GET_THP_DISABLE: func(t *kernel.Task, a *Args) (uintptr, error) { return 0, nil },
 	unix.PR_SET_THP_DISABLE: func(t *kernel.Task, a *Args) (uintptr, error) { return 0, nil },

@@ -145,9 +145,6 @@ func (s *Server) Serve(t *kernel.Task) {
 	}
 }
 
-// Filter implements kernel.Calls.
-func (s *Server) Filter(*kernel.Task) bool { return true }
-
 // errno is what the application is told of err: an errno as it is, anything else
 // a failure of the host's that becomes EIO.
 func (s *Server) errno(t *kernel.Task, call *Call, err error) unix.Errno {

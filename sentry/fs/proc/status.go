@@ -95,8 +95,9 @@ func status(fs *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
 		line(r.name, "%016x", r.set&(1<<(unix.CAP_LAST_CAP+1)-1))
 	}
 	line("NoNewPrivs", "%d", bit(c.NoNewPrivs))
-	line("Seccomp", "0")
-	line("Seccomp_filters", "0")
+	mode, filters := t.SeccompState()
+	line("Seccomp", "%d", mode)
+	line("Seccomp_filters", "%d", filters)
 	line("Speculation_Store_Bypass", "unknown")
 	line("SpeculationIndirectBranch", "unknown")
 	cpus := fs.allowed(t)
