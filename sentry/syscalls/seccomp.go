@@ -108,7 +108,7 @@ func inFilter(t *kernel.Task, at memory.Addr) (*bpf.Program, error) {
 	switch {
 	case n == 0 || n > bpf.MaxInstructions:
 		return nil, unix.EINVAL
-	case !t.Creds().NoNewPrivs && !t.Creds().Has(unix.CAP_SYS_ADMIN):
+	case !t.Creds().NoNewPrivs && !t.Creds().HasIn(t.Creds().User, unix.CAP_SYS_ADMIN):
 		return nil, unix.EACCES
 	}
 	b := make([]byte, int(n)*bpf.InstructionSize)
