@@ -3,6 +3,7 @@ package memory
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -184,7 +185,7 @@ func (a *Arena) alloc(n uint32, zero bool) (extent, error) {
 		n = uint32(min(int64(n), left))
 	}
 	a.mu.Lock()
-	pfn, ok := a.takeDirtyLocked(n)
+	pfn, n, ok := a.takeDirtyLocked(n)
 	if !ok {
 		zero = false
 		var err error
@@ -209,16 +210,32 @@ func (a *Arena) alloc(n uint32, zero bool) (extent, error) {
 	return extent{pfn, n}, nil
 }
 
-func (a *Arena) takeDirtyLocked(n uint32) (uint32, bool) {
-	if a.dirty < int(n) {
-		return 0, false
+// fewDirty is how many freed pages in a row are still better than more that the
+// host must allocate: to map another row costs less than to touch a fresh page.
+const fewDirty = 8
+
+// takeDirtyLocked takes n freed pages, or as many as there are in one row. Who
+// asks for a whole huge page gets that or nothing. Without this a program that
+// forks and ends all the time would break its freed pages up, take fresh ones
+// for every larger piece, and pay for a huge page (0.2 to 6 ms) each time.
+func (a *Arena) takeDirtyLocked(n uint32) (uint32, uint32, bool) {
+	least := min(n, fewDirty)
+	if n == hugePages {
+		least = n
 	}
-	pfn, ok := a.pages.take(a.pages.dirty, n)
-	if ok {
-		a.dirty -= int(n)
-		a.reused = true
+	for m := n; m >= least; m = 1 << (bits.Len32(m-1) - 1) {
+		if a.dirty >= int(m) {
+			if pfn, ok := a.pages.take(a.pages.dirty, m); ok {
+				a.dirty -= int(m)
+				a.reused = true
+				return pfn, m, true
+			}
+		}
+		if m == 1 {
+			break
+		}
 	}
-	return pfn, ok
+	return 0, n, false
 }
 
 func (a *Arena) count(pfn uint32) *atomic.Uint32 {
