@@ -195,6 +195,7 @@ func (s *sandbox) makeKernel() (err error) {
 	if err != nil {
 		return err
 	}
+	s.kernel.World.(*syscalls.World).FSTypes = s.fsTypes()
 	s.kernel.OnPanic(func(*kernel.Panic) { os.Exit(exitPanic) })
 	return nil
 }

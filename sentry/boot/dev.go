@@ -73,16 +73,19 @@ func (s *sandbox) device(d specs.LinuxDevice) error {
 	return vfs.Chown(ctx, p, uid, gid)
 }
 
+// cgroupLimits are the container's.
+func (s *sandbox) cgroupLimits() sys.Limits {
+	l := s.config.Limits
+	const period = 100_000 // microseconds
+	return sys.Limits{Memory: uint64(max(l.Memory, 0)), Pids: l.Pids, Quota: int64(l.CPUs * period), Period: period}
+}
+
 // mountCgroup shows the container's limits in the layout of cgroup v2.
 func (s *sandbox) mountCgroup(m specs.Mount, flags vfs.MountFlags) error {
 	at, err := s.mountPoint(m.Destination, false)
 	if err != nil {
 		return err
 	}
-	fs := sys.NewCgroup(s.kernel, func() sys.Limits {
-		l := s.config.Limits
-		const period = 100_000 // microseconds
-		return sys.Limits{Memory: uint64(max(l.Memory, 0)), Pids: l.Pids, Quota: int64(l.CPUs * period), Period: period}
-	})
+	fs := sys.NewCgroup(s.kernel, s.cgroupLimits)
 	return s.ns.Mount(vfs.SentryContext(), at, fs, vfs.MountOptions{Flags: flags | unix.MS_RDONLY, Source: "cgroup"})
 }

@@ -9,9 +9,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"bulkhead/sentry/fs/devpts"
-	"bulkhead/sentry/fs/proc"
-	"bulkhead/sentry/fs/sys"
 	"bulkhead/sentry/fs/tmpfs"
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/syscalls"
@@ -95,50 +92,6 @@ func parseOptions(options []string) (flags vfs.MountFlags, data string) {
 	return flags, strings.Join(rest, ",")
 }
 
-// makers are the file systems that a mount can name.
-func (s *sandbox) makers() map[string]func(data string) (vfs.FileSystem, error) {
-	tmp := func(data string) (vfs.FileSystem, error) {
-		o, err := tmpfs.ParseOptions(data, s.kernel.Memory)
-		if err != nil {
-			return nil, err
-		}
-		return tmpfs.New(s.arena, o), nil
-	}
-	named := func(name string) func(string) (vfs.FileSystem, error) {
-		return func(string) (vfs.FileSystem, error) {
-			return tmpfs.New(s.arena, tmpfs.Options{Mode: 0o1777, Type: name}), nil
-		}
-	}
-	return map[string]func(string) (vfs.FileSystem, error){
-		"tmpfs": tmp, "shm": tmp, "ramfs": tmp,
-		"mqueue": named("mqueue"),
-		"sysfs": func(string) (vfs.FileSystem, error) {
-			return sys.New(sys.Config{Kernel: s.kernel, Caches: s.caches, HugePages: s.plat.Private()}), nil
-		},
-		"proc": func(data string) (vfs.FileSystem, error) {
-			c := proc.Config{
-				Kernel: s.kernel, OSRelease: syscalls.Release, OSVersion: syscalls.Version, CPUInfo: s.cpuinfo,
-				Filesystems: []string{"nodev\tsysfs", "nodev\tcgroup2", "nodev\ttmpfs", "nodev\tproc", "nodev\tdevpts", "nodev\tmqueue", "nodev\toverlay"},
-			}
-			c.NetUnix = s.kernel.World.(*syscalls.World).Names.Table
-			c.NetFile = syscalls.NetFile
-			c, err := c.With(data)
-			if err != nil {
-				return nil, err
-			}
-			return proc.New(c), nil
-		},
-		"devpts": func(data string) (vfs.FileSystem, error) {
-			o, err := devpts.ParseOptions(data)
-			if err != nil {
-				return nil, err
-			}
-			s.pts = devpts.New(o, vfs.SentryContext().Now())
-			return s.pts, nil
-		},
-	}
-}
-
 // mount does one entry of the specification's list.
 func (s *sandbox) mount(m specs.Mount, bound *vfs.FileSystem) error {
 	flags, data := parseOptions(m.Options)
@@ -159,12 +112,12 @@ func (s *sandbox) mount(m specs.Mount, bound *vfs.FileSystem) error {
 	case m.Type == "cgroup" || m.Type == "cgroup2":
 		return s.mountCgroup(m, flags)
 	default:
-		mk := s.makers()[m.Type]
-		if mk == nil {
+		kind := s.kernel.World.(*syscalls.World).FSTypes[m.Type]
+		if kind == nil {
 			return fmt.Errorf("file system type %q is not known", m.Type)
 		}
 		var err error
-		if fs, err = mk(data); err != nil {
+		if fs, err = kind.New(vfs.SentryContext(), vfs.FSOptions{Source: source, Data: data, Start: vfs.Start{Root: s.root, At: s.root}}); err != nil {
 			return err
 		}
 		if source == "" {

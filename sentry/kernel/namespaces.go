@@ -326,6 +326,23 @@ func (t *Task) Unshare(flags uint64) error {
 	return nil
 }
 
+// MoveRoots has all tasks whose root or directory is from go to to, after pivot_root(2).
+func (k *Kernel) MoveRoots(from, to vfs.Path) {
+	k.mu.Lock()
+	var all []*FSContext
+	for _, p := range k.root.ids {
+		if p.task != nil {
+			if f, _, _ := p.task.Look(); f != nil {
+				all = append(all, f)
+			}
+		}
+	}
+	k.mu.Unlock()
+	for _, f := range all {
+		f.follow(from, to)
+	}
+}
+
 // Enter is what setns(2) brings a task into; nil fields stay as they are.
 type Enter struct {
 	User   *vfs.UserNamespace

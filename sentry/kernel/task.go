@@ -140,6 +140,8 @@ type FSContext struct {
 func NewFSContext(ns *vfs.Namespace, root, cwd vfs.Path, umask uint32) *FSContext {
 	ns.Take()
 	f := &FSContext{ns: ns, root: root, cwd: cwd, umask: umask}
+	root.Hold()
+	cwd.Hold()
 	f.take()
 	return f
 }
@@ -154,7 +156,11 @@ func (f *FSContext) take() { f.refs.Add(1) }
 
 func (f *FSContext) drop() {
 	if f.refs.Add(-1) == 0 {
-		f.Namespace().Drop()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.root.Let()
+		f.cwd.Let()
+		f.ns.Drop()
 	}
 }
 
@@ -163,18 +169,41 @@ func (f *FSContext) unshareMounts(owner *vfs.UserNamespace) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	ns, moved := f.ns.Clone(owner)
-	ns.Take()
-	f.ns.Drop()
-	f.ns, f.root, f.cwd = ns, moved(f.root), moved(f.cwd)
+	f.enterLocked(ns, moved(f.root), moved(f.cwd))
 }
 
 // enterMounts puts f at the root of ns.
 func (f *FSContext) enterMounts(ns *vfs.Namespace) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.enterLocked(ns, ns.Root(), ns.Root())
+}
+
+func (f *FSContext) enterLocked(ns *vfs.Namespace, root, cwd vfs.Path) {
 	ns.Take()
-	f.ns.Drop()
-	f.ns, f.root, f.cwd = ns, ns.Root(), ns.Root()
+	old := f.ns
+	setPath(&f.root, root)
+	setPath(&f.cwd, cwd)
+	f.ns = ns
+	old.Drop()
+}
+
+// setPath changes a directory that keeps its mount busy.
+func setPath(at *vfs.Path, to vfs.Path) {
+	to.Hold()
+	at.Let()
+	*at = to
+}
+
+// follow goes with a root that pivot_root(2) moved (fs/fs_struct.c, chroot_fs_refs).
+func (f *FSContext) follow(from, to vfs.Path) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range []*vfs.Path{&f.root, &f.cwd} {
+		if *p == from {
+			setPath(p, to)
+		}
+	}
 }
 
 // Namespace is the mount namespace.
@@ -199,13 +228,13 @@ func (f *FSContext) Cwd() vfs.Path  { return f.Start().At }
 func (f *FSContext) SetRoot(p vfs.Path) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.root = p
+	setPath(&f.root, p)
 }
 
 func (f *FSContext) SetCwd(p vfs.Path) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.cwd = p
+	setPath(&f.cwd, p)
 }
 
 // Umask is the file mode creation mask; SetUmask returns the old one.
@@ -466,7 +495,7 @@ func (t *Task) fault(ev platform.Event) {
 		if !dying {
 			t.k.killLargest()
 		}
-	case unix.ENXIO, unix.EIO, unix.EHWPOISON:
+	case unix.ENXIO, unix.EIO, unix.EHWPOISON, unix.ENOSPC:
 		t.forceFault(faultInfo(unix.SIGBUS, 2 /* BUS_ADRERR */, uint64(ev.Addr)), ev)
 	case unix.EACCES:
 		t.forceFault(faultInfo(unix.SIGSEGV, 2 /* SEGV_ACCERR */, uint64(ev.Addr)), ev)

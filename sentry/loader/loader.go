@@ -202,7 +202,7 @@ func parseScript(head []byte) (interp, arg string, err error) {
 // cap_bprm_creds_from_file).
 func privileges(old *vfs.Creds, f file, traced bool) (*vfs.Creds, bool) {
 	c := *old
-	nosuid := f.d.Path().Mount.Flags()&unix.MS_NOSUID != 0 || old.NoNewPrivs || traced
+	nosuid := f.d.Path().Mount.NoSetID(old) || old.NoNewPrivs || traced
 	// An owner without a name in the program's user namespace gives nothing (bprm_fill_uid).
 	_, known := old.User.UIDs().Out(f.attr.UID)
 	if _, ok := old.User.GIDs().Out(f.attr.GID); !ok || !known {

@@ -16,8 +16,9 @@ const MaxObject = math.MaxInt64 &^ (PageSize - 1)
 // first reference; the last Unref frees the pages.
 type Object struct {
 	programMark
-	a    *Arena
-	refs atomic.Int64
+	a      *Arena
+	refs   atomic.Int64
+	budget Budget // nil: none
 
 	mu    sync.RWMutex
 	size  uint64
@@ -25,6 +26,21 @@ type Object struct {
 
 	usersMu sync.Mutex
 	users   users
+}
+
+// Budget limits how many pages all objects that share it have, by a read fault's
+// too: Take says whether n more are allowed, Give takes them off.
+type Budget interface {
+	Take(n uint64) bool
+	Give(n uint64)
+}
+
+// NewObjectWithin makes an empty object whose pages count. Where no more are
+// allowed a write is ENOSPC and a fault SIGBUS.
+func NewObjectWithin(a *Arena, b Budget) *Object {
+	o := NewObject(a)
+	o.budget = b
+	return o
 }
 
 // NewObject makes an empty object.
@@ -149,7 +165,16 @@ func (o *Object) fillLocked(off, n uint64) ([]byte, error) {
 // makeLocked gives a run of pages from vpn on, made if vpn is a hole.
 func (o *Object) makeLocked(vpn, end uint64) (extent, error) {
 	if hole := o.table.holes(vpn, end); hole > 0 {
-		e, err := o.a.alloc(uint32(min(hole, hugePages)), true)
+		n := min(hole, hugePages)
+		if o.budget != nil && !o.budget.Take(n) {
+			if n = 1; !o.budget.Take(n) {
+				return extent{}, unix.ENOSPC
+			}
+		}
+		e, err := o.a.alloc(uint32(n), true)
+		if o.budget != nil && uint64(e.n) < n {
+			o.budget.Give(n - uint64(e.n))
+		}
 		if err != nil {
 			return extent{}, err
 		}
@@ -215,6 +240,9 @@ func (o *Object) zeroLocked(off, end uint64) {
 func (o *Object) giveUp(dropped []extent) {
 	for _, e := range dropped {
 		o.a.unref(e.pfn, e.n)
+		if o.budget != nil {
+			o.budget.Give(uint64(e.n))
+		}
 	}
 }
 
@@ -359,6 +387,9 @@ func (o *Object) Unref() {
 	case n == 0:
 		o.mu.Lock()
 		defer o.mu.Unlock()
+		if o.budget != nil {
+			o.budget.Give(uint64(o.table.pages))
+		}
 		o.table.clear()
 		o.size = 0
 	case n < 0:

@@ -119,13 +119,13 @@ func statx(t *kernel.Task, a *Args) (uintptr, error) {
 	if flags&^(statFlags|syncType) != 0 || flags&syncType == syncType || mask&unix.STATX__RESERVED != 0 {
 		return 0, unix.EINVAL
 	}
-	mountID := 0
+	mountID, uniqueID := 0, uint64(0)
 	attr, ok, err := emptyAttr(t, a.Int(0), a.Addr(1), flags)
 	if !ok {
 		var p vfs.Path
 		if p, err = lookup(t, a.Int(0), a.Addr(1), flags&^syncType, true); err == nil {
 			attr, err = vfs.Stat(t, p)
-			mountID = p.Mount.ID()
+			mountID, uniqueID = p.Mount.ID(), p.Mount.UniqueID()
 		}
 	}
 	if err != nil {
@@ -156,6 +156,10 @@ func statx(t *kernel.Task, a *Args) (uintptr, error) {
 	if mountID != 0 {
 		le.PutUint64(b[144:], uint64(mountID))
 		known |= unix.STATX_MNT_ID
+		if mask&unix.STATX_MNT_ID_UNIQUE != 0 {
+			le.PutUint64(b[144:], uniqueID)
+			known = known&^unix.STATX_MNT_ID | unix.STATX_MNT_ID_UNIQUE
+		}
 	}
 	le.PutUint32(b[0:], known)
 	return 0, out(t, a.Addr(4), b[:])

@@ -15,6 +15,8 @@ import (
 type World struct {
 	Names *unix.Names
 	Memfd *tmpfs.FileSystem
+	// FSTypes are what mount(2) can name.
+	FSTypes map[string]*vfs.FSType
 }
 
 // NewWorld makes an empty one.

@@ -76,6 +76,9 @@ func newDescription(f File, p Path, flags int, typ uint32) *Description {
 	_, seeks := f.(Seeker)
 	d.placed = !stream && (seeks || typ == unix.S_IFREG || typ == unix.S_IFDIR)
 	p.Mount.files.Add(1)
+	if p.Mount.marked.Load() {
+		p.Mount.marked.Store(false)
+	}
 	p.Mount.super.take()
 	return d
 }
@@ -131,6 +134,8 @@ func (d *Description) Unref() {
 	} else {
 		if d.writes {
 			dropWrite(i)
+			d.path.Mount.writes.Add(-1)
+			d.path.Mount.super.writes.Add(-1)
 		}
 		event := uint32(unix.IN_CLOSE_NOWRITE)
 		if d.Writable() {

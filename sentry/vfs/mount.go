@@ -20,6 +20,7 @@ type Super struct {
 	renames sync.Mutex
 
 	users    atomic.Int64 // mounts and open descriptions
+	writes   atomic.Int64 // files open for writing
 	released bool         // guarded by supers.mu
 }
 
@@ -76,6 +77,9 @@ func Sync(ctx Context) {
 	}
 }
 
+// ReadOnly says that nobody writes to it.
+func (s *Super) ReadOnly() bool { return s.readonly.Load() }
+
 // NoDevices says whether devices of s do not open, since its files were made up by
 // a user who is none of the container's (SB_I_NODEV).
 func (s *Super) NoDevices() bool { return s.user != nil }
@@ -98,6 +102,7 @@ type Mount struct {
 	on     atomic.Pointer[Path]               // where it is mounted; nil at the root or detached
 	over   atomic.Pointer[map[*Dentry]*Mount] // what is mounted on m; copied on write
 	files  atomic.Int32                       // descriptions opened through it and directories of tasks, for EBUSY
+	writes atomic.Int32                       // files open for writing through it
 	marked atomic.Bool                        // by MNT_EXPIRE; unused since
 
 	// Under tree.

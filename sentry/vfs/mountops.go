@@ -11,7 +11,8 @@ type MountOptions struct {
 	Flags  MountFlags
 	Source string // first field of /proc/mounts
 	Data   string // the file system's own options, to show
-	Super  bool   // MS_RDONLY is the file system's too
+	// ReadOnly says that nobody writes to the file system, by whatever mount.
+	ReadOnly bool
 }
 
 // mayMount: capable over the mount namespace.
@@ -66,7 +67,7 @@ func newFSMount(ctx Context, fs FileSystem, o MountOptions) *Mount {
 	if s.users.Load() == 1 {
 		s.user = ctx.Creds().User
 	}
-	if o.Flags&unix.MS_RDONLY != 0 && o.Super {
+	if o.ReadOnly {
 		s.readonly.Store(true)
 	}
 	return newMount(s, nil, o)
@@ -271,6 +272,9 @@ func (ns *Namespace) Remount(ctx Context, at Path, flags MountFlags, data string
 	if !m.mayChange(uint32(flags)) {
 		return unix.EPERM
 	}
+	if flags&unix.MS_BIND != 0 && m.written(flags) {
+		return unix.EBUSY
+	}
 	if flags&unix.MS_BIND == 0 {
 		if err := m.super.reconfigure(ctx, flags&unix.MS_RDONLY != 0, data); err != nil {
 			return err
@@ -281,10 +285,18 @@ func (ns *Namespace) Remount(ctx Context, at Path, flags MountFlags, data string
 	return nil
 }
 
+// written: files are open for writing, which keeps flags from making m read-only.
+func (m *Mount) written(flags MountFlags) bool {
+	return flags&unix.MS_RDONLY != 0 && m.Flags()&unix.MS_RDONLY == 0 && m.writes.Load() > 0
+}
+
 // reconfigure changes a file system's own options.
 func (s *Super) reconfigure(ctx Context, readonly bool, data string) error {
 	if !ctx.Creds().HasIn(s.user, unix.CAP_SYS_ADMIN) {
 		return unix.EPERM
+	}
+	if readonly && !s.readonly.Load() && s.writes.Load() > 0 {
+		return unix.EBUSY
 	}
 	if r, ok := s.fs.(Remounter); ok && data != "" {
 		if err := r.Remount(ctx, data); err != nil {
@@ -327,6 +339,9 @@ func (ns *Namespace) SetAttr(ctx Context, at Path, a MountAttr, recursive bool) 
 	for _, x := range all {
 		if !x.mayChange(change(x)) {
 			return unix.EPERM
+		}
+		if x.written(MountFlags(change(x))) {
+			return unix.EBUSY
 		}
 	}
 	for _, x := range all {
@@ -529,20 +544,19 @@ func emptyDir(d *Dentry) bool {
 
 // MountInfo is a line of /proc/PID/mountinfo.
 type MountInfo struct {
-	ID, Parent    int
-	Dev           uint64
-	Root, Point   string // within the file system, within the process's root
-	Flags         MountFlags
-	SuperFlags    MountFlags
-	Type, Source  string
-	Data          string
-	Peers, Master int // groups; 0: none
-	From          int // the nearest group above Master that the root sees
-	Unbindable    bool
-	Namespace     uint64
-	ParentOf      uint64 // unique ids
-	Magic         int64
-	Reachable     bool
+	ID, Parent       int
+	Dev              uint64
+	Root, Point      string // within the file system, within the process's root
+	Flags            MountFlags
+	SuperFlags       MountFlags
+	Type, Source     string
+	Data             string
+	Peers, Master    int // groups; 0: none
+	From             int // the nearest group above Master that the root sees
+	Unbindable       bool
+	Namespace        uint64
+	Unique, ParentOf uint64 // unique ids
+	Reachable        bool
 }
 
 // Propagation is mount(2)'s word for how it propagates, a set of MS_ flags.
@@ -585,7 +599,7 @@ func (ns *Namespace) Mounts(root Path) []MountInfo {
 // info describes m. Caller holds tree.
 func (m *Mount) info(ctx Context, root Path) MountInfo {
 	point, ok := name(root, m.Root())
-	i := MountInfo{ID: m.id, Parent: m.id, ParentOf: m.UniqueID(), Root: m.root.path(), Point: point, Reachable: ok,
+	i := MountInfo{ID: m.id, Parent: m.id, Unique: m.UniqueID(), ParentOf: m.UniqueID(), Root: m.root.path(), Point: point, Reachable: ok,
 		Flags: m.Flags(), Type: m.super.fs.Type(), Source: m.source, Data: m.data, Unbindable: m.unbindable}
 	if m.root.anon {
 		i.Root = m.root.Name()

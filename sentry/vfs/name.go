@@ -4,7 +4,7 @@ import "strings"
 
 // Name is p as somebody whose root is root sees it (fs/d_path.c, d_path).
 func Name(root, p Path) string {
-	if p.Dentry.anon {
+	if p.Dentry.anon && p.Mount.on.Load() == nil {
 		return p.Dentry.Name()
 	}
 	s, ok := name(root, p)

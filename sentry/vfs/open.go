@@ -265,7 +265,10 @@ func openPath(ctx Context, p Path, flags int, created bool) (*Description, error
 		}
 		return nil, err
 	}
-	d.writes = writes
+	if d.writes = writes; writes {
+		p.Mount.writes.Add(1)
+		p.Mount.super.writes.Add(1)
+	}
 	return d, nil
 }
 
@@ -307,7 +310,7 @@ func mayOpen(ctx Context, p Path, a *Attr, flags int) error {
 			return unix.EISDIR
 		}
 	case unix.S_IFCHR, unix.S_IFBLK:
-		if p.Mount.Flags()&unix.MS_NODEV != 0 {
+		if p.Mount.NoDevices() {
 			return unix.EACCES
 		}
 	}

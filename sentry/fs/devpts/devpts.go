@@ -101,6 +101,9 @@ func New(opts Options, now unix.Timespec) *FileSystem {
 	return fs
 }
 
+// ShowOptions is what /proc/mounts shows.
+func (fs *FileSystem) ShowOptions(vfs.Context) string { return fs.opts.String() }
+
 func (fs *FileSystem) Type() string           { return "devpts" }
 func (fs *FileSystem) Root() vfs.Inode        { return fs.root }
 func (fs *FileSystem) Sync(vfs.Context) error { return nil }

@@ -19,6 +19,9 @@ type File struct {
 	Write func(ctx vfs.Context, b []byte) error // nil: EACCES on open, EINVAL later
 	// WriteBy, if set, is Write for who needs to know who opened the file.
 	WriteBy func(ctx vfs.Context, opener *vfs.Creds, b []byte) error
+	// Watch, if set, is a queue and a number that changes: a poll sees POLLERR and
+	// POLLPRI once after each change.
+	Watch func() (*vfs.Queue, func() uint64)
 	// OnOpen may refuse.
 	OnOpen func(ctx vfs.Context, flags int) error
 	// At, if set, reads at a position instead: /proc/PID/mem.
@@ -47,7 +50,13 @@ func (f *File) Open(ctx vfs.Context, _ vfs.Path, flags int) (vfs.File, error) {
 			return nil, err
 		}
 	}
-	return &openFile{f: f, opener: ctx.Creds()}, nil
+	o := &openFile{f: f, opener: ctx.Creds()}
+	if f.Watch != nil {
+		if q, number := f.Watch(); q != nil {
+			return &watchedFile{openFile: o, queue: q, number: number, seen: number()}, nil
+		}
+	}
+	return o, nil
 }
 
 // SetAttr lets a file that can be written be truncated, for a shell's ">".
@@ -112,6 +121,29 @@ func (o *openFile) Write(ctx vfs.Context, src buffers, off int64) (int, error) {
 		return 0, err
 	}
 	return len(b), nil
+}
+
+// watchedFile is an openFile that changes are told of (fs/proc_namespace.c, mounts_poll).
+type watchedFile struct {
+	*openFile
+	queue  *vfs.Queue
+	number func() uint64
+
+	seenMu sync.Mutex
+	seen   uint64
+}
+
+func (w *watchedFile) Queue() *vfs.Queue { return w.queue }
+
+func (w *watchedFile) Ready(mask vfs.Events) vfs.Events {
+	r := mask & (vfs.EventIn | vfs.EventOut)
+	w.seenMu.Lock()
+	defer w.seenMu.Unlock()
+	if n := w.number(); n != w.seen {
+		w.seen = n
+		r |= vfs.EventErr | mask&vfs.EventPri
+	}
+	return r
 }
 
 // Link is a symlink with a computed target.

@@ -68,7 +68,7 @@ func (d *dir) make(ctx vfs.Context, name string, how func(up vfs.Directory) (vfs
 		return nil, err
 	}
 	if _, isDir := i.(vfs.Directory); isDir && white {
-		if err := setXattr(vfs.SentryContext(), i, xattrOpaque, "y"); err != nil {
+		if err := setXattr(vfs.SentryContext(), i, d.fs.attr.opaque, "y"); err != nil {
 			d.upperDir().Rmdir(ctx, name)
 			d.whiten(vfs.SentryContext(), name)
 			return nil, err

@@ -66,7 +66,7 @@ func (c *copier) make(limit int64) (err error) {
 			return err
 		}
 	}
-	if err := copyXattrs(c.ctx, c.from.lower, c.copy); err != nil {
+	if err := copyXattrs(c.ctx, c.from.fs.attr, c.from.lower, c.copy); err != nil {
 		return err
 	}
 	set := vfs.SetAttr{Mask: vfs.SetAtime | vfs.SetMtime, Atime: c.attr.Atime, Mtime: c.attr.Mtime}
@@ -268,7 +268,7 @@ func copyPart(ctx vfs.Context, src, dst vfs.File, buf []byte, off int64) (int, e
 
 // copyXattrs copies attributes. Those that only a privileged host process may set
 // stay behind where the upper layer says so.
-func copyXattrs(ctx vfs.Context, from, to vfs.Inode) error {
+func copyXattrs(ctx vfs.Context, own attributes, from, to vfs.Inode) error {
 	src, ok := from.(vfs.Xattrs)
 	if !ok {
 		return nil
@@ -282,7 +282,7 @@ func copyXattrs(ctx vfs.Context, from, to vfs.Inode) error {
 		return nil
 	}
 	for _, n := range names {
-		if strings.HasPrefix(n, xattrPrefix) {
+		if _, ok := own.outside(n); !ok {
 			continue
 		}
 		v, err := src.GetXattr(ctx, n)

@@ -99,10 +99,10 @@ func (d *dir) findAbove(ctx vfs.Context, name string, r *found) (done bool, err 
 	if !isDir {
 		return true, nil
 	}
-	if value, err := getXattr(ctx, i, xattrOpaque); err != nil || value == "y" {
+	if value, err := getXattr(ctx, i, d.fs.attr.opaque); err != nil || value == "y" {
 		return true, err
 	}
-	redirect, err := getXattr(ctx, i, xattrRedirect)
+	redirect, err := getXattr(ctx, i, d.fs.attr.redirect)
 	if err != nil || redirect == "" {
 		return false, err
 	}
@@ -136,7 +136,7 @@ func (d *dir) findBelow(ctx vfs.Context, name string, r *found) error {
 		r.lowers = append(r.lowers, i.(vfs.Directory))
 		r.lowerPath = d.lowerPath + "/" + name
 		if len(d.lowers) > 1 {
-			if value, err := getXattr(ctx, i, xattrOpaque); err != nil || value == "y" {
+			if value, err := getXattr(ctx, i, d.fs.attr.opaque); err != nil || value == "y" {
 				return err
 			}
 		}
@@ -160,7 +160,7 @@ func getXattr(ctx vfs.Context, i vfs.Inode, name string) (string, error) {
 		return "", nil
 	}
 	v, err := x.GetXattr(ctx, name)
-	if err == unix.ENODATA || err == unix.EOPNOTSUPP {
+	if err == unix.ENODATA || err == unix.EOPNOTSUPP || err == unix.EPERM {
 		err = nil
 	}
 	return string(v), err

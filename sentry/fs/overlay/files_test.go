@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -245,10 +246,14 @@ func TestHiddenAttributes(t *testing.T) {
 	if names, err := vfs.Listxattr(ctx, p); len(names) > 0 || err != nil {
 		t.Errorf("listxattr: %q, %v", names, err)
 	}
-	if v, err := vfs.Getxattr(ctx, p, xattrRedirect); err != unix.ENODATA {
+	if v, err := vfs.Getxattr(ctx, p, attributesIn("user").redirect); err != unix.ENODATA {
 		t.Errorf("getxattr: %q, %v", v, err)
 	}
-	if err := vfs.Setxattr(ctx, p, xattrOpaque, []byte("y"), 0); err != unix.EPERM {
+	if err := vfs.Setxattr(ctx, p, attributesIn("user").opaque, []byte("y"), 0); err != nil {
 		t.Errorf("setxattr: %v", err)
+	}
+	// It is another overlay's, and means nothing here.
+	if names, err := vfs.Listxattr(ctx, p); !slices.Equal(names, []string{"user.overlay.opaque"}) || err != nil {
+		t.Errorf("listxattr: %q, %v", names, err)
 	}
 }

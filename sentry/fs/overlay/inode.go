@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -90,39 +89,33 @@ func (i *inode) pin(n int) {
 }
 
 // xattrs is the layer's view.
-func (i *inode) xattrs(name string) (vfs.Xattrs, error) {
+func (i *inode) xattrs() (vfs.Xattrs, error) {
 	x, ok := i.real().(vfs.Xattrs)
 	if !ok {
 		return nil, unix.EOPNOTSUPP
-	}
-	if strings.HasPrefix(name, xattrPrefix) {
-		return nil, unix.EPERM
 	}
 	return x, nil
 }
 
 // GetXattr implements vfs.Xattrs.
 func (i *inode) GetXattr(ctx vfs.Context, name string) ([]byte, error) {
-	x, err := i.xattrs(name)
-	if err == unix.EPERM {
-		err = unix.ENODATA
-	}
+	x, err := i.xattrs()
 	if err != nil {
 		return nil, err
 	}
-	return x.GetXattr(ctx, name)
+	return x.GetXattr(ctx, i.fs.attr.inside(name))
 }
 
 // ListXattr implements vfs.Xattrs.
 func (i *inode) ListXattr(ctx vfs.Context) ([]string, error) {
-	x, err := i.xattrs("")
+	x, err := i.xattrs()
 	if err != nil {
 		return nil, err
 	}
 	all, err := x.ListXattr(ctx)
 	var names []string
 	for _, n := range all {
-		if !strings.HasPrefix(n, xattrPrefix) {
+		if n, ok := i.fs.attr.outside(n); ok {
 			names = append(names, n)
 		}
 	}
@@ -131,30 +124,32 @@ func (i *inode) ListXattr(ctx vfs.Context) ([]string, error) {
 
 // SetXattr implements vfs.Xattrs.
 func (i *inode) SetXattr(ctx vfs.Context, name string, value []byte, flags int) error {
-	return i.changeXattr(ctx, name, func(x vfs.Xattrs) error { return x.SetXattr(ctx, name, value, flags) })
+	name = i.fs.attr.inside(name)
+	return i.changeXattr(ctx, func(x vfs.Xattrs) error { return x.SetXattr(ctx, name, value, flags) })
 }
 
 // RemoveXattr implements vfs.Xattrs. What is not there need not be copied up to
 // find that out.
 func (i *inode) RemoveXattr(ctx vfs.Context, name string) error {
-	x, err := i.xattrs(name)
+	x, err := i.xattrs()
 	if err != nil {
 		return err
 	}
+	name = i.fs.attr.inside(name)
 	if _, err := x.GetXattr(ctx, name); err != nil {
 		return err
 	}
-	return i.changeXattr(ctx, name, func(x vfs.Xattrs) error { return x.RemoveXattr(ctx, name) })
+	return i.changeXattr(ctx, func(x vfs.Xattrs) error { return x.RemoveXattr(ctx, name) })
 }
 
-func (i *inode) changeXattr(ctx vfs.Context, name string, change func(vfs.Xattrs) error) error {
-	if _, err := i.xattrs(name); err != nil {
+func (i *inode) changeXattr(ctx vfs.Context, change func(vfs.Xattrs) error) error {
+	if _, err := i.xattrs(); err != nil {
 		return err
 	}
 	if err := i.copyUp(ctx, -1); err != nil {
 		return err
 	}
-	x, err := i.xattrs(name)
+	x, err := i.xattrs()
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ package overlay
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"weak"
@@ -33,16 +34,46 @@ import (
 
 // The attributes that the overlay keeps on directories of the upper layer, which
 // nobody sees through it.
-const (
-	xattrPrefix   = "user.overlay."
-	xattrOpaque   = xattrPrefix + "opaque"   // "y": what is below is not merged
-	xattrRedirect = xattrPrefix + "redirect" // where below it is merged with, from the layers' roots
-)
+type attributes struct {
+	prefix   string
+	opaque   string // "y": what is below is not merged
+	redirect string // where below it is merged with, from the layers' roots
+}
+
+func attributesIn(space string) attributes {
+	p := space + ".overlay."
+	return attributes{p, p + "opaque", p + "redirect"}
+}
+
+// inside is the name that a layer has an attribute by: one that looks like the
+// overlay's own, as of an overlay laid over this one, is kept with a mark
+// (fs/overlayfs/xattrs.c). outside is the other way; it is false for the overlay's own.
+func (a *attributes) inside(name string) string {
+	if rest, own := strings.CutPrefix(name, a.prefix); own {
+		return a.prefix + "overlay." + rest
+	}
+	return name
+}
+
+func (a *attributes) outside(name string) (string, bool) {
+	rest, own := strings.CutPrefix(name, a.prefix)
+	if !own {
+		return name, true
+	}
+	rest, marked := strings.CutPrefix(rest, "overlay.")
+	return a.prefix + rest, marked
+}
 
 // Options are the layers.
 type Options struct {
 	Upper, Work vfs.Directory   // of one file system; nil: nothing can be changed
 	Lowers      []vfs.Directory // the uppermost first
+	// Trusted: the attributes are trusted.overlay.*, as Linux has them without userxattr.
+	Trusted bool
+	// NoRedirect: a directory that is merged does not move (EXDEV).
+	NoRedirect bool
+	// Shown is what /proc/mounts says.
+	Shown string
 	// Statfs tells of the upper layer's space, or the first lower one's.
 	Statfs func(vfs.Context) (unix.Statfs_t, error)
 	// Sync writes the upper layer back.
@@ -56,6 +87,7 @@ type FS struct {
 	o    Options
 	dev  uint64
 	root *dir
+	attr attributes
 
 	// tree is held by what changes the upper layer's names, and by looks at them.
 	tree    sync.Mutex
@@ -114,6 +146,23 @@ func Prepare(fs vfs.FileSystem) (upper, work vfs.Directory, err error) {
 	return two["upper"], two["work"], nil
 }
 
+// Work makes ready what Linux makes in a work directory: "work", empty.
+func Work(dir vfs.Directory) (vfs.Directory, error) {
+	ctx := vfs.SentryContext()
+	i, err := dir.Lookup(ctx, "work")
+	if err == unix.ENOENT {
+		i, err = dir.Make(ctx, "work", vfs.New{Mode: unix.S_IFDIR})
+	}
+	if err != nil {
+		return nil, err
+	}
+	w, ok := i.(vfs.Directory)
+	if !ok {
+		return nil, unix.EINVAL
+	}
+	return w, clean(w)
+}
+
 // clean removes what a copy that was cut short left.
 func clean(work vfs.Directory) error {
 	ctx := vfs.SentryContext()
@@ -139,6 +188,10 @@ func New(o Options) (*FS, error) {
 		return nil, fmt.Errorf("overlay: no layers")
 	}
 	f := &FS{o: o, dev: vfs.NewDev(), inodes: map[vfs.Inode]known{}, devs: map[uint64]uint64{}, origins: map[object]uint64{}, linked: map[vfs.Inode]*file{}}
+	f.attr = attributesIn("user")
+	if o.Trusted {
+		f.attr = attributesIn("trusted")
+	}
 	for _, l := range o.Lowers { // the first has its numbers as they are
 		if a, err := l.Attr(vfs.SentryContext()); err == nil {
 			f.number(&a)
@@ -158,6 +211,9 @@ func New(o Options) (*FS, error) {
 
 // Type implements vfs.FileSystem.
 func (*FS) Type() string { return "overlay" }
+
+// ShowOptions implements vfs.OptionShower.
+func (f *FS) ShowOptions(vfs.Context) string { return f.o.Shown }
 
 // Root implements vfs.FileSystem.
 func (f *FS) Root() vfs.Inode { return f.root }

@@ -20,12 +20,21 @@ func (d *dir) Rename(ctx vfs.Context, name string, newDir vfs.Directory, newName
 	if err := r.look(); err != nil {
 		return err
 	}
+	if d.fs.o.NoRedirect && (merged(r.source) || r.exchange && merged(r.target)) {
+		return unix.EXDEV
+	}
 	if err := r.bringUp(); err != nil {
 		return err
 	}
 	d.fs.tree.Lock()
 	defer d.fs.tree.Unlock()
 	return r.doLocked()
+}
+
+// merged: a directory that lower layers have a part in.
+func merged(i vfs.Inode) bool {
+	d, ok := i.(*dir)
+	return ok && len(d.lowers) > 0
 }
 
 // renaming is one rename(2) under way.
@@ -142,10 +151,10 @@ func note(i vfs.Inode, below bool) error {
 	}
 	up, ctx := d.upperDir(), vfs.SentryContext()
 	if len(d.lowers) > 0 {
-		return setXattr(ctx, up, xattrRedirect, d.lowerPath)
+		return setXattr(ctx, up, d.fs.attr.redirect, d.lowerPath)
 	}
 	if below {
-		return setXattr(ctx, up, xattrOpaque, "y")
+		return setXattr(ctx, up, d.fs.attr.opaque, "y")
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/fs/kernfs"
 	"bulkhead/sentry/vfs"
 )
 
@@ -70,11 +71,41 @@ func mounts(_ *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// openMounts has a poll tell of changes.
+func openMounts(f *kernfs.File, s subject, _ string) {
+	f.Watch = func() (*vfs.Queue, func() uint64) {
+		fs := s.fs()
+		if fs == nil {
+			return nil, nil
+		}
+		ns := fs.Namespace()
+		return ns.Queue(), ns.Events
+	}
+}
+
+// propagation are the optional fields (fs/proc_namespace.c, show_mountinfo).
+func propagation(m *vfs.MountInfo) string {
+	var b strings.Builder
+	if m.Peers != 0 {
+		fmt.Fprintf(&b, "shared:%d ", m.Peers)
+	}
+	if m.Master != 0 {
+		fmt.Fprintf(&b, "master:%d ", m.Master)
+		if m.From != 0 {
+			fmt.Fprintf(&b, "propagate_from:%d ", m.From)
+		}
+	}
+	if m.Unbindable {
+		b.WriteString("unbindable ")
+	}
+	return b.String()
+}
+
 func mountinfo(_ *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
 	var b bytes.Buffer
 	for _, m := range s.mounts() {
-		fmt.Fprintf(&b, "%d %d %d:%d %s %s %s%s - %s %s %s%s\n", m.ID, m.Parent, unix.Major(m.Dev), unix.Minor(m.Dev),
-			escape(m.Root, mountEscapes), escape(m.Point, mountEscapes), readOnly(m.Flags), flagWords(m.Flags),
+		fmt.Fprintf(&b, "%d %d %d:%d %s %s %s%s %s- %s %s %s%s\n", m.ID, m.Parent, unix.Major(m.Dev), unix.Minor(m.Dev),
+			escape(m.Root, mountEscapes), escape(m.Point, mountEscapes), readOnly(m.Flags), flagWords(m.Flags), propagation(&m),
 			m.Type, source(&m), readOnly(m.SuperFlags), comma(m.Data))
 	}
 	return b.Bytes(), nil

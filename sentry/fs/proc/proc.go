@@ -8,6 +8,7 @@
 package proc
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,6 +95,18 @@ func New(c Config) *FileSystem {
 	fs.addSysctls(root.Sub("sys"))
 	fs.addEmpty(root)
 	return fs
+}
+
+// ShowOptions is fs/proc/root.c, proc_show_options.
+func (fs *FileSystem) ShowOptions(ctx vfs.Context) string {
+	var b []byte
+	if fs.HideGID != 0 {
+		b = fmt.Appendf(b, ",gid=%d", ctx.Creds().User.ShowGID(fs.HideGID))
+	}
+	if fs.HidePID != 0 {
+		b = fmt.Appendf(b, ",hidepid=%s", hidePIDs[fs.HidePID+5])
+	}
+	return strings.TrimPrefix(string(b), ",")
 }
 
 // addEmpty adds directories that programs look into and find little.

@@ -148,6 +148,11 @@ func (d *dir) Link(ctx vfs.Context, name string, target vfs.Inode) error {
 		}
 		r.linkable = false
 	}
+	if b.attr.Nlink > 0 { // a further name costs as much as an inode (shmem_link)
+		if err := d.fs.takeInode(); err != nil {
+			return err
+		}
+	}
 	b.attr.Nlink++
 	b.attr.Ctime = ctx.Now()
 	d.addLocked(name, t)
@@ -178,6 +183,9 @@ func unlink(ctx vfs.Context, n node) {
 	b := n.base()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.attr.Nlink > 1 {
+		b.fs.inodes.Add(-1)
+	}
 	b.attr.Nlink--
 	b.attr.Ctime = ctx.Now()
 	n.unlinkedLocked()

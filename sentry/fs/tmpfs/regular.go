@@ -17,7 +17,6 @@ type regular struct {
 	object   *memory.Object // nil: given up
 	pins     int            // descriptors
 	linkable bool           // without a name, but linkat may give one
-	counted  int64          // bytes that FileSystem.used has of it
 	seals    uint32
 	// writers are mappings that may write, for F_SEAL_WRITE. Atomic, since Ref is
 	// called with locks of a Space, which a truncation takes inside mu.
@@ -25,7 +24,7 @@ type regular struct {
 }
 
 func newRegular(fs *FileSystem) *regular {
-	return &regular{object: memory.NewObject(fs.arena), seals: unix.F_SEAL_SEAL}
+	return &regular{object: memory.NewObjectWithin(fs.arena, fs), seals: unix.F_SEAL_SEAL}
 }
 
 // Attr is for stat(2).
@@ -69,22 +68,10 @@ func (r *regular) truncateLocked(ctx vfs.Context, size uint64) error {
 	if err := r.object.Truncate(size); err != nil {
 		return err
 	}
-	r.countLocked()
 	if size != old || had != 0 { // so has shmem_truncate_range
 		r.modifiedLocked(ctx)
 	}
 	return nil
-}
-
-// countLocked brings FileSystem.used up to date. Pages that a mapping made since
-// are seen here, late.
-func (r *regular) countLocked() {
-	var now int64
-	if r.object != nil {
-		now = int64(r.object.Usage())
-	}
-	r.fs.used.Add(now - r.counted)
-	r.counted = now
 }
 
 // unlinkedLocked gives the contents up with the last link and descriptor.
@@ -94,7 +81,6 @@ func (r *regular) unlinkedLocked() {
 	}
 	o := r.object
 	r.object = nil
-	r.countLocked()
 	r.fs.inodes.Add(-1)
 	o.Unref()
 }
@@ -182,15 +168,9 @@ func (f *file) write(ctx vfs.Context, src memory.Buffers, off int64) (n int, end
 		}
 		length = size - off
 	}
-	if length = r.fitLocked(off, length); length <= 0 {
-		return 0, off, unix.ENOSPC
-	}
 	n, err = r.object.WriteAt(src.Take(int(length)), uint64(off))
 	if err == unix.ENOMEM {
 		err = unix.ENOSPC
-	}
-	if r.fs.size.Load() != 0 {
-		r.countLocked()
 	}
 	if n > 0 {
 		r.modifiedLocked(ctx)
@@ -204,7 +184,6 @@ func (r *regular) fitLocked(off, length int64) int64 {
 	if r.fs.room((last - first + 1) * pageSize) {
 		return length
 	}
-	r.countLocked()
 	var extra int64
 	for page := first; page <= last; page++ {
 		if at, err := r.object.SeekData(uint64(page * pageSize)); err == nil && at/pageSize == uint64(page) {
@@ -247,7 +226,6 @@ func (f *file) Allocate(ctx vfs.Context, mode uint32, off, n int64) error {
 	r := f.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	defer r.countLocked()
 	switch mode {
 	case punch:
 		if r.seals&(unix.F_SEAL_WRITE|unix.F_SEAL_FUTURE_WRITE) != 0 {

@@ -8,6 +8,7 @@
 package tmpfs
 
 import (
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -38,6 +39,8 @@ type Options struct {
 	UID, GID uint32 // of the root
 	// Type is the name in /proc/mounts; "" is "tmpfs".
 	Type string
+
+	showSize, showInodes bool // since they were asked for
 }
 
 // ParseOptions reads mount(2)'s data. total is what percentages of size mean.
@@ -49,12 +52,13 @@ func ParseOptions(data string, total uint64) (Options, error) {
 		switch key {
 		case "size":
 			o.Size, err = parseSize(value, total)
-			o.Size = (o.Size + pageSize - 1) &^ (pageSize - 1)
+			o.Size, o.showSize = (o.Size+pageSize-1)&^(pageSize-1), true
 		case "nr_blocks":
 			o.Size, err = parseSize(value, 0)
-			o.Size *= pageSize
+			o.Size, o.showSize = o.Size*pageSize, true
 		case "nr_inodes":
 			o.Inodes, err = parseSize(value, 0)
+			o.showInodes = true
 		case "mode":
 			o.Mode, err = parse32(value, 8)
 			o.Mode &= 0o7777
@@ -98,9 +102,48 @@ func parseSize(s string, total uint64) (uint64, error) {
 	return n << shift, err
 }
 
+// Own says whose the root is: data's ids are the mounter's, who owns it where data
+// has none.
+func (o *Options) Own(ctx vfs.Context, data string) error {
+	c := ctx.Creds()
+	for _, id := range []struct {
+		key  string
+		at   *uint32
+		mine uint32
+		ids  *vfs.IDMap
+	}{{"uid=", &o.UID, c.FSUID, c.User.UIDs()}, {"gid=", &o.GID, c.FSGID, c.User.GIDs()}} {
+		if !strings.HasPrefix(data, id.key) && !strings.Contains(data, ","+id.key) {
+			*id.at = id.mine
+			continue
+		}
+		v, ok := id.ids.In(*id.at)
+		if !ok {
+			return unix.EINVAL
+		}
+		*id.at = v
+	}
+	return nil
+}
+
+// Default sets the limits that options did not: half of the memory total, and an
+// inode for each page of it (mm/shmem.c, shmem_default_max_blocks).
+func (o *Options) Default(total uint64) {
+	if total == 0 {
+		return
+	}
+	half := total / 2 &^ (pageSize - 1)
+	if !o.showSize {
+		o.Size = half
+	}
+	if !o.showInodes {
+		o.Inodes = half / pageSize
+	}
+}
+
 // FileSystem is one tmpfs.
 type FileSystem struct {
 	arena *memory.Arena
+	opts  Options // as made
 	typ   string
 	dev   uint64
 	root  *dir
@@ -114,7 +157,7 @@ type FileSystem struct {
 
 // New makes an empty file system whose contents are in a.
 func New(a *memory.Arena, o Options) *FileSystem {
-	fs := &FileSystem{arena: a, typ: o.Type, dev: vfs.NewDev()}
+	fs := &FileSystem{arena: a, opts: o, typ: o.Type, dev: vfs.NewDev()}
 	if fs.typ == "" {
 		fs.typ = "tmpfs"
 	}
@@ -130,6 +173,31 @@ func New(a *memory.Arena, o Options) *FileSystem {
 
 // Type is "tmpfs", unless Options say otherwise.
 func (fs *FileSystem) Type() string { return fs.typ }
+
+// ShowOptions is shmem_show_options.
+func (fs *FileSystem) ShowOptions(ctx vfs.Context) string {
+	if fs.typ == "ramfs" {
+		return ""
+	}
+	var b strings.Builder
+	if fs.opts.showSize {
+		fmt.Fprintf(&b, ",size=%dk", fs.size.Load()>>10)
+	}
+	if fs.opts.showInodes {
+		fmt.Fprintf(&b, ",nr_inodes=%d", fs.maxInodes.Load())
+	}
+	if fs.opts.Mode != 0o1777 {
+		fmt.Fprintf(&b, ",mode=%03o", fs.opts.Mode)
+	}
+	user := ctx.Creds().User
+	if fs.opts.UID != 0 {
+		fmt.Fprintf(&b, ",uid=%d", user.ShowUID(fs.opts.UID))
+	}
+	if fs.opts.GID != 0 {
+		fmt.Fprintf(&b, ",gid=%d", user.ShowGID(fs.opts.GID))
+	}
+	return strings.TrimPrefix(b.String(), ",")
+}
 
 // Root is the top directory.
 func (fs *FileSystem) Root() vfs.Inode { return fs.root }
@@ -149,10 +217,12 @@ func (fs *FileSystem) Remount(_ vfs.Context, data string) error {
 	if o.Size != 0 && int64(o.Size) < fs.used.Load() || o.Inodes != 0 && int64(o.Inodes) < fs.inodes.Load() {
 		return unix.EINVAL
 	}
-	if strings.Contains(data, "size=") || strings.Contains(data, "nr_blocks=") {
+	if o.showSize {
 		fs.size.Store(int64(o.Size))
+		fs.opts.showSize = true
 	}
-	if strings.Contains(data, "nr_inodes=") {
+	if o.showInodes {
+		fs.opts.showInodes = true
 		fs.maxInodes.Store(int64(o.Inodes))
 	}
 	return nil
@@ -182,6 +252,18 @@ func (fs *FileSystem) takeInode() error {
 	}
 	return nil
 }
+
+// Take and Give implement memory.Budget.
+func (fs *FileSystem) Take(pages uint64) bool {
+	n, limit := fs.used.Add(int64(pages)*pageSize), fs.size.Load()
+	if limit != 0 && n > limit {
+		fs.used.Add(-int64(pages) * pageSize)
+		return false
+	}
+	return true
+}
+
+func (fs *FileSystem) Give(pages uint64) { fs.used.Add(-int64(pages) * pageSize) }
 
 // room reports whether n more bytes of contents are allowed.
 func (fs *FileSystem) room(n int64) bool {

@@ -112,8 +112,8 @@ func TestInodeLimit(t *testing.T) {
 	if err := vfs.MakeSymlink(ctx, "x", s, "l"); err != unix.ENOSPC {
 		t.Errorf("a fifth inode: %v", err)
 	}
-	if err := vfs.Link(ctx, a.Path(), s, "a2"); err != nil {
-		t.Errorf("a link needs none: %v", err)
+	if err := vfs.Link(ctx, a.Path(), s, "a2"); err != unix.ENOSPC {
+		t.Errorf("a link costs as much: %v", err)
 	}
 	vfs.Unlink(ctx, s, "b")
 	if err := vfs.MakeSymlink(ctx, "x", s, "l"); err != unix.ENOSPC {
