@@ -26,7 +26,7 @@ func (s *sandbox) mountAll() (err error) {
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
-	s.ns = vfs.NewNamespace(root, vfs.MountOptions{Flags: flags, Source: "overlay"})
+	s.ns = vfs.NewNamespace(root, vfs.MountOptions{Flags: flags | unix.MS_RELATIME, Source: "overlay"})
 	s.root = s.ns.Root()
 	served := 1
 	for i, m := range s.config.Spec.Mounts {
@@ -52,7 +52,7 @@ func (s *sandbox) mountAll() (err error) {
 		}
 	}
 	if s.config.Spec.Root.Readonly {
-		err = s.ns.Remount(vfs.SentryContext(), s.root, flags|unix.MS_RDONLY, "")
+		err = s.ns.Remount(vfs.SentryContext(), s.root, flags|unix.MS_RELATIME|unix.MS_RDONLY, "")
 	}
 	return err
 }
@@ -88,6 +88,9 @@ func parseOptions(options []string) (flags vfs.MountFlags, data string) {
 		case !slices.Contains(noData, o):
 			rest = append(rest, o)
 		}
+	}
+	if flags&unix.MS_NOATIME == 0 && !slices.Contains(options, "strictatime") {
+		flags |= unix.MS_RELATIME // as mount(2) has it
 	}
 	return flags, strings.Join(rest, ",")
 }

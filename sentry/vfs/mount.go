@@ -82,7 +82,10 @@ func (s *Super) ReadOnly() bool { return s.readonly.Load() }
 
 // NoDevices says whether devices of s do not open, since its files were made up by
 // a user who is none of the container's (SB_I_NODEV).
-func (s *Super) NoDevices() bool { return s.user != nil }
+func (s *Super) NoDevices() bool {
+	_, own := s.fs.(interface{ OwnDevices() })
+	return s.user != nil && !own
+}
 
 // MountFlags are mount(2)'s MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC,
 // MS_NOATIME, MS_NODIRATIME, MS_RELATIME; no others are kept.

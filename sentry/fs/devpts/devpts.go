@@ -101,6 +101,10 @@ func New(opts Options, now unix.Timespec) *FileSystem {
 	return fs
 }
 
+// OwnDevices says that all devices here are made by the file system: they open
+// whoever mounted it.
+func (fs *FileSystem) OwnDevices() {}
+
 // ShowOptions is what /proc/mounts shows.
 func (fs *FileSystem) ShowOptions(vfs.Context) string { return fs.opts.String() }
 

@@ -37,10 +37,15 @@ var cases = []struct {
 	{"signals", signals},
 	{"preemption", preemption},
 	{"panics", panics},
+	{"sandboxed_child", sandboxedChild},
 	{"nil_pointer", nilPointer},
 }
 
 func main() {
+	if os.Args[1] == "sandboxed" {
+		sandboxed()
+		return
+	}
 	if os.Args[1] == "terminates" {
 		terminates()
 	}
@@ -327,4 +332,38 @@ func nilPointer() {
 		fmt.Println(1 / zero)
 	}()
 	os.Exit(42)
+}
+
+// sandboxedChild starts a child in namespaces of its own, as browsers and build
+// tools do.
+func sandboxedChild() {
+	cmd := exec.Command("/proc/self/exe", "sandboxed")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET |
+			syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		Pdeathsig:   syscall.SIGKILL,
+	}
+	check(cmd.Run())
+	fmt.Println(cmd.ProcessState)
+	cmd = exec.Command("/proc/self/exe", "sandboxed")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS, Chroot: "/"}
+	check(cmd.Run())
+}
+
+func sandboxed() {
+	fmt.Println(os.Getpid() == 1, os.Getppid() == 0, os.Getuid(), os.Getgid())
+	check(syscall.Sethostname([]byte("child")))
+	fmt.Println(os.Hostname())
+	dir := "/proc"
+	check(syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
+	check(syscall.Mount("x", dir, "tmpfs", 0, "size=64k"))
+	check(os.WriteFile(dir+"/f", []byte("text"), 0o600))
+	var st syscall.Stat_t
+	check(syscall.Stat(dir+"/f", &st))
+	fmt.Println(st.Uid, st.Gid)
+	check(syscall.Unmount(dir, syscall.MNT_DETACH))
 }
