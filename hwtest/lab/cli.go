@@ -67,6 +67,7 @@ Its standard streams and exit code are those of lab.`,
 	flags.BoolVar(&machine.Icount, "icount", false, "let the clock count instructions, one a nanosecond")
 	flags.BoolVar(&machine.Network, "network", false, "give it a network, behind this host's")
 	flags.StringVar(&machine.KernelArgs, "kernel-args", "", "`words` for the end of the kernel's command line")
+	flags.DurationVar(&job.Timeout, "timeout", 0, "end the machine after `TIME`, and print where its processors were")
 	flags.BoolVar(&bare, "bare", false, "busybox alone in place of this host's root directory")
 	flags.BoolVar(&verbose, "verbose", false, "print the kernel's and QEMU's messages")
 	flags.StringArrayVar(&shares, "share", nil, "`HOST:INSIDE[:ro]`, a directory to share; may be repeated")

@@ -34,6 +34,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"bulkhead/kernels/cache"
 )
@@ -70,6 +71,10 @@ type Job struct {
 	Env    []string          // KEY=value, beside PATH, HOME and Variable
 	Files  map[string]string // copies of the host's files: path inside → path here
 	Shares []Share
+
+	// Timeout is how long the machine may run, from its start: the wait for
+	// another's turn to end is not in it. 0 is for ever.
+	Timeout time.Duration
 
 	Stdin          io.Reader // nil is an empty one
 	Stdout, Stderr io.Writer // written to as the job prints; nil throws it away
@@ -125,6 +130,11 @@ func (m Machine) Run(ctx context.Context, job Job) (int, error) {
 func (m Machine) run(ctx context.Context, job Job, base base, image string) (int, error) {
 	var lines wires
 	defer lines.close()
+	if job.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, job.Timeout, fmt.Errorf("no end after %v: %w", job.Timeout, context.DeadlineExceeded))
+		defer cancel()
+	}
 	kernelLog, control := &tail{also: m.Console}, &tail{}
 	cmd := exec.CommandContext(ctx, qemu)
 	if job.Terminal {
@@ -137,6 +147,7 @@ func (m Machine) run(ctx context.Context, job Job, base base, image string) (int
 		cmd.Stderr = &tail{also: m.Console}
 	}
 	lines.add("control", nil, control)
+	monitor := lines.addMonitor()
 	if lines.err != nil {
 		return 0, fmt.Errorf("lab: start the machine: %w", lines.err)
 	}
@@ -146,6 +157,13 @@ func (m Machine) run(ctx context.Context, job Job, base base, image string) (int
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var processors string
+	cmd.Cancel = func() error {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			processors = monitor.ask("info registers -a")
+		}
+		return cmd.Process.Kill()
+	}
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("lab: start the machine: %w", err)
 	}
@@ -156,7 +174,7 @@ func (m Machine) run(ctx context.Context, job Job, base base, image string) (int
 		return code, nil
 	}
 	if ctx.Err() != nil {
-		return 0, fmt.Errorf("lab: run %s: %w", job.Cmd[0], context.Cause(ctx))
+		return 0, fmt.Errorf("lab: run %s: %w%s%s", job.Cmd[0], context.Cause(ctx), said(cmd.Stderr, kernelLog), where(processors))
 	}
 	return 0, fmt.Errorf("lab: run %s: the machine ended before it did (%s: %v)%s", job.Cmd[0], qemu, ended, said(cmd.Stderr, kernelLog))
 }
@@ -182,6 +200,19 @@ func said(qemuErr io.Writer, kernel *tail) string {
 		return ""
 	}
 	return ":\n" + text
+}
+
+// where is what of QEMU's registers tells where a machine that hung had come to.
+func where(processors string) string {
+	var text strings.Builder
+	for line := range strings.Lines(processors) {
+		for _, start := range []string{"CPU#", "RIP=", "CS ="} {
+			if strings.HasPrefix(line, start) {
+				text.WriteString("\n" + strings.TrimSpace(line))
+			}
+		}
+	}
+	return text.String()
 }
 
 func orEmpty(r io.Reader) io.Reader {

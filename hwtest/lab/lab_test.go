@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // run runs job in m, and skips the test where there is no QEMU.
@@ -151,6 +152,14 @@ func TestCancel(t *testing.T) {
 	})
 	if !errors.Is(err, enough) {
 		t.Errorf("error %v, want %v", err, enough)
+	}
+}
+
+// TestTimeout: a machine that hangs is ended, and it is said where it was.
+func TestTimeout(t *testing.T) {
+	_, err := try(t, Machine{}, Job{Cmd: []string{"sleep", "100000"}, Timeout: 10 * time.Second})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no end after 10s") || !strings.Contains(err.Error(), "CPU#1\nRIP=") {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -38,9 +38,12 @@ func (m Machine) arguments(job Job, base base, image string, lines *wires) []str
 	}
 	for i, wire := range lines.all {
 		args = append(args, "-chardev", fmt.Sprintf("socket,id=%s,fd=%d", wire.name, 3+i))
-		if wire.name == "console" {
+		switch wire.name {
+		case "console":
 			args = append(args, "-serial", "chardev:console")
-		} else {
+		case monitorName:
+			args = append(args, "-mon", "chardev="+monitorName+",mode=readline")
+		default:
 			args = append(args, "-device", fmt.Sprintf("virtserialport,chardev=%s,name=%[1]s", wire.name))
 		}
 	}

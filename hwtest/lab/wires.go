@@ -1,12 +1,14 @@
 package lab
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +28,40 @@ type wires struct {
 	all  []*wire
 	outs sync.WaitGroup
 	err  error
+}
+
+// monitor is QEMU's own command line.
+type monitor struct{ net.Conn }
+
+// monitorName is the stream that is one.
+const monitorName = "monitor"
+
+// addMonitor makes a stream to ask QEMU by.
+func (w *wires) addMonitor() monitor {
+	w.add(monitorName, nil, nil)
+	if w.err != nil {
+		return monitor{}
+	}
+	return monitor{w.all[len(w.all)-1].ours}
+}
+
+// ask is what QEMU answers to a command in a moment, if anything.
+func (m monitor) ask(command string) string {
+	const moment, enough = 3 * time.Second, 64 << 10
+	_ = m.SetDeadline(time.Now().Add(moment)) // a Unix socket has one
+	if _, err := io.WriteString(m, command+"\ninfo status\n"); err != nil {
+		return ""
+	}
+	var answer bytes.Buffer
+	b := make([]byte, 4<<10)
+	for answer.Len() < enough {
+		n, err := m.Read(b)
+		answer.Write(b[:n])
+		if err != nil || bytes.Contains(answer.Bytes(), []byte("VM status")) {
+			break
+		}
+	}
+	return answer.String()
 }
 
 // add makes a stream that carries in to the machine, or what comes from it to out.
@@ -61,6 +97,9 @@ func (w *wires) theirs() []*os.File {
 func (w *wires) carry() {
 	for _, wire := range w.all {
 		wire.theirs.Close()
+		if wire.in == nil && wire.out == nil {
+			continue // it is asked by hand
+		}
 		if wire.in != nil {
 			// Ends with its reader or, after close, at the next write.
 			go func() {

@@ -15,9 +15,14 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"bulkhead/hwtest/lab"
 )
+
+// bound ends a machine that hangs with all that is in it, and that test alone. A test
+// bounds what it runs, by much less, to say more.
+const bound = 5 * time.Minute
 
 // Inside is true in the lab. Elsewhere it runs t, with its subtests, in m, as a
 // process that sees this host's root directory and, read-write, the package's; t
@@ -41,11 +46,13 @@ func Inside(t testing.TB, m lab.Machine, shares ...lab.Share) bool {
 	m.HostRoot = true
 	var printed output
 	code, err := m.Run(t.Context(), lab.Job{
-		Cmd:    []string{"/lab.test", "-test.v", "-test.run", only(t.Name())},
-		Dir:    here,
-		Files:  map[string]string{"/lab.test": self},
-		Shares: append(shares, lab.Share{Host: here, Inside: here}),
-		Stdout: &printed, Stderr: &printed,
+		Cmd:     []string{"/lab.test", "-test.v", "-test.run", only(t.Name())},
+		Dir:     here,
+		Env:     passed(),
+		Files:   map[string]string{"/lab.test": self},
+		Timeout: bound,
+		Shares:  append(shares, lab.Share{Host: here, Inside: here}),
+		Stdout:  &printed, Stderr: &printed,
 	})
 	switch {
 	case errors.Is(err, lab.ErrMissing):
@@ -71,4 +78,15 @@ func only(name string) string {
 		parts[i] = "^" + regexp.QuoteMeta(part) + "$"
 	}
 	return strings.Join(parts, "/")
+}
+
+// slow is what asks for tests that take long (Makefile, lab).
+const slow = "BULKHEAD_SLOW"
+
+// passed is what a test finds of its environment in the lab.
+func passed() []string {
+	if v, set := os.LookupEnv(slow); set {
+		return []string{slow + "=" + v}
+	}
+	return nil
 }
