@@ -73,11 +73,13 @@ func TestFaults(t *testing.T) {
 		{"port", 13, []byte{0xe6, 0x10}},                        // out 0x10,al
 		{"int3", 3, []byte{0xcc}},                               //
 		{"privilege", 13, []byte{0x0f, 0x22, 0xd8}},             // mov cr3,rax
-		{"syscall then ud2", 6, []byte{0x0f, 0x05, 0x0f, 0x0b}}, // LSTAR returns by jmp rcx
+		{"syscall then ud2", 6, []byte{0x0f, 0x05, 0x0f, 0x0b}}, // LSTAR returns to ring 3
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			m := newMachine(t, f.code...)
-			copy(m.mem[lstar:], []byte{0xff, 0xe1}) // jmp rcx: good in either ring
+			// mov eax,cs; test al,3; jnz +3; sysretq; jmp rcx: in ring 3, where user-only
+			// hosts stay, sysret would fault.
+			copy(m.mem[lstar:], []byte{0x8c, 0xc8, 0xa8, 3, 0x75, 3, 0x48, 0x0f, 0x07, 0xff, 0xe1})
 			c := m.vcpu(0)
 			m.long(c, 3)
 			c.KeepSynced(SyncRegs | SyncSregs)
@@ -166,18 +168,20 @@ func TestTwoVCPUs(t *testing.T) {
 
 // TestVectors keeps AVX state across exits and shows it in XSAVE.
 func TestVectors(t *testing.T) {
-	// vpcmpeqd ymm1,ymm1,ymm1; out; vmovdqu [0x20000],ymm1; hlt, in ring 0
-	m := newMachine(t, 0xc5, 0xf5, 0x76, 0xc9, 0xe6, 0x42, 0xc5, 0xfe, 0x7f, 0x0c, 0x25, 0, 0, 2, 0, 0xf4)
+	// vpcmpeqd ymm1,ymm1,ymm1; int3; vmovdqu [0x20000],ymm1; hlt, in ring 3
+	m := newMachine(t, 0xc5, 0xf5, 0x76, 0xc9, 0xcc, 0xc5, 0xfe, 0x7f, 0x0c, 0x25, 0, 0, 2, 0, 0xf4)
 	c := m.vcpu(0)
 	m.long(c, 3)
 	must(t, c.SetXCR0(7))
 	s, err := c.Sregs()
 	must(t, err)
 	s.CR4 |= 1 << 18
-	s.TR.Limit = 0x68 + 0x20 // a bitmap that lets ring 3 reach the ports below 0x100
-	m.mem[tss+0x68+0x20] = 0xff
 	must(t, c.SetSregs(&s))
-	expectPort(t, c, 0x42)
+	// An exit in ring 0 and back, and none by a port that the TSS gives to ring 3: QEMU's
+	// emulation grants none in a guest, for it wants a TSS that is not busy
+	// (target/i386/tcg/seg_helper.c, helper_check_io).
+	copy(m.mem[gate+16*3:], []byte{0xe6, 0x83, 0x48, 0xcf}) // out 0x83,al; iretq
+	expectPort(t, c, 0x83)
 	var x XSave
 	must(t, c.XSave(&x))
 	if got := binary.LittleEndian.Uint64(x[160+16:]); got != ^uint64(0) {
