@@ -118,9 +118,18 @@ func Serve(l net.Listener, m Machine) *Server {
 	return s
 }
 
-// Close ends what is under way, and removes the socket.
+// moment is how long an answer that is under way may take once the machine has
+// ended: that to the request which ended it, not least.
+const moment = time.Second
+
+// Close lets what is under way be answered, and removes the socket.
 func (s *Server) Close() error {
-	err := s.http.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), moment)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = s.http.Close()
+	}
 	if served := <-s.done; err == nil && !errors.Is(served, http.ErrServerClosed) {
 		err = served
 	}

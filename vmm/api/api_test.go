@@ -186,3 +186,43 @@ func TestListen(t *testing.T) {
 		t.Error("a socket in no directory: no error")
 	}
 }
+
+// ending is a machine that closes its server before it answers.
+type ending struct {
+	fake
+	server **Server
+	path   string
+}
+
+func (e *ending) Shutdown() error {
+	go (*e.server).Close()
+	for {
+		c, err := net.Dial("unix", e.path)
+		if err != nil {
+			return nil
+		}
+		c.Close()
+	}
+}
+
+// TestLastAnswer: who ends the machine is told that it has.
+func TestLastAnswer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sock")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s *Server
+	s = Serve(l, &ending{server: &s, path: path})
+	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}
+	answer, err := c.Post("http://vmm/v1/machine/shutdown", "", nil)
+	if err != nil || answer.StatusCode != http.StatusNoContent {
+		t.Errorf("%v, %v", answer, err)
+	}
+	c.CloseIdleConnections()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
