@@ -51,6 +51,9 @@ func (m *Machine) Boot(e boot.Entry) error {
 	if err := m.writeTables(); err != nil {
 		return err
 	}
+	if err := m.writeVector(); err != nil {
+		return fmt.Errorf("machine: boot: %w", err)
+	}
 	for _, c := range m.cpus {
 		if err := m.prepare(c, e); err != nil {
 			return fmt.Errorf("machine: boot: %w", err)
@@ -75,6 +78,6 @@ func (m *Machine) writeTables() error {
 	for _, s := range m.slots {
 		c.Virtio = append(c.Virtio, acpi.MMIO{Base: uint32(s.base), Size: mmio.Size, GSI: s.gsi})
 	}
-	_, err := acpi.Write(m.mem, boot.Tables, boot.TablesLen, c)
+	_, err := acpi.Write(m.mem, boot.Tables, vectorAt-boot.Tables, c)
 	return err
 }

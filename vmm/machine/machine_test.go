@@ -253,3 +253,20 @@ func TestBadConfigs(t *testing.T) {
 		}
 	}
 }
+
+// TestVector: real-mode code that jumps to where a firmware would begin gets a reset.
+func TestVector(t *testing.T) {
+	m, err := New(open(t), Config{CPUs: 1, Memory: memory(t)})
+	must(t, err)
+	defer m.Close()
+	must(t, m.writeVector())
+	c := m.cpus[0] // as after power-on: cs f000, ip fff0
+	s, err := c.Sregs()
+	must(t, err)
+	s.CS.Base = 0xf0000
+	must(t, c.SetSregs(&s))
+	m.stage = ready
+	if e := run(t, m); e.Reason != Reset {
+		t.Errorf("ended %v", e)
+	}
+}
