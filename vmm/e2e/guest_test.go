@@ -76,6 +76,7 @@ func waitFor(v *vm, path string) (state struct{ State string }, err error) {
 // the time that it was.
 func checkClock(t *testing.T, out string) {
 	t.Helper()
+	out = out[:strings.LastIndex(out, "\n")+1] // the last line may still be under way
 	i := strings.LastIndex(out, " at ")
 	line, _, ok := strings.Cut(out[max(i, 0):], "\r\n")
 	if i < 0 || !ok {
