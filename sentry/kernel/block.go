@@ -57,6 +57,9 @@ func (t *Task) block(c <-chan struct{}, timeout <-chan time.Time) (timedOut bool
 		return false, nil
 	default:
 	}
+	if t.tryOnly {
+		return false, EWOULDWAIT
+	}
 	if t.waiter != nil {
 		t.waiter.Waiting()
 	}
@@ -104,7 +107,7 @@ func (t *Task) rouse() {
 // the platform's threads are OS threads it lets that one sleep (platform.Sleeper).
 func (t *Task) BlockOn(c <-chan struct{}, deadline time.Duration) error {
 	s := t.sleeper.Load()
-	if s == nil || t.spawned {
+	if s == nil || t.spawned || t.tryOnly {
 		t.spawned = false // the new task's goroutine may be queued behind ours
 		return t.BlockUntil(c, deadline)
 	}

@@ -96,6 +96,7 @@ func (t *Task) Exec(img Image) {
 		t.clearTID = 0
 	}
 	t.exitRobust()
+	t.callEnds()
 	t.robust, t.RSeq, t.altStack, t.restart = RobustList{}, RSeq{}, AltStack{}, nil
 	k.mu.Lock()
 	t.mm = img.MM

@@ -35,6 +35,7 @@ func (t *Task) exit() {
 	t.exitEvent()
 	t.exitRobust()
 	t.DropSemUndo()
+	t.callEnds()
 	if t.clearTID != 0 && t.mm != nil {
 		t.mm.StoreUint32(t.clearTID, 0)
 		if key, err := t.mm.Key(t.clearTID, true); err == nil {

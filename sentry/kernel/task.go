@@ -43,6 +43,10 @@ type Task struct {
 	sleeper   atomic.Pointer[platform.Sleeper] // the thread, if it can sleep on its OS thread
 
 	spawned bool // a task since the last sleep
+	tryOnly bool // see TryOnly
+
+	endsMu sync.Mutex
+	ends   map[any]func() // see AtEnd
 
 	fs   *FSContext
 	fds  *vfs.FDTable
@@ -275,6 +279,17 @@ func (t *Task) Look() (*FSContext, *vfs.FDTable, *memory.Space) {
 }
 
 func (t *Task) publish() { t.view.Store(&view{t.fs, t.fds, t.mm}) }
+
+// WithFDs runs f with other descriptors than the task's own.
+func (t *Task) WithFDs(fds *vfs.FDTable, f func()) {
+	old := t.fds
+	t.fds = fds
+	defer func() {
+		t.fds = old
+		fds.Unref()
+	}()
+	f()
+}
 
 // IPC is the namespace of System V IPC and POSIX message queues.
 func (t *Task) IPC() *ipc.Namespace { return t.Namespaces().IPC.Contents().(*ipc.Namespace) }

@@ -3,6 +3,7 @@ package syscalls
 import (
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/fs/uring"
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/loader"
 	"bulkhead/sentry/memory"
@@ -125,6 +126,14 @@ func mapFile(t *kernel.Task, d *vfs.Description, prot int, r *memory.MapRequest)
 	}
 	if r.Offset+r.Length < r.Offset {
 		return unix.EOVERFLOW
+	}
+	if f, ok := d.File().(*uring.Ring); ok {
+		if err := loader.MapFile(t, d, r); err != nil {
+			return err
+		}
+		off, err := f.MapOffset(r.Offset)
+		r.Offset = off
+		return err
 	}
 	return loader.MapFile(t, d, r)
 }

@@ -189,31 +189,43 @@ func doAccept(t *kernel.Task, a *Args, flags int) (uintptr, error) {
 		return 0, err
 	}
 	defer s.d.Unref()
+	d, err := s.accept(t, flags, a.Addr(1), a.Addr(2))
+	if err != nil {
+		return 0, err
+	}
+	defer d.Unref()
+	return install(t, d, 0, flags&unix.SOCK_CLOEXEC != 0)
+}
+
+// accept waits for a connection, and tells who it is from.
+func (s sock) accept(t *kernel.Task, flags int, nameAt, sizeAt memory.Addr) (*vfs.Description, error) {
 	var n socket.Socket
 	how := 0
 	if s.nonblock {
 		how = unix.MSG_DONTWAIT
 	}
 	limit, _ := s.Timeouts()
-	err = t.Wait(s.Queue(), vfs.EventIn, s.nonblock, timeout(t, limit), func() (err error) {
+	err := t.Wait(s.Queue(), vfs.EventIn, s.nonblock, timeout(t, limit), func() (err error) {
 		n, err = s.Accept(t, how)
 		return err
 	})
 	if err != nil {
-		return 0, timedOut(err, limit != 0)
+		return nil, timedOut(err, limit != 0)
 	}
 	d := socket.NewDescription(n, flags&unix.SOCK_NONBLOCK)
-	defer d.Unref()
-	if a[1] != 0 {
+	if nameAt != 0 {
 		peer, err := acceptedFrom(n)
 		if err != nil {
-			return 0, unix.ECONNABORTED
+			err = unix.ECONNABORTED
+		} else {
+			err = outName(t, nameAt, sizeAt, peer)
 		}
-		if err := outName(t, a.Addr(1), a.Addr(2), peer); err != nil {
-			return 0, err
+		if err != nil {
+			d.Unref()
+			return nil, err
 		}
 	}
-	return install(t, d, 0, flags&unix.SOCK_CLOEXEC != 0)
+	return d, nil
 }
 
 // acceptedFrom is the other end of a connection, which may be torn already.
@@ -234,18 +246,22 @@ func connect(t *kernel.Task, a *Args) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
+	return 0, s.connect(t, name)
+}
+
+func (s sock) connect(t *kernel.Task, name []byte) error {
 	_, limit := s.Timeouts()
 	deadline := timeout(t, limit)
-	err = t.Wait(s.Queue(), vfs.EventOut, s.nonblock, deadline, func() error { return s.Connect(t, name) })
+	err := t.Wait(s.Queue(), vfs.EventOut, s.nonblock, deadline, func() error { return s.Connect(t, name) })
 	c, ok := s.Socket.(socket.Connecting)
 	if s.nonblock || !ok || err != unix.EINPROGRESS && err != unix.EALREADY {
-		return 0, timedOut(err, limit != 0)
+		return timedOut(err, limit != 0)
 	}
 	ended := t.Wait(s.Queue(), vfs.EventOut, false, deadline, c.Connected)
 	if ended == unix.ETIMEDOUT && limit != 0 {
-		return 0, err // of the call, not of the connection
+		return err // of the call, not of the connection
 	}
-	return 0, timedOut(ended, limit != 0)
+	return timedOut(ended, limit != 0)
 }
 
 func shutdown(t *kernel.Task, a *Args) (uintptr, error) {
@@ -486,37 +502,56 @@ func sendmsg(t *kernel.Task, a *Args) (uintptr, error) {
 }
 
 func (s sock) sendHeader(t *kernel.Task, at memory.Addr, flags int) (uintptr, error) {
-	h, err := inMsghdr(t, at)
+	o, err := inOutgoing(t, at)
 	if err != nil {
 		return 0, err
 	}
-	var m socket.Message
+	return s.sendOut(t, &o, flags)
+}
+
+// outgoing is a message header to send, read.
+type outgoing struct {
+	name    []byte
+	pieces  []piece
+	control []byte
+}
+
+func inOutgoing(t *kernel.Task, at memory.Addr) (o outgoing, err error) {
+	h, err := inMsghdr(t, at)
+	if err != nil {
+		return o, err
+	}
 	if h.name != 0 && h.nameLen > 0 {
-		if m.Name, err = sockName(t, h.name, min(h.nameLen, 128)); err != nil {
-			return 0, err
+		if o.name, err = sockName(t, h.name, min(h.nameLen, 128)); err != nil {
+			return o, err
 		}
 	}
 	if h.iovLen > iovMax {
-		return 0, unix.EMSGSIZE
+		return o, unix.EMSGSIZE
 	}
-	pieces, err := inIovec(t, h.iov, h.iovLen)
-	if err != nil {
-		return 0, err
+	if o.pieces, err = inIovec(t, h.iov, h.iovLen); err != nil {
+		return o, err
 	}
 	if h.control != 0 && h.controlLen > 0 {
 		if h.controlLen > controlMax {
-			return 0, unix.ENOBUFS
+			return o, unix.ENOBUFS
 		}
-		b := make([]byte, h.controlLen)
-		if err := in(t, h.control, b); err != nil {
-			return 0, err
-		}
-		if m.Control, err = socket.ParseControl(t, t.FDs(), b); err != nil {
+		o.control = make([]byte, h.controlLen)
+		err = in(t, h.control, o.control)
+	}
+	return o, err
+}
+
+func (s sock) sendOut(t *kernel.Task, o *outgoing, flags int) (uintptr, error) {
+	m := socket.Message{Name: o.name}
+	var err error
+	if o.control != nil {
+		if m.Control, err = socket.ParseControl(t, t.FDs(), o.control); err != nil {
 			return 0, err
 		}
 		defer m.Control.Release()
 	}
-	release, err := pinMessage(t, &m, pieces, platform.Read)
+	release, err := pinMessage(t, &m, o.pieces, platform.Read)
 	if err != nil {
 		return 0, err
 	}
@@ -534,19 +569,35 @@ func recvmsg(t *kernel.Task, a *Args) (uintptr, error) {
 }
 
 func (s sock) receiveHeader(t *kernel.Task, at memory.Addr, flags int) (uintptr, error) {
-	h, err := inMsghdr(t, at)
+	h, err := inIncoming(t, at)
 	if err != nil {
 		return 0, err
+	}
+	return s.receiveInto(t, at, &h, flags)
+}
+
+// incoming is a message header to receive into, read.
+type incoming struct {
+	msghdr
+	pieces []piece
+}
+
+func inIncoming(t *kernel.Task, at memory.Addr) (h incoming, err error) {
+	if h.msghdr, err = inMsghdr(t, at); err != nil {
+		return h, err
 	}
 	if h.iovLen > iovMax {
-		return 0, unix.EMSGSIZE
+		return h, unix.EMSGSIZE
 	}
-	pieces, err := inIovec(t, h.iov, h.iovLen)
-	if err != nil {
-		return 0, err
-	}
+	h.pieces, err = inIovec(t, h.iov, h.iovLen)
+	return h, err
+}
+
+// receiveInto receives, and writes what came to h and to the header at at; 0 for
+// none, where there are pieces alone.
+func (s sock) receiveInto(t *kernel.Task, at memory.Addr, h *incoming, flags int) (uintptr, error) {
 	var m socket.Message
-	release, err := pinMessage(t, &m, pieces, platform.Write)
+	release, err := pinMessage(t, &m, h.pieces, platform.Write)
 	if err != nil {
 		return 0, err
 	}
@@ -556,6 +607,9 @@ func (s sock) receiveHeader(t *kernel.Task, at memory.Addr, flags int) (uintptr,
 		return 0, err
 	}
 	defer m.Control.Release()
+	if at == 0 {
+		return n, nil
+	}
 	nameLen := uint32(0)
 	if h.name != 0 {
 		nameLen = uint32(len(m.Name))

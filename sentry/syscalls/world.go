@@ -17,6 +17,8 @@ type World struct {
 	Memfd *tmpfs.FileSystem
 	// FSTypes are what mount(2) can name.
 	FSTypes map[string]*vfs.FSType
+
+	aio aioTable
 }
 
 // NewWorld makes an empty one.

@@ -48,7 +48,7 @@ var sysctls = []sysctl{
 	{path: "kernel/dmesg_restrict", text: "1"},
 	{path: "kernel/perf_event_paranoid", text: "4"}, // perf_event_open is not served
 	{path: "kernel/unprivileged_bpf_disabled", text: "2"},
-	{path: "kernel/io_uring_disabled", text: "2"},
+	{path: "kernel/io_uring_disabled", text: "0"},
 	{path: "kernel/panic", text: "0"},
 	{path: "kernel/panic_on_oops", text: "0"},
 	{path: "kernel/printk", text: "4\t4\t1\t7"},
