@@ -37,8 +37,23 @@ func (s *sandbox) rootFS() (fs vfs.FileSystem, flags vfs.MountFlags, err error) 
 		return nil, 0, fmt.Errorf("the rootfs is no directory")
 	}
 	fs, err = overlay.New(overlay.Options{
-		Upper: up, Work: work, Lowers: []vfs.Directory{below}, Statfs: upper.Statfs, Sync: upper.Sync,
+		Upper: up, Work: work, Lowers: []vfs.Directory{below}, Statfs: s.spaceOf(upper), Sync: upper.Sync,
 		Release: func() { upper.Release(); lower.Release() },
 	})
 	return fs, 0, err
+}
+
+// spaceOf is what statfs(2) says of the root. Files that only memory bounds have
+// the container's: df(1) leaves out a file system of no size.
+func (s *sandbox) spaceOf(upper vfs.FileSystem) func(vfs.Context) (unix.Statfs_t, error) {
+	return func(ctx vfs.Context) (unix.Statfs_t, error) {
+		st, err := upper.Statfs(ctx)
+		if err == nil && st.Blocks == 0 && st.Bsize > 0 {
+			total, used := memoryTotal(s.config.Limits.Memory), s.arena.Usage()
+			st.Blocks = total / uint64(st.Bsize)
+			st.Bfree = (total - min(used, total)) / uint64(st.Bsize)
+			st.Bavail = st.Bfree
+		}
+		return st, err
+	}
 }

@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -237,6 +239,15 @@ func (ts *Timers) Get(id int32) (*Timer, error) {
 		return t, nil
 	}
 	return nil, unix.EINVAL
+}
+
+// All are the POSIX timers, the youngest first.
+func (ts *Timers) All() []*Timer {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	out := slices.Collect(maps.Values(ts.posix))
+	slices.SortFunc(out, func(a, b *Timer) int { return int(b.ID - a.ID) })
+	return out
 }
 
 func (ts *Timers) Delete(id int32) error {

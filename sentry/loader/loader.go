@@ -99,6 +99,9 @@ func Load(p Program) (kernel.Image, error) {
 	if err != nil {
 		return kernel.Image{}, err
 	}
+	if p.Personality&addrNoRandomize != 0 {
+		mm.Unrandomized()
+	}
 	mm.SetLimits(p.Limits[unix.RLIMIT_AS].Cur, p.Limits[unix.RLIMIT_DATA].Cur, p.Limits[unix.RLIMIT_STACK].Cur)
 	l := load{p: p, mm: mm, execfn: execfn, creds: creds, secure: secure}
 	img, err := l.elf(f)

@@ -88,6 +88,13 @@ func random(n uint64) uint64 {
 	return binary.NativeEndian.Uint64(b[:]) & (n - 1) &^ (PageSize - 1)
 }
 
+// Unrandomized puts stack and mappings where they are at each run
+// (ADDR_NO_RANDOMIZE, which debuggers set). It comes before the first map.
+func (s *Space) Unrandomized() {
+	s.stackTop = s.limit
+	s.mapBase = s.limit - stackRand - 1<<30
+}
+
 // Platform is the address space for Thread.Run.
 func (s *Space) Platform() platform.AddressSpace { return s.as }
 

@@ -242,7 +242,7 @@ func flock(t *kernel.Task, a *Args) (uintptr, error) {
 			return unix.EINVAL
 		}
 		return t.Wait(vfs.LockQueue(d), ^vfs.Events(0), op&unix.LOCK_NB != 0, 0, func() error {
-			return vfs.Flock(d, op&^unix.LOCK_NB)
+			return vfs.Flock(d, op&^unix.LOCK_NB, t.Group().PID())
 		})
 	})
 }

@@ -69,11 +69,30 @@ func groupOfPIDFD(t *kernel.Task, fd int) (g *kernel.ThreadGroup, nonblock bool,
 	return p.group, d.Flags()&unix.O_NONBLOCK != 0, nil
 }
 
+// groupOfDirectory is the process whose /proc/PID fd is, which does for
+// pidfd_send_signal(2) too (fs/proc/base.c, tgid_pidfd_to_pid).
+func groupOfDirectory(t *kernel.Task, fd int) (*kernel.ThreadGroup, error) {
+	d, err := t.FDs().Get(fd)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Unref()
+	if i, ok := d.Inode().(interface{ About() any }); ok && d.Flags()&unix.O_PATH == 0 {
+		if g, ok := i.About().(*kernel.ThreadGroup); ok {
+			return g, nil
+		}
+	}
+	return nil, unix.EBADF
+}
+
 func pidfdSendSignal(t *kernel.Task, a *Args) (uintptr, error) {
 	if a.Uint32(3) != 0 {
 		return 0, unix.EINVAL
 	}
 	g, _, err := groupOfPIDFD(t, a.Int(0))
+	if err == unix.EBADF {
+		g, err = groupOfDirectory(t, a.Int(0))
+	}
 	if err != nil {
 		return 0, err
 	}

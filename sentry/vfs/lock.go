@@ -28,8 +28,14 @@ func (l *Lock) conflicts(m *Lock) bool {
 
 // fileLocks are the locks of one inode.
 type fileLocks struct {
-	ranges []Lock               // by owner, the oldest first, and by Start
-	whole  map[*Description]int // flock(2): LOCK_SH or LOCK_EX
+	ranges []Lock // by owner, the oldest first, and by Start
+	whole  map[*Description]flock
+}
+
+// flock is a lock of flock(2).
+type flock struct {
+	op  int   // LOCK_SH or LOCK_EX
+	pid int32 // who made it, to show
 }
 
 var locks = struct {
@@ -75,14 +81,15 @@ func editLocks(i Inode, f func(*fileLocks) (freed bool, err error)) error {
 }
 
 // Flock is flock(2) with op LOCK_SH, LOCK_EX or LOCK_UN: EAGAIN if another
-// description is in the way. As on Linux a conversion drops the old lock first.
-func Flock(d *Description, op int) error {
+// description is in the way. As on Linux a conversion drops the old lock first. pid
+// is whose it is, to show.
+func Flock(d *Description, op int, pid int32) error {
 	op &^= unix.LOCK_NB
 	if op != unix.LOCK_SH && op != unix.LOCK_EX && op != unix.LOCK_UN {
 		return unix.EINVAL
 	}
 	return editLocks(d.Inode(), func(l *fileLocks) (bool, error) {
-		had := l.whole[d]
+		had := l.whole[d].op
 		if had == op {
 			return false, nil
 		}
@@ -91,14 +98,14 @@ func Flock(d *Description, op int) error {
 			return had != 0, nil
 		}
 		for _, other := range l.whole {
-			if op == unix.LOCK_EX || other == unix.LOCK_EX {
+			if op == unix.LOCK_EX || other.op == unix.LOCK_EX {
 				return had != 0, unix.EAGAIN
 			}
 		}
 		if l.whole == nil {
-			l.whole = make(map[*Description]int)
+			l.whole = make(map[*Description]flock)
 		}
-		l.whole[d] = op
+		l.whole[d] = flock{op, pid}
 		return had != 0, nil
 	})
 }
@@ -227,4 +234,31 @@ func releaseLocks(owner any, i Inode) {
 		}
 		return len(f.ranges)+len(f.whole) < n, nil
 	})
+}
+
+// HeldLock is a lock and the file that it is on.
+type HeldLock struct {
+	Lock
+	Flock bool
+	Inode Inode
+}
+
+// HeldLocks are all locks, for /proc/locks.
+func HeldLocks() []HeldLock {
+	locks.mu.Lock()
+	defer locks.mu.Unlock()
+	var out []HeldLock
+	for i, f := range locks.of {
+		for _, l := range f.ranges {
+			out = append(out, HeldLock{Lock: l, Inode: i})
+		}
+		for _, w := range f.whole {
+			l := Lock{Type: unix.F_RDLCK, End: math.MaxInt64, PID: w.pid}
+			if w.op == unix.LOCK_EX {
+				l.Type = unix.F_WRLCK
+			}
+			out = append(out, HeldLock{l, true, i})
+		}
+	}
+	return out
 }

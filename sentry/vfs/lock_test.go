@@ -43,7 +43,7 @@ func TestLocksLikeLinux(t *testing.T) {
 				op := []int{unix.LOCK_SH, unix.LOCK_EX, unix.LOCK_UN}[r.Intn(3)]
 				what = fmt.Sprintf("flock %d by %d", op, i)
 				want = fmt.Sprint(unix.Flock(fds[i], op|unix.LOCK_NB))
-				got = fmt.Sprint(Flock(ds[i], op|unix.LOCK_NB))
+				got = fmt.Sprint(Flock(ds[i], op|unix.LOCK_NB, 1))
 			default:
 				typ := []int16{unix.F_RDLCK, unix.F_WRLCK, unix.F_UNLCK}[r.Intn(3)]
 				start, n := int64(r.Intn(20)), int64(r.Intn(6)) // n 0: to the end
@@ -140,15 +140,15 @@ func TestLockWakes(t *testing.T) {
 	if err := SetLock(b, all, true); err != nil {
 		t.Errorf("after the close: %v", err)
 	}
-	if err := Flock(a, unix.LOCK_EX); err != nil {
+	if err := Flock(a, unix.LOCK_EX, 1); err != nil {
 		t.Fatal(err)
 	}
-	if err := Flock(b, unix.LOCK_SH); err != unix.EAGAIN {
+	if err := Flock(b, unix.LOCK_SH, 1); err != unix.EAGAIN {
 		t.Fatalf("a second flock: %v", err)
 	}
 	a.Unref()
 	<-c
-	if err := Flock(b, unix.LOCK_SH); err != nil {
+	if err := Flock(b, unix.LOCK_SH, 1); err != nil {
 		t.Errorf("after the last close: %v", err)
 	}
 	b.Unref()

@@ -78,7 +78,13 @@ func (n *UserNamespace) Number() uint64 {
 	return n.number
 }
 
-func (n *UserNamespace) Parent() *UserNamespace { return n.parent }
+// Parent is the namespace that n is in; the first one, nil, is its own.
+func (n *UserNamespace) Parent() *UserNamespace {
+	if n == nil {
+		return nil
+	}
+	return n.parent
+}
 
 func (n *UserNamespace) Maker() (uid, gid uint32) {
 	if n == nil {

@@ -68,9 +68,14 @@ type Node struct {
 	ino   uint64
 	mode  uint32
 	Owner Owner // nil: root
+	// Subject is what the node tells of, for those who ask About it.
+	Subject any
 	// Check replaces the permission bits if it is set.
 	Check func(ctx vfs.Context, want vfs.Access) error
 }
+
+// About is the node's Subject.
+func (n *Node) About() any { return n.Subject }
 
 // NewNode makes one; mode has the type.
 func (fs *FileSystem) NewNode(mode uint32) Node {

@@ -4,7 +4,7 @@
 // The machine is the container: its memory limit is all memory, its CPUs are all
 // CPUs. What nobody inside could have caused (interrupts, disks) is absent or
 // zero. Not here: /proc/kcore, kallsyms, kmsg and what else shows a kernel's
-// inside; /proc/PID/{pagemap,map_files,clear_refs,timers}.
+// inside; /proc/PID/{pagemap,map_files,clear_refs}.
 package proc
 
 import (
@@ -71,6 +71,8 @@ type FileSystem struct {
 	mu    sync.Mutex
 	dirs  map[*kernel.Task]*taskDir // of processes and threads somebody looked at
 	prune int                       // how many dirs there may be before dead ones go
+
+	load load
 
 	cpuMu sync.Mutex
 	cpu   [2]uint64 // user and system ticks shown last: they never go back

@@ -47,7 +47,9 @@ var systemFiles = []systemFile{
 	{"diskstats", 0, constant("")},
 	{"modules", 0, constant("")},
 	{"misc", 0, constant("")},
-	{"locks", 0, constant("")},
+	{"locks", 0, fileLocks},
+	{"slabinfo", 0o400, constant("slabinfo - version: 2.1\n# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>" +
+		" : tunables <limit> <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>\n")},
 	{"consoles", 0, constant("")},
 	{"execdomains", 0, constant("0-0\tLinux           \t[kernel]\n")},
 	{"cgroups", 0, cgroups},
@@ -208,7 +210,6 @@ func uptime(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 	return fmt.Appendf(nil, "%d.%02d %d.%02d\n", int64(up/time.Second), int64(up%time.Second/(10*time.Millisecond)), idle/100, idle%100), nil
 }
 
-// loadavg has no averages: nobody samples a sleeping container.
 func loadavg(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 	n, last := fs.Kernel.PIDsIn(fs.pids())
 	running := 0
@@ -219,7 +220,9 @@ func loadavg(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 			}
 		}
 	}
-	return fmt.Appendf(nil, "0.00 0.00 0.00 %d/%d %d\n", running, n, last), nil
+	user, sys := fs.cpuTicks()
+	m := fs.load.look(fs.Kernel.Clock.Uptime(), time.Duration(user+sys)*10*time.Millisecond)
+	return fmt.Appendf(nil, "%.2f %.2f %.2f %d/%d %d\n", m[0], m[1], m[2], running, n, last), nil
 }
 
 func version(fs *FileSystem, _ vfs.Context) ([]byte, error) {

@@ -96,6 +96,9 @@ func (fs *FileSystem) dirLocked(in map[*kernel.Task]*taskDir, s subject) *taskDi
 func (fs *FileSystem) newTaskDir(s subject) *taskDir {
 	d := &taskDir{Dir: fs.NewDir(0o555), subject: s, tasks: map[*kernel.Task]*taskDir{}}
 	d.Owner = s.dirOwner
+	if s.whole {
+		d.Subject = s.g
+	}
 	if fs.HidePID == 1 {
 		d.Check = func(ctx vfs.Context, want vfs.Access) error {
 			if ctx.Creds().In(fs.HideGID) || mayTrace(ctx, s) == nil {

@@ -73,6 +73,8 @@ var taskFiles = []*taskFile{
 	{name: "schedstat", perm: 0o444, read: schedstat},
 	{name: "timerslack_ns", perm: 0o666, on: wholeOnly, read: timerSlack, write: setTimerSlack},
 	{name: "timens_offsets", perm: 0o444, on: wholeOnly, read: fixed("monotonic           0         0\nboottime            0         0\n")},
+	{name: "timers", perm: 0o444, on: wholeOnly, read: timers},
+	{name: "autogroup", perm: 0o644, on: wholeOnly, read: fixed("/autogroup-1 nice 0\n"), write: refuseWrite},
 	{name: "children", perm: 0o444, on: threadOnly, read: children},
 }
 
@@ -365,3 +367,20 @@ func children(fs *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
 }
 
 const pageSize = platform.PageSize
+
+// timers is fs/proc/base.c, show_timer.
+func timers(fs *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
+	const threadID = 4 // SIGEV_THREAD_ID
+	notify := [...]string{"signal", "none", "thread", "?"}
+	var b []byte
+	for _, t := range s.g.Timers.All() {
+		e := t.Sigev
+		kind, to := "pid", s.g.ID().In(fs.pids())
+		if e.Notify&threadID != 0 {
+			kind, to = "tid", e.TID
+		}
+		b = fmt.Appendf(b, "ID: %d\nsignal: %d/%016x\nnotify: %s/%s.%d\nClockID: %d\n",
+			t.ID, e.Signal, e.Value, notify[e.Notify&3], kind, to, t.Clock)
+	}
+	return b, nil
+}

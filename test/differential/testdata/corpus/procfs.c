@@ -258,3 +258,67 @@ CASE(devices)
 	E(write(shm, "abc", 3));
 	E(unlink("/dev/shm/bulkhead-test"));
 }
+
+CASE(signal_by_directory)
+{
+	pid_t pid = fork();
+	if (!pid)
+		for (;;)
+			pause();
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%d", pid);
+	int fd = open(path, O_RDONLY | O_DIRECTORY), through = open(path, O_PATH), root = open("/proc", O_RDONLY);
+	E(syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0));
+	E(syscall(SYS_pidfd_send_signal, through, 0, NULL, 0));
+	E(syscall(SYS_pidfd_send_signal, root, 0, NULL, 0));
+	E(syscall(SYS_pidfd_send_signal, fd, SIGTERM, NULL, 0));
+	int s;
+	waitpid(pid, &s, 0);
+	status("child", s);
+	E(syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0));
+}
+
+CASE(timers_in_proc)
+{
+	timer_t a, b;
+	struct sigevent e = {.sigev_notify = SIGEV_NONE};
+	timer_create(CLOCK_MONOTONIC, &e, &a);
+	e.sigev_notify = SIGEV_SIGNAL;
+	e.sigev_signo = SIGUSR1;
+	e.sigev_value.sival_int = 0x55;
+	timer_create(CLOCK_REALTIME, &e, &b);
+	char line[256];
+	FILE *f = fopen("/proc/self/timers", "r");
+	while (fgets(line, sizeof line, f)) {
+		char *dot = strrchr(line, '.');
+		line[strlen(line) - 1] = 0;
+		if (!strncmp(line, "notify", 6) && dot)
+			*dot = 0;
+		say("%s", line);
+	}
+}
+
+CASE(locks_in_proc)
+{
+	int fd = open("file", O_CREAT | O_RDWR, 0600), other = open("second", O_CREAT | O_RDWR, 0600);
+	struct flock l = {F_WRLCK, SEEK_SET, 10, 5};
+	fcntl(fd, F_SETLK, &l);
+	flock(other, LOCK_SH);
+	struct stat s[2];
+	fstat(fd, s);
+	fstat(other, s + 1);
+	char line[256];
+	FILE *f = fopen("/proc/locks", "r");
+	for (int i = 0; i < 2; i++) {
+		rewind(f);
+		while (fgets(line, sizeof line, f)) {
+			char kind[16], how[16], mode[16], end[32];
+			unsigned major, minor;
+			unsigned long ino, start;
+			int n, pid;
+			if (sscanf(line, "%d: %15s %15s %15s %d %x:%x:%lu %lu %31s", &n, kind, how, mode, &pid, &major, &minor, &ino, &start, end) == 10 &&
+				ino == s[i].st_ino)
+				say("%s %s %s ours %d from %lu to %s", kind, how, mode, pid == getpid(), start, end);
+		}
+	}
+}
