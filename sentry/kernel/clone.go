@@ -244,7 +244,7 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 		n.group.Handlers = g.Handlers.fork(true)
 	}
 	n.group.Limits.SetAll(g.Limits.All())
-	n.group.exe.Store(g.exe.Load())
+	n.group.inheritExe(g)
 	n.group.OOMScoreAdj.Store(g.OOMScoreAdj.Load())
 	n.group.Dumpable.Store(g.Dumpable.Load())
 	parent, via := g, t

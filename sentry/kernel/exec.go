@@ -21,6 +21,12 @@ type Image struct {
 	Start  *Start
 }
 
+// Drop gives up a program that is not going to run.
+func (img *Image) Drop() {
+	img.MM.Release()
+	vfs.AllowWrite(img.Exe.Inode())
+}
+
 // Start is where a program's arguments lie, for /proc; it is immutable.
 type Start struct {
 	ArgStart, ArgEnd, EnvStart, EnvEnd memory.Addr

@@ -177,6 +177,9 @@ func (k *Kernel) groupEndedLocked(g *ThreadGroup, last *Task) {
 		}
 	}
 	g.dead = true
+	if p := g.exe.Load(); p != nil {
+		letExe(*p)
+	}
 	g.Timers.stop()
 	k.orphanChildrenLocked(g)
 	jobs := g.jobs

@@ -127,7 +127,26 @@ func (g *ThreadGroup) Exe() (vfs.Path, bool) {
 	return vfs.Path{}, false
 }
 
-func (g *ThreadGroup) SetExe(p vfs.Path) { g.exe.Store(&p) }
+// SetExe takes over what keeps the program's file from being written (vfs.DenyWrite).
+func (g *ThreadGroup) SetExe(p vfs.Path) {
+	p.Hold()
+	if old := g.exe.Swap(&p); old != nil {
+		letExe(*old)
+	}
+}
+
+func letExe(p vfs.Path) {
+	p.Let()
+	vfs.AllowWrite(p.Inode())
+}
+
+// inheritExe is for a forked process.
+func (g *ThreadGroup) inheritExe(parent *ThreadGroup) {
+	if p, ok := parent.Exe(); ok {
+		vfs.DenyWrite(p.Inode()) // the parent denies it, so that this cannot fail
+		g.SetExe(p)
+	}
+}
 
 // SetSubreaper is prctl(PR_SET_CHILD_SUBREAPER).
 func (g *ThreadGroup) SetSubreaper(on bool) { g.subreaper.Store(on) }

@@ -67,7 +67,7 @@ func (l *load) elf(f file) (kernel.Image, error) {
 		if interpFile, interp, err = l.interpreter(f, prog); err != nil {
 			return kernel.Image{}, err
 		}
-		defer interpFile.d.Unref()
+		defer interpFile.close()
 	}
 	bias := uint64(0)
 	randomize := l.p.Personality&addrNoRandomize == 0
@@ -145,7 +145,7 @@ func (l *load) interpreter(f file, p *program) (file, *program, error) {
 		err = unix.ELIBBAD
 	}
 	if err != nil {
-		i.d.Unref()
+		i.close()
 		return file{}, nil, err
 	}
 	return i, prog, nil

@@ -54,7 +54,7 @@ func Load(p Program) (kernel.Image, error) {
 	if err != nil {
 		return kernel.Image{}, err
 	}
-	defer func() { f.d.Unref() }()
+	defer func() { f.close() }()
 	exe := f // privilege comes from the first ELF file, never from a script
 	if p.Shown == "" {
 		p.Shown = p.Name
@@ -91,7 +91,7 @@ func Load(p Program) (kernel.Image, error) {
 		if err != nil {
 			return kernel.Image{}, err
 		}
-		f.d.Unref()
+		f.close()
 		f, exe = next, next
 	}
 	creds, secure := privileges(p.Context.Creds(), exe, p.Traced)
@@ -109,6 +109,7 @@ func Load(p Program) (kernel.Image, error) {
 		mm.Release()
 		return kernel.Image{}, err
 	}
+	vfs.DenyWrite(f.d.Inode()) // the image's; f has one, so that this cannot fail
 	img.Exe, img.Creds, img.Secure = f.d.Path(), creds, secure
 	img.Comm = base(execfn)
 	return img, nil
@@ -147,7 +148,17 @@ func open(p Program, name string, noFollow, empty bool) (file, error) {
 	if err != nil {
 		return file{}, err
 	}
+	if err := vfs.DenyWrite(d.Inode()); err != nil {
+		d.Unref()
+		return file{}, err
+	}
 	return file{d, attr}, nil
+}
+
+// close lets others write to the file again.
+func (f *file) close() {
+	vfs.AllowWrite(f.d.Inode())
+	f.d.Unref()
 }
 
 // head is the start of the file.

@@ -6,6 +6,6 @@ func families() [][]row {
 	return [][]row{
 		processCalls(), credCalls(), signalCalls(), futexCalls(), timeCalls(), memoryCalls(), miscCalls(), schedCalls(), limitCalls(),
 		openCalls(), rwCalls(), statCalls(), treeCalls(), fcntlCalls(), pollCalls(), pidfdCalls(),
-		fdMakerCalls(), spliceCalls(), xattrCalls(), socketCalls(), watchCalls(), namespaceCalls(), mountCalls(), sysvCalls(), uringCalls(), aioCalls(), ptraceCalls(), seccompCalls(),
+		fdMakerCalls(), spliceCalls(), xattrCalls(), socketCalls(), watchCalls(), namespaceCalls(), mountCalls(), handleCalls(), sysvCalls(), uringCalls(), aioCalls(), ptraceCalls(), seccompCalls(),
 	}
 }

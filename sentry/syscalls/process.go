@@ -225,7 +225,7 @@ func exec(t *kernel.Task, start vfs.Start, name string, argv, envv memory.Addr, 
 	}
 	old := t.ID()
 	if err := t.SingleOut(); err != nil {
-		img.MM.Release()
+		img.Drop()
 		return 0, err
 	}
 	t.Exec(img)

@@ -177,9 +177,6 @@ func doRename(t *kernel.Task, fd1 int, old memory.Addr, fd2 int, new memory.Addr
 	if flags&^(noReplace|exchange|whiteout) != 0 || flags&exchange != 0 && flags&(noReplace|whiteout) != 0 {
 		return 0, unix.EINVAL
 	}
-	if flags&whiteout != 0 && !t.Creds().Has(unix.CAP_MKNOD) {
-		return 0, unix.EPERM
-	}
 	s1, n1, err := at(t, fd1, old)
 	if err != nil {
 		return 0, err

@@ -19,6 +19,8 @@ type Super struct {
 	// ancestor of which stays as it was looked up.
 	renames sync.Mutex
 
+	handles handles
+
 	users    atomic.Int64 // mounts and open descriptions
 	writes   atomic.Int64 // files open for writing
 	released bool         // guarded by supers.mu

@@ -115,6 +115,9 @@ func (f *FS) IsFile() bool { return f.flags&wire.IsFile != 0 }
 // Type is what runtimes' users see in /proc/mounts.
 func (*FS) Type() string { return "gofer" }
 
+// Handles implements vfs.Handled.
+func (*FS) Handles() {}
+
 // Root implements vfs.FileSystem.
 func (f *FS) Root() vfs.Inode { return f.root }
 

@@ -199,6 +199,9 @@ func (fs *FileSystem) ShowOptions(ctx vfs.Context) string {
 	return strings.TrimPrefix(b.String(), ",")
 }
 
+// Handles implements vfs.Handled.
+func (fs *FileSystem) Handles() {}
+
 // Root is the top directory.
 func (fs *FileSystem) Root() vfs.Inode { return fs.root }
 
