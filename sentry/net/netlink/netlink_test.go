@@ -125,7 +125,7 @@ func TestRequests(t *testing.T) {
 		{"by name", one(unix.RTM_GETLINK, 0, append(info, attribute(unix.IFLA_IFNAME, []byte("lo\x00"))...)), []uint16{unix.RTM_NEWLINK}, 0},
 		{"another name", one(unix.RTM_GETLINK, 0, append(info, attribute(unix.IFLA_IFNAME, []byte("eth0\x00"))...)), []uint16{unix.NLMSG_ERROR}, unix.ENODEV},
 		{"another index", one(unix.RTM_GETLINK, 0, second), []uint16{unix.NLMSG_ERROR}, unix.ENODEV},
-		{"change", one(unix.RTM_NEWADDR, unix.NLM_F_ACK, info), []uint16{unix.NLMSG_ERROR}, unix.EOPNOTSUPP},
+		{"change", one(unix.RTM_DELADDR, unix.NLM_F_ACK, info), []uint16{unix.NLMSG_ERROR}, unix.EOPNOTSUPP},
 		{"two", append(request(unix.RTM_GETLINK, 0), request(unix.RTM_GETADDR, 0)...),
 			[]uint16{unix.RTM_NEWLINK, unix.NLMSG_DONE, unix.RTM_NEWADDR, unix.RTM_NEWADDR, unix.NLMSG_DONE}, 0},
 		{"half a header", []byte{1, 2, 3}, nil, 0},

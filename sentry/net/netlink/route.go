@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/net/inet"
 	"bulkhead/sentry/net/socket"
 )
@@ -283,11 +284,49 @@ func matches(a, net []byte, bits int) bool {
 	return rest == 0 || (a[whole]^net[whole])>>(8-rest) == 0
 }
 
+// mayChange: capable over the caller's network namespace.
+func mayChange(c socket.Caller) bool {
+	if t, ok := c.(*kernel.Task); ok {
+		return c.Creds().HasIn(t.Namespaces().Net.Owner(), unix.CAP_NET_ADMIN)
+	}
+	return c.Creds().Has(unix.CAP_NET_ADMIN)
+}
+
+// addAddress takes note of an address of the loopback device. Those that there are
+// it has from the start, though they count once it is up: a program that sets the device
+// up in a namespace of its own (bubblewrap) may say what is so already.
+func (s *Socket) addAddress(h header, request []byte) [][]byte {
+	body := request[headerSize:]
+	if len(body) < unix.SizeofIfAddrmsg {
+		return h.failed(unix.EINVAL, request)
+	}
+	if binary.LittleEndian.Uint32(body[4:]) != inet.Loopback {
+		return h.failed(unix.ENODEV, request)
+	}
+	given := parseAttributes(body[unix.SizeofIfAddrmsg:])
+	ip := given[unix.IFA_LOCAL]
+	if ip == nil {
+		ip = given[unix.IFA_ADDRESS]
+	}
+	four, six := []byte{127, 0, 0, 1}, make([]byte, 16)
+	six[15] = 1
+	switch {
+	case !bytes.Equal(ip, four) && !bytes.Equal(ip, six):
+		return h.failed(unix.EOPNOTSUPP, request)
+	case h.flags&unix.NLM_F_EXCL != 0 && s.net.Links()[0].Flags&unix.IFF_UP != 0:
+		return h.failed(unix.EEXIST, request)
+	}
+	return h.acknowledged(request)
+}
+
 // change brings a device up or down; nothing else can be changed.
 func (s *Socket) change(c socket.Caller, h header, request []byte) [][]byte {
 	body := request[headerSize:]
-	if !c.Creds().Has(unix.CAP_NET_ADMIN) {
+	if !mayChange(c) {
 		return h.failed(unix.EPERM, request)
+	}
+	if h.typ == unix.RTM_NEWADDR {
+		return s.addAddress(h, request)
 	}
 	if h.typ != unix.RTM_NEWLINK && h.typ != unix.RTM_SETLINK {
 		return h.failed(unix.EOPNOTSUPP, request)
