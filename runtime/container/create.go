@@ -23,10 +23,11 @@ import (
 
 // Annotations that a bundle can carry.
 const (
-	isolationAnnotation = "dev.bulkhead.isolation"    // sentry, vm
-	platformAnnotation  = "dev.bulkhead.platform"     // auto, kvm, ptrace
-	overlayAnnotation   = "dev.bulkhead.overlay"      // none, memory
-	socketsAnnotation   = "dev.bulkhead.host-sockets" // true: bind mounts let the host's sockets through
+	isolationAnnotation = "dev.bulkhead.isolation" // sentry, vm
+	platformAnnotation  = "dev.bulkhead.platform"  // auto, kvm, ptrace
+	overlayAnnotation   = "dev.bulkhead.overlay"   // none, memory
+	// socketsAnnotation false: the host's sockets in bind mounts do not let the container through.
+	socketsAnnotation = "dev.bulkhead.host-sockets"
 )
 
 // Create says how to make a container.
@@ -310,13 +311,13 @@ func (n *creation) shareFiles() error {
 		ReadOnly:  n.spec.Root.Readonly || overlay != "none",
 		Exclusive: !n.RootShared,
 	}
-	sockets := n.spec.Annotations[socketsAnnotation] == "true"
+	sockets := n.spec.Annotations[socketsAnnotation] != "false"
 	for i := range n.spec.Mounts {
 		m := &n.spec.Mounts[i]
 		if !bundle.IsBind(m) {
 			continue
 		}
-		g := agent.GoferMount{Source: m.Source, Destination: m.Destination, Sockets: sockets}
+		g := agent.GoferMount{Source: m.Source, Destination: m.Destination, Sockets: sockets && maySockets(m.Source)}
 		for _, o := range m.Options {
 			switch o {
 			case "ro":
@@ -535,4 +536,12 @@ func WritePid(path string, pid int) error {
 		return fmt.Errorf("pid file %s: %w", bundle.OneLine(path), err)
 	}
 	return nil
+}
+
+// maySockets: what is bound is a socket, or a directory that may have some. Who binds one
+// means it to be talked to, as with runc; a container without such mounts keeps a gofer that
+// can connect to nothing.
+func maySockets(source string) bool {
+	st, err := os.Stat(source)
+	return err == nil && (st.IsDir() || st.Mode()&os.ModeSocket != 0)
 }

@@ -30,7 +30,7 @@ func newHostFile(fd int, w *watcher) (*hostFile, error) {
 		return nil, err
 	}
 	if !f.seekable() {
-		f.watched = w.add(f)
+		f.watched = w.add(fd, &f.queue)
 	}
 	return f, nil
 }
@@ -134,7 +134,7 @@ func (f *hostFile) Ioctl(ctx vfs.Context, cmd uint32, arg uint64) (uintptr, erro
 
 func (f *hostFile) Release() {
 	if f.watched {
-		f.watch.remove(f)
+		f.watch.remove(f.fd, &f.queue)
 	}
 	unix.Close(f.fd)
 }

@@ -21,6 +21,7 @@ func (s *sandbox) mountAll() (err error) {
 	if s.watch, err = newWatcher(); err != nil {
 		return err
 	}
+	s.kernel.World.(*syscalls.World).Names.WatchHost(s.watch.watchSocket)
 	s.handleDevices()
 	root, flags, err := s.rootFS()
 	if err != nil {

@@ -14,34 +14,43 @@ type watcher struct {
 	epoll int
 	once  sync.Once
 	mu    sync.Mutex
-	files map[int32]*hostFile
+	files map[int32]*vfs.Queue
 }
 
 func newWatcher() (*watcher, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	return &watcher{epoll: fd, files: map[int32]*hostFile{}}, err
+	return &watcher{epoll: fd, files: map[int32]*vfs.Queue{}}, err
 }
 
-// add begins to watch f. It is false for files that are always ready.
-func (w *watcher) add(f *hostFile) bool {
+// add begins to watch fd for q. It is false for files that are always ready.
+func (w *watcher) add(fd int, q *vfs.Queue) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// Edge-triggered: it tells of changes, and Ready is asked for the state.
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff, Fd: int32(f.fd)}
-	if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, f.fd, &ev); err != nil {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff, Fd: int32(fd)}
+	if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 		return false
 	}
-	w.files[int32(f.fd)] = f
+	w.files[int32(fd)] = q
 	return true
 }
 
-func (w *watcher) remove(f *hostFile) {
+func (w *watcher) remove(fd int, q *vfs.Queue) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.files[int32(f.fd)] == f {
-		delete(w.files, int32(f.fd))
-		unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, f.fd, nil)
+	if w.files[int32(fd)] == q {
+		delete(w.files, int32(fd))
+		unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, fd, nil)
 	}
+}
+
+// watchSocket watches a socket of the host's, which somebody is sure to wait for.
+func (w *watcher) watchSocket(fd int, q *vfs.Queue) (stop func(), err error) {
+	if !w.add(fd, q) {
+		return nil, unix.ENOMEM
+	}
+	w.start()
+	return func() { w.remove(fd, q) }, nil
 }
 
 // start begins the thread; the first wait calls it.
@@ -59,10 +68,10 @@ func (w *watcher) run() {
 		}
 		for _, e := range evs[:n] {
 			w.mu.Lock()
-			f := w.files[e.Fd]
+			q := w.files[e.Fd]
 			w.mu.Unlock()
-			if f != nil {
-				f.queue.Notify(vfs.Events(e.Events))
+			if q != nil {
+				q.Notify(vfs.Events(e.Events))
 			}
 		}
 	}

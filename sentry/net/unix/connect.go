@@ -87,6 +87,9 @@ func (e *Endpoint) Connect(c socket.Caller, b []byte) error {
 			return err
 		}
 	}
+	if done, err := e.connectHost(c, p); done {
+		return err
+	}
 	for {
 		l, err := e.names.find(c, p, e.typ)
 		if err != nil {
@@ -160,6 +163,9 @@ func (e *Endpoint) connectDatagrams(c socket.Caller, b []byte) error {
 		if err := e.autobind(); err != nil {
 			return err
 		}
+	}
+	if done, err := e.connectHost(c, p); done {
+		return err
 	}
 	to, err := e.names.find(c, p, e.typ)
 	if err != nil {

@@ -23,6 +23,7 @@ type Names struct {
 	inodes   map[vfs.Inode]weak.Pointer[Endpoint]
 	all      map[uint64]weak.Pointer[Endpoint] // for /proc/net/unix
 	auto     uint32                            // last autobind
+	watch    func(fd int, q *vfs.Queue) (stop func(), err error)
 }
 
 // abstractKey has the type in it: a name may be taken once by each.
@@ -223,6 +224,13 @@ func (ns *Names) find(c socket.Caller, p string, typ int) (*Endpoint, error) {
 	return e, nil
 }
 
+// bound: a socket of ours has the name.
+func (ns *Names) bound(i vfs.Inode) bool {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	return ns.inodes[i].Value() != nil
+}
+
 // Name is getsockname(2).
 func (e *Endpoint) Name() ([]byte, error) {
 	e.mu.Lock()
@@ -235,6 +243,9 @@ func (e *Endpoint) Peer() ([]byte, error) {
 	e.mu.Lock()
 	peer := e.peer
 	e.mu.Unlock()
+	if h := e.host.Load(); h != nil {
+		return (&name{path: h.path}).sockaddr(), nil
+	}
 	if peer == nil {
 		return nil, unix.ENOTCONN
 	}

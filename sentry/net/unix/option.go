@@ -37,6 +37,12 @@ func (e *Endpoint) option(caller socket.Caller, name int) ([]byte, error) {
 	case unix.SO_ERROR:
 		v := int(e.err)
 		e.err = 0
+		if h := e.host.Load(); h != nil {
+			var err error
+			if v, err = unix.GetsockoptInt(h.fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil {
+				return nil, err
+			}
+		}
 		return socket.Int(v), nil
 	case unix.SO_PEERCRED:
 		c := e.peerCred
@@ -101,6 +107,9 @@ func (e *Endpoint) Ioctl(ctx vfs.Context, cmd uint32, arg uint64) (uintptr, erro
 
 // waitingBytes is what can be received: of datagrams the first.
 func (e *Endpoint) waitingBytes() (int, error) {
+	if h := e.host.Load(); h != nil {
+		return unix.IoctlGetInt(h.fd, unix.TIOCINQ)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.state == listening {

@@ -22,6 +22,9 @@ func (e *Endpoint) receive(m *socket.Message, flags int) (int, error) {
 		}
 		return 0, unix.EOPNOTSUPP
 	}
+	if h := e.host.Load(); h != nil {
+		return h.receive(m, flags)
+	}
 	if e.typ == unix.SOCK_STREAM {
 		return e.receiveStream(m, flags&unix.MSG_PEEK != 0)
 	}
@@ -184,6 +187,9 @@ func (e *Endpoint) boundName() []byte {
 
 // Ready is poll(2)'s: unix_poll and unix_dgram_poll.
 func (e *Endpoint) Ready(mask vfs.Events) vfs.Events {
+	if h := e.host.Load(); h != nil {
+		return h.ready(mask)
+	}
 	e.mu.Lock()
 	var ev vfs.Events
 	if e.err != 0 {

@@ -13,6 +13,9 @@ func (e *Endpoint) Send(c socket.Caller, m *socket.Message, flags int) (int, err
 	if flags&unix.MSG_OOB != 0 {
 		return 0, unix.EOPNOTSUPP // no urgent byte (CONFIG_AF_UNIX_OOB)
 	}
+	if h := e.host.Load(); h != nil {
+		return h.send(m, flags)
+	}
 	switch e.typ {
 	case unix.SOCK_STREAM:
 		return e.sendStream(c, m)

@@ -43,6 +43,8 @@ type Endpoint struct {
 	queue vfs.Queue
 	used  atomic.Int64 // bytes sent and not yet received, as sk_wmem_alloc
 
+	host atomic.Pointer[hostSocket] // whom it is connected to, if not one of ours
+
 	bindMu sync.Mutex // one bind at a time
 
 	mu       sync.Mutex
@@ -151,6 +153,9 @@ func (e *Endpoint) Write(ctx vfs.Context, src memory.Buffers, _ int64) (int, err
 func (e *Endpoint) Release() { e.release(false) }
 
 func (e *Endpoint) release(embryo bool) {
+	if h := e.host.Load(); h != nil {
+		h.close()
+	}
 	e.mu.Lock()
 	e.dead = true
 	e.shutdown = bothDown
@@ -186,6 +191,9 @@ func (e *Endpoint) release(embryo bool) {
 func (e *Endpoint) Shutdown(_ socket.Caller, how int) error {
 	if how < unix.SHUT_RD || how > unix.SHUT_RDWR {
 		return unix.EINVAL
+	}
+	if h := e.host.Load(); h != nil {
+		return unix.Shutdown(h.fd, how)
 	}
 	mode := how + 1
 	e.mu.Lock()
