@@ -15,6 +15,7 @@ import (
 
 // TestTerminal: Ctrl-A x ends a guest, and the terminal is as it was.
 func TestTerminal(t *testing.T) {
+	needKVM(t)
 	pty, err := terminal.PTY()
 	must(t, err)
 	defer pty.Close()
@@ -54,6 +55,7 @@ func TestTerminal(t *testing.T) {
 
 // TestControl pauses, saves and ends a guest that is no Linux, on any host with /dev/kvm.
 func TestControl(t *testing.T) {
+	needKVM(t)
 	dir := t.TempDir()
 	disk := sparse(t, dir, 1<<20)
 	snap := filepath.Join(dir, "snap")

@@ -164,6 +164,7 @@ func resident(t *testing.T, pid int) int {
 // TestFootprint: a VMM is small beside its guest, whose memory is told apart by
 // the size of its mapping.
 func TestFootprint(t *testing.T) {
+	needKVM(t)
 	const guest, most = 256 << 10, 20 << 10 // KiB
 	v := start(t, "--force", "--init", "own", "--memory", "256M", "--cpus", "4", "--disk", sparse(t, t.TempDir(), 1<<30), microGuest(t, t.TempDir()))
 	if _, err := waitFor(v, "/v1/machine"); err != nil {
