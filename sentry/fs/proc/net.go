@@ -21,6 +21,8 @@ var netFiles = []struct{ name, text string }{
 	{"raw", "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n"},
 	{"route", fmt.Sprintf("%-127s\n", "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT")},
 	{"raw6", "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n"},
+	{"udplite", ""},
+	{"udplite6", ""},
 	{"icmp", ""},
 	{"icmp6", ""},
 	{"sockstat6", ""},

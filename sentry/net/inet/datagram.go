@@ -240,7 +240,7 @@ func (s *Socket) sendDatagram(_ socket.Caller, m *socket.Message, flags int) (in
 		err = unix.EPIPE
 	}
 	ep := s.ep
-	more := s.protocol == unix.IPPROTO_UDP && (flags&unix.MSG_MORE != 0 || s.flagLocked(unix.SOL_UDP, unix.UDP_CORK))
+	more := s.user() && (flags&unix.MSG_MORE != 0 || s.flagLocked(unix.SOL_UDP, unix.UDP_CORK))
 	if err == nil && (more || s.corked != nil) {
 		defer s.mu.Unlock()
 		return s.corkLocked(m, o, more)
@@ -256,7 +256,7 @@ func (s *Socket) sendDatagram(_ socket.Caller, m *socket.Message, flags int) (in
 	if terr != nil {
 		return 0, s.sendError(terr)
 	}
-	if to != nil && s.protocol == unix.IPPROTO_UDP {
+	if to != nil && s.user() {
 		s.returnToSender(to, m)
 	}
 	return int(n), nil
@@ -278,7 +278,7 @@ func (s *Socket) mostBytes(to *tcpip.FullAddress, ep tcpip.Endpoint) int {
 	if !v4 {
 		n = most6
 	}
-	if s.protocol == unix.IPPROTO_UDP && s.typ == unix.SOCK_DGRAM {
+	if s.user() {
 		n -= header.UDPMinimumSize
 	}
 	if s.typ == unix.SOCK_RAW && s.includes(ep) {
@@ -362,7 +362,7 @@ func (s *Socket) toLocked(m *socket.Message) (to *tcpip.FullAddress, o tcpip.Wri
 	if err != nil {
 		return nil, o, err
 	}
-	if a.Port == 0 && s.protocol == unix.IPPROTO_UDP && s.typ == unix.SOCK_DGRAM {
+	if a.Port == 0 && s.user() {
 		return nil, o, unix.EINVAL
 	}
 	a.Addr = s.anyIsHereLocked(a.Addr)
@@ -420,7 +420,7 @@ func (s *Socket) receiveDatagram(m *socket.Message, flags int) (int, error) {
 // sender is what recvfrom(2) names: ping and raw sockets have no ports.
 func (s *Socket) sender(g *datagram) tcpip.FullAddress {
 	a := g.from
-	if s.typ == unix.SOCK_RAW || s.protocol != unix.IPPROTO_UDP {
+	if !s.user() {
 		a.Port = 0
 	}
 	return a
@@ -518,7 +518,7 @@ func (s *Socket) returnToSender(to *tcpip.FullAddress, m *socket.Message) {
 	}
 	network := protocolOf(dst)
 	id := stack.TransportEndpointID{LocalPort: to.Port, LocalAddress: dst, RemotePort: local.Port, RemoteAddress: from}
-	if s.net.lib.FindTransportEndpoint(network, udp.ProtocolNumber, id, Loopback) != nil {
+	if s.lib().FindTransportEndpoint(network, udp.ProtocolNumber, id, Loopback) != nil {
 		return
 	}
 	b := make([]byte, m.Data.Len())

@@ -44,8 +44,10 @@ const Loopback = 1
 type Stack struct {
 	Sysctls Sysctls
 
-	start sync.Once
-	lib   *stack.Stack
+	start     sync.Once
+	lib       *stack.Stack
+	startLite sync.Once
+	lite      atomic.Pointer[stack.Stack] // for UDP-Lite
 
 	up      atomic.Bool // the loopback device
 	started atomic.Bool
@@ -76,49 +78,40 @@ func New(up bool) *Stack {
 // tcpip is the library's stack.
 func (n *Stack) tcpip() *stack.Stack {
 	n.start.Do(func() {
-		n.lib = stack.New(stack.Options{
-			NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
-			TransportProtocols: []stack.TransportProtocolFactory{
-				tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
-			},
-			RawFactory:  raw.EndpointFactory{},
-			HandleLocal: true,
-		})
-		n.configure()
+		n.lib = n.newLib(tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6)
 		n.started.Store(true)
 	})
 	return n.lib
 }
 
-func (n *Stack) configure() {
-	s := n.lib
+// udpLite is another one, whose UDP is UDP-Lite's ports and sockets: on a device
+// that corrupts nothing the two protocols differ in their number alone.
+func (n *Stack) udpLite() *stack.Stack {
+	n.startLite.Do(func() { n.lite.Store(n.newLib(udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6)) })
+	return n.lite.Load()
+}
+
+func (n *Stack) newLib(transports ...stack.TransportProtocolFactory) *stack.Stack {
+	s := stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols: transports,
+		RawFactory:         raw.EndpointFactory{},
+		HandleLocal:        true,
+	})
 	// Linux limits answers to other hosts, not to itself (net/ipv4/icmp.c, icmpv4_xrlim_allow).
 	s.SetICMPLimit(math.MaxFloat64)
 	s.SetPortRange(firstPort, lastPort)
-	buffers := func(most int) (tcpip.SendBufferSizeOption, tcpip.ReceiveBufferSizeOption) {
-		return tcpip.SendBufferSizeOption{Min: 1, Default: socket.BufferDefault, Max: most},
-			tcpip.ReceiveBufferSizeOption{Min: 1, Default: socket.BufferDefault, Max: most}
+	s.SetOption(tcpip.SendBufferSizeOption{Min: 1, Default: socket.BufferDefault, Max: math.MaxInt32})
+	s.SetOption(tcpip.ReceiveBufferSizeOption{Min: 1, Default: socket.BufferDefault, Max: math.MaxInt32})
+	sack, moderate, cubic := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true), tcpip.CongestionControlOption("cubic")
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &cubic} {
+		s.SetTransportProtocolOption(tcp.ProtocolNumber, o)
 	}
-	send, receive := buffers(math.MaxInt32)
-	s.SetOption(send)
-	s.SetOption(receive)
-	sack := tcpip.TCPSACKEnabled(true)
-	s.SetTransportProtocolOption(tcp.ProtocolNumber, &sack)
-	moderate := tcpip.TCPModerateReceiveBufferOption(true)
-	s.SetTransportProtocolOption(tcp.ProtocolNumber, &moderate)
-	cubic := tcpip.CongestionControlOption("cubic")
-	s.SetTransportProtocolOption(tcp.ProtocolNumber, &cubic)
 	if err := s.CreateNICWithOptions(Loopback, loopback.New(), stack.NICOptions{Name: "lo"}); err != nil {
 		panic("inet: make the loopback device: " + err.String())
 	}
-	for _, a := range loopbackAddresses {
-		proto := tcpip.NetworkProtocolNumber(header.IPv4ProtocolNumber)
-		if a.Address.Len() == 16 {
-			proto = header.IPv6ProtocolNumber
-		}
-		s.AddProtocolAddress(Loopback, tcpip.ProtocolAddress{Protocol: proto, AddressWithPrefix: a}, stack.AddressProperties{})
-	}
-	n.route()
+	n.route(s)
+	return s
 }
 
 // The range of ports that bind(2) and connect(2) choose from (ip_local_port_range).
@@ -130,20 +123,19 @@ var (
 	loopbackAddresses = []tcpip.AddressWithPrefix{{Address: loopback4, PrefixLen: 8}, {Address: loopback6, PrefixLen: 128}}
 )
 
-// route is the routing table: with the device down nothing is reached.
-func (n *Stack) route() {
+// route gives the loopback device its addresses and routes, or, when it is down,
+// takes them away.
+func (n *Stack) route(s *stack.Stack) {
 	var table []tcpip.Route
-	if n.up.Load() {
-		for _, a := range loopbackAddresses {
+	for _, a := range loopbackAddresses {
+		if n.up.Load() {
 			table = append(table, tcpip.Route{Destination: a.Subnet(), NIC: Loopback})
+			s.AddProtocolAddress(Loopback, tcpip.ProtocolAddress{Protocol: protocolOf(a.Address), AddressWithPrefix: a}, stack.AddressProperties{})
+		} else {
+			s.RemoveAddress(Loopback, a.Address)
 		}
 	}
-	n.lib.SetRouteTable(table)
-	if n.up.Load() {
-		n.lib.EnableNIC(Loopback)
-	} else {
-		n.lib.DisableNIC(Loopback)
-	}
+	s.SetRouteTable(table)
 }
 
 // Up says whether the loopback device is; SetUp changes it.
@@ -154,7 +146,10 @@ func (n *Stack) SetUp(up bool) {
 		return
 	}
 	if n.Started() {
-		n.route()
+		n.route(n.lib)
+	}
+	if lite := n.lite.Load(); lite != nil {
+		n.route(lite)
 	}
 }
 
@@ -174,8 +169,10 @@ func (n *Stack) Release() {
 }
 
 func (n *Stack) destroy() {
-	if n.lib != nil {
-		n.lib.Destroy()
+	for _, s := range []*stack.Stack{n.lib, n.lite.Load()} {
+		if s != nil {
+			s.Destroy()
+		}
 	}
 }
 
@@ -205,7 +202,7 @@ func (n *Stack) Sockets() []*Socket {
 
 // local says that an address is one of this stack's.
 func (n *Stack) local(a tcpip.Address) bool {
-	return n.lib.CheckLocalAddress(0, protocolOf(a), a) != 0
+	return n.tcpip().CheckLocalAddress(0, protocolOf(a), a) != 0
 }
 
 func protocolOf(a tcpip.Address) tcpip.NetworkProtocolNumber {

@@ -120,10 +120,20 @@ var ints = map[opt]intOption{
 	{unix.SOL_TCP, unix.TCP_THIN_LINEAR_TIMEOUTS}: {hi: 1},
 	{unix.SOL_TCP, unix.TCP_THIN_DUPACK}:          {hi: 1},
 
+	{solUDPLite, udpliteSend}:    {hi: 0xffff},
+	{solUDPLite, udpliteReceive}: {hi: 0xffff},
+
 	{unix.SOL_UDP, unix.UDP_CORK}:         {flag: true},
 	{unix.SOL_UDP, unix.UDP_NO_CHECK6_TX}: {flag: true},
 	{unix.SOL_UDP, unix.UDP_NO_CHECK6_RX}: {flag: true},
 }
+
+// SOL_UDPLITE, UDPLITE_SEND_CSCOV and UDPLITE_RECV_CSCOV (include/uapi/linux/udp.h).
+const (
+	solUDPLite     = 136
+	udpliteSend    = 10
+	udpliteReceive = 11
+)
 
 func receivePacketInfo6(o *tcpip.SocketOptions, v bool) {
 	o.SetIPv6ReceivePacketInfo(v)
@@ -210,7 +220,9 @@ func (s *Socket) has(level int) bool {
 	case unix.SOL_TCP:
 		return s.typ == unix.SOCK_STREAM
 	case unix.SOL_UDP:
-		return s.typ == unix.SOCK_DGRAM && s.protocol == unix.IPPROTO_UDP
+		return s.user() && s.protocol == unix.IPPROTO_UDP
+	case solUDPLite:
+		return s.protocol == unix.IPPROTO_UDPLITE
 	case unix.SOL_RAW, unix.SOL_ICMPV6:
 		return s.typ == unix.SOCK_RAW
 	}

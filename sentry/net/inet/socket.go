@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -117,6 +118,7 @@ func (n *Stack) Socket(c socket.Caller, family, typ, protocol int) (*Socket, err
 		switch protocol {
 		case 0, unix.IPPROTO_UDP:
 			protocol = unix.IPPROTO_UDP
+		case unix.IPPROTO_UDPLITE:
 		case icmpProtocol:
 			if !n.mayPing(c) {
 				return nil, unix.EACCES
@@ -200,7 +202,20 @@ func (s *Socket) newEndpoint(wq *waiter.Queue) (tcpip.Endpoint, tcpip.Error) {
 	case s.protocol == unix.IPPROTO_ICMPV6:
 		return lib.NewEndpoint(icmp.ProtocolNumber6, network, wq)
 	}
-	return lib.NewEndpoint(udp.ProtocolNumber, network, wq)
+	return s.lib().NewEndpoint(udp.ProtocolNumber, network, wq)
+}
+
+// lib is the library's stack that the socket is on.
+func (s *Socket) lib() *stack.Stack {
+	if s.protocol == unix.IPPROTO_UDPLITE {
+		return s.net.udpLite()
+	}
+	return s.net.tcpip()
+}
+
+// user says that the socket speaks UDP or UDP-Lite.
+func (s *Socket) user() bool {
+	return s.typ == unix.SOCK_DGRAM && (s.protocol == unix.IPPROTO_UDP || s.protocol == unix.IPPROTO_UDPLITE)
 }
 
 // renew gives the socket an endpoint, or another one with the options of the old:
@@ -328,7 +343,7 @@ func (s *Socket) Bind(c socket.Caller, name []byte) error {
 		return err
 	}
 	if port := int32(a.Port); port != 0 && port < s.net.Sysctls.UnprivilegedPort.Load() && s.typ != unix.SOCK_RAW &&
-		(s.protocol == unix.IPPROTO_TCP || s.protocol == unix.IPPROTO_UDP) && !c.Creds().Has(unix.CAP_NET_BIND_SERVICE) {
+		(s.protocol == unix.IPPROTO_TCP || s.user()) && !c.Creds().Has(unix.CAP_NET_BIND_SERVICE) {
 		return unix.EACCES
 	}
 	s.mu.Lock()

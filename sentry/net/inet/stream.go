@@ -208,12 +208,35 @@ func (s *Socket) watchLocked(to tcpip.Address) {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
-		if st := s.stateLocked(); underWay(st) || over(st) {
+		switch st := s.stateLocked(); {
+		case over(st):
+			return
+		case underWay(st):
+			s.watchPeerLocked()
 			return
 		}
 		select {
 		case <-heard:
 		case <-timer.C:
+			return
+		}
+	}
+}
+
+// watchPeerLocked waits until the other end of an established connection is in its
+// listener's queue, which is one segment later.
+func (s *Socket) watchPeerLocked() {
+	id := s.ep.Info().(*stack.TransportEndpointInfo).ID
+	other := stack.TransportEndpointID{LocalAddress: id.RemoteAddress, LocalPort: id.RemotePort, RemoteAddress: id.LocalAddress, RemotePort: id.LocalPort}
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Microsecond) {
+		ep, ok := s.net.lib.FindTransportEndpoint(protocolOf(other.LocalAddress), tcp.ProtocolNumber, other, 0).(*tcp.Endpoint)
+		if !ok {
+			return
+		}
+		ep.LockUser() // a segment under way holds it
+		st := ep.EndpointState()
+		ep.UnlockUser()
+		if st != tcp.StateSynRecv {
 			return
 		}
 	}
