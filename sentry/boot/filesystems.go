@@ -95,7 +95,7 @@ func (s *sandbox) newSysfs(ctx vfs.Context, _ vfs.FSOptions) (vfs.FileSystem, er
 func (s *sandbox) newProc(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
 	c := proc.Config{
 		Kernel: s.kernel, OSRelease: syscalls.Release, OSVersion: syscalls.Version, CPUInfo: s.cpuinfo,
-		Filesystems: s.fsNames(), NetUnix: s.kernel.World.(*syscalls.World).Names.Table, NetFile: syscalls.NetFile,
+		Filesystems: s.fsNames(), NetUnix: s.kernel.World.(*syscalls.World).Names.Table, NetFile: s.netFile, Network: s.network,
 	}
 	if t, ok := ctx.(*kernel.Task); ok {
 		if c.PIDs = t.PIDNamespace(); !t.Creds().HasIn(c.PIDs.Owner(), unix.CAP_SYS_ADMIN) {
@@ -298,3 +298,10 @@ func (l *layers) mount(opts *overlay.Options, lowers []string, upper, work strin
 	}
 	return fs, nil
 }
+
+// netFile and network are what /proc shows of the network of who looks.
+func (s *sandbox) netFile(ctx vfs.Context, name string) ([]byte, bool) {
+	return syscalls.NetOf(s.kernel, ctx).Proc(name)
+}
+
+func (s *sandbox) network(ctx vfs.Context) proc.Network { return syscalls.NetOf(s.kernel, ctx) }

@@ -42,11 +42,10 @@ func NewNet() kernel.NewContents {
 // netOf is the network of the namespace that t is in.
 func netOf(t *kernel.Task) *inet.Stack { return t.Namespaces().Net.Contents().(*inet.Stack) }
 
-// NetFile is the content of /proc/net/NAME where ctx's network decides it.
-func NetFile(ctx vfs.Context, name string) ([]byte, bool) {
-	t, ok := ctx.(*kernel.Task)
-	if !ok || t.Namespaces() == nil {
-		return nil, false
+// NetOf is the network of who asks: the container's first for who is no task.
+func NetOf(k *kernel.Kernel, ctx vfs.Context) *inet.Stack {
+	if t, ok := ctx.(*kernel.Task); ok && t.Namespaces() != nil {
+		return netOf(t)
 	}
-	return netOf(t).Proc(name)
+	return k.Namespaces().Net.Contents().(*inet.Stack)
 }

@@ -31,9 +31,19 @@ type Config struct {
 	NetUnix func() []byte
 	// NetFile writes those files of /proc/net that depend on what ctx's network has.
 	NetFile func(ctx vfs.Context, name string) ([]byte, bool)
+	// Network is that of ctx, for values of /proc/sys/net that sockets go by; nil:
+	// they are kept, and that is all.
+	Network func(ctx vfs.Context) Network
 	PIDs    *kernel.PIDNamespace // that it was mounted in; nil: the first
 	HidePID int                  // the mount option
 	HideGID uint32
+}
+
+// Network is a network namespace.
+type Network interface {
+	// Sysctl is the value of a file of /proc/sys, false if it is not one of its own.
+	Sysctl(path string) (string, bool)
+	SetSysctl(path, value string) error
 }
 
 // With is c changed by mount(2)'s data. fs/proc/root.c, proc_fs_parameters.

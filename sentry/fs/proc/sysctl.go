@@ -168,6 +168,61 @@ var sysctls = []sysctl{
 	{path: "net/ipv4/tcp_congestion_control", text: "cubic", keep: true},
 	{path: "net/ipv4/tcp_available_congestion_control", text: "reno cubic"},
 	{path: "net/ipv4/tcp_allowed_congestion_control", text: "reno cubic"},
+	{path: "net/ipv4/tcp_fastopen", text: "1", keep: true},
+	{path: "net/ipv4/tcp_tw_reuse", text: "2", keep: true},
+	{path: "net/ipv4/tcp_window_scaling", text: "1", keep: true},
+	{path: "net/ipv4/tcp_ecn", text: "2", keep: true},
+	{path: "net/ipv4/tcp_no_metrics_save", text: "0", keep: true},
+	{path: "net/ipv4/tcp_slow_start_after_idle", text: "1", keep: true},
+	{path: "net/ipv4/tcp_retries1", text: "3", keep: true},
+	{path: "net/ipv4/tcp_retries2", text: "15", keep: true},
+	{path: "net/ipv4/tcp_syn_retries", text: "6", keep: true},
+	{path: "net/ipv4/tcp_synack_retries", text: "5", keep: true},
+	{path: "net/ipv4/tcp_max_tw_buckets", text: "131072", keep: true},
+	{path: "net/ipv4/tcp_mtu_probing", text: "0", keep: true},
+	{path: "net/ipv4/tcp_abort_on_overflow", text: "0", keep: true},
+	{path: "net/ipv4/tcp_autocorking", text: "1", keep: true},
+	{path: "net/ipv4/tcp_moderate_rcvbuf", text: "1", keep: true},
+	{path: "net/ipv4/tcp_orphan_retries", text: "0", keep: true},
+	{path: "net/ipv4/tcp_notsent_lowat", text: "4294967295", keep: true},
+	{path: "net/ipv4/tcp_rfc1337", text: "0", keep: true},
+	{path: "net/ipv4/tcp_base_mss", text: "1024", keep: true},
+	{path: "net/ipv4/tcp_dsack", text: "1", keep: true},
+	{path: "net/ipv4/tcp_fack", text: "0", keep: true},
+	{path: "net/ipv4/udp_rmem_min", text: "4096", keep: true},
+	{path: "net/ipv4/udp_wmem_min", text: "4096", keep: true},
+	{path: "net/ipv4/icmp_echo_ignore_all", text: "0", keep: true},
+	{path: "net/ipv4/icmp_echo_ignore_broadcasts", text: "1", keep: true},
+	{path: "net/ipv4/icmp_ratelimit", text: "1000", keep: true},
+	{path: "net/ipv4/ip_nonlocal_bind", text: "0", keep: true},
+	{path: "net/ipv4/ip_no_pmtu_disc", text: "0", keep: true},
+	{path: "net/ipv4/ip_local_reserved_ports", text: "", keep: true},
+	{path: "net/ipv4/ip_dynaddr", text: "0", keep: true},
+	{path: "net/ipv4/ip_early_demux", text: "1", keep: true},
+	{path: "net/ipv4/ipfrag_high_thresh", text: "4194304", keep: true},
+	{path: "net/ipv4/igmp_max_memberships", text: "20", keep: true},
+	{path: "net/ipv4/conf/all/forwarding", text: "0", keep: true},
+	{path: "net/ipv4/conf/all/rp_filter", text: "0", keep: true},
+	{path: "net/ipv4/conf/all/accept_redirects", text: "0", keep: true},
+	{path: "net/ipv4/conf/all/send_redirects", text: "1", keep: true},
+	{path: "net/ipv4/conf/all/accept_source_route", text: "0", keep: true},
+	{path: "net/ipv4/conf/all/route_localnet", text: "0", keep: true},
+	{path: "net/ipv4/conf/default/forwarding", text: "0", keep: true},
+	{path: "net/ipv4/conf/default/rp_filter", text: "0", keep: true},
+	{path: "net/ipv4/conf/lo/forwarding", text: "0", keep: true},
+	{path: "net/ipv4/conf/lo/rp_filter", text: "0", keep: true},
+	{path: "net/ipv4/conf/lo/disable_policy", text: "1", keep: true},
+	{path: "net/ipv6/bindv6only", text: "0", keep: true},
+	{path: "net/ipv6/ip_nonlocal_bind", text: "0", keep: true},
+	{path: "net/ipv6/conf/all/disable_ipv6", text: "0", keep: true},
+	{path: "net/ipv6/conf/all/forwarding", text: "0", keep: true},
+	{path: "net/ipv6/conf/all/accept_ra", text: "1", keep: true},
+	{path: "net/ipv6/conf/default/disable_ipv6", text: "0", keep: true},
+	{path: "net/ipv6/conf/default/forwarding", text: "0", keep: true},
+	{path: "net/ipv6/conf/default/accept_ra", text: "1", keep: true},
+	{path: "net/ipv6/conf/lo/disable_ipv6", text: "0", keep: true},
+	{path: "net/ipv6/conf/lo/forwarding", text: "0", keep: true},
+	{path: "net/ipv6/conf/lo/accept_ra", text: "1", keep: true},
 
 	{path: "user/max_user_namespaces", text: "0"},
 	{path: "user/max_mnt_namespaces", text: "96018"},
@@ -217,6 +272,11 @@ func (fs *FileSystem) newSysctl(c sysctl) *kernfs.File {
 		case c.read != nil:
 			return []byte(c.read(fs) + "\n"), nil
 		case c.keep:
+			if n := fs.network(ctx); n != nil {
+				if v, ok := n.Sysctl(c.path); ok {
+					return []byte(v + "\n"), nil
+				}
+			}
 			return []byte(fs.tunables.get(c.path, c.text) + "\n"), nil
 		}
 		return []byte(c.text + "\n"), nil
@@ -227,8 +287,13 @@ func (fs *FileSystem) newSysctl(c sysctl) *kernfs.File {
 			return c.write(fs, ctx, strings.TrimRight(string(b), "\n\x00"))
 		}
 	case c.keep:
-		f.Write = func(_ vfs.Context, b []byte) error {
+		f.Write = func(ctx vfs.Context, b []byte) error {
 			v, err := normal(c.text, string(b))
+			if n := fs.network(ctx); n != nil && err == nil {
+				if _, ok := n.Sysctl(c.path); ok {
+					return n.SetSysctl(c.path, v)
+				}
+			}
 			if err == nil {
 				fs.tunables.set(c.path, v)
 			}
@@ -236,6 +301,13 @@ func (fs *FileSystem) newSysctl(c sysctl) *kernfs.File {
 		}
 	}
 	return f
+}
+
+func (fs *FileSystem) network(ctx vfs.Context) Network {
+	if fs.Network == nil {
+		return nil
+	}
+	return fs.Network(ctx)
 }
 
 // normal checks a value that is kept: numbers where there are numbers.

@@ -106,12 +106,17 @@ func (s *Socket) keepDatagram(g *datagram) {
 	g.cost = truesize(len(g.data))
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.size > s.opts.Receive() || s.filtered(g) {
+	most := s.opts.Receive()
+	if s.net.queued.Load() > plenty {
+		most = min(most, scarce)
+	}
+	if d.size > most || s.filtered(g) {
 		d.drops++
 		return
 	}
 	d.list = append(d.list, g)
 	d.size += g.cost
+	s.net.queued.Add(int64(g.cost))
 }
 
 // filtered applies ICMP_FILTER (raw_rcv) to what a raw socket received; the
@@ -212,7 +217,8 @@ func (s *Socket) releaseDatagrams() {
 	s.closeLocked()
 	s.mu.Unlock()
 	s.grams.mu.Lock()
-	s.grams.list = nil
+	s.net.queued.Add(-int64(s.grams.size))
+	s.grams.list, s.grams.size = nil, 0
 	s.grams.mu.Unlock()
 }
 
@@ -399,6 +405,7 @@ func (s *Socket) receiveDatagram(m *socket.Message, flags int) (int, error) {
 		d.list[0] = nil
 		d.list = d.list[1:]
 		d.size -= g.cost
+		s.net.queued.Add(-int64(g.cost))
 	}
 	drops := d.drops
 	d.mu.Unlock()

@@ -42,7 +42,7 @@ const Loopback = 1
 // Stack is what a network namespace has. The library's goroutines start with the
 // first socket.
 type Stack struct {
-	Sysctls Sysctls
+	sysctls Sysctls
 
 	start     sync.Once
 	lib       *stack.Stack
@@ -51,6 +51,7 @@ type Stack struct {
 
 	up      atomic.Bool // the loopback device
 	started atomic.Bool
+	queued  atomic.Int64 // bytes that sockets hold
 
 	mu      sync.Mutex
 	left    bool // no task is in the namespace
@@ -58,19 +59,11 @@ type Stack struct {
 	links   map[pair]*link // connections of which one end has not been looked at
 }
 
-// Sysctls are the values of /proc/sys/net that change what a socket does.
-type Sysctls struct {
-	UnprivilegedPort atomic.Int32 // ip_unprivileged_port_start
-	PingFirst        atomic.Uint32
-	PingLast         atomic.Uint32 // ping_group_range
-}
-
 // New makes a namespace with a loopback device and its addresses, 127.0.0.1/8 and
 // ::1/128. A fresh one's device is down (unshare(2)); the container's own is up.
 func New(up bool) *Stack {
 	n := &Stack{sockets: map[*Socket]struct{}{}, links: map[pair]*link{}}
-	n.Sysctls.UnprivilegedPort.Store(1024)
-	n.Sysctls.PingFirst.Store(1)
+	n.sysctls.init()
 	n.up.Store(up)
 	return n
 }
@@ -100,7 +93,7 @@ func (n *Stack) newLib(transports ...stack.TransportProtocolFactory) *stack.Stac
 	})
 	// Linux limits answers to other hosts, not to itself (net/ipv4/icmp.c, icmpv4_xrlim_allow).
 	s.SetICMPLimit(math.MaxFloat64)
-	s.SetPortRange(firstPort, lastPort)
+	s.SetPortRange(uint16(n.sysctls.firstPort.Load()), uint16(n.sysctls.lastPort.Load()))
 	s.SetOption(tcpip.SendBufferSizeOption{Min: 1, Default: socket.BufferDefault, Max: math.MaxInt32})
 	s.SetOption(tcpip.ReceiveBufferSizeOption{Min: 1, Default: socket.BufferDefault, Max: math.MaxInt32})
 	sack, moderate, cubic := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true), tcpip.CongestionControlOption("cubic")
@@ -113,9 +106,6 @@ func (n *Stack) newLib(transports ...stack.TransportProtocolFactory) *stack.Stac
 	n.route(s)
 	return s
 }
-
-// The range of ports that bind(2) and connect(2) choose from (ip_local_port_range).
-const firstPort, lastPort = 32768, 60999
 
 var (
 	loopback4         = tcpip.AddrFrom4([4]byte{127, 0, 0, 1})

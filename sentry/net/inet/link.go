@@ -2,6 +2,7 @@ package inet
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 
@@ -39,13 +40,13 @@ func (n *Stack) join(local, remote endpoint) (*link, int) {
 		p, side = pair{remote, local}, 1
 	}
 	if local == remote { // a socket connected to itself
-		return &link{}, 0
+		return n.newLink(), 0
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	l := n.links[p]
 	if l == nil || l.attached[side] { // of a connection long gone, whose other end never came
-		l = &link{}
+		l = n.newLink()
 		n.links[p] = l
 	}
 	l.attached[side] = true
@@ -53,6 +54,12 @@ func (n *Stack) join(local, remote endpoint) (*link, int) {
 		delete(n.links, p)
 	}
 	return l, side
+}
+
+func (n *Stack) newLink() *link {
+	l := &link{}
+	l.to[0].total, l.to[1].total = &n.queued, &n.queued
+	return l
 }
 
 // sweep forgets connections that nobody accepted and nobody will.
@@ -74,6 +81,8 @@ func (n *Stack) sweep(dead func(listener, client endpoint) bool) {
 
 // flow is what goes one way.
 type flow struct {
+	total *atomic.Int64 // Stack.queued
+
 	mu     sync.Mutex
 	chunks [][]byte
 	taken  int // of the first chunk
@@ -107,7 +116,22 @@ func freeChunk(b []byte) {
 	}
 }
 
-func (f *flow) roomLocked() int { return f.send + f.recv - f.size }
+// plenty is how many bytes all sockets of a stack may hold before each of them is
+// held to scarce (tcp_mem's pressure): they are the Sentry's memory.
+const (
+	plenty = 64 << 20
+	scarce = 16 << 10
+)
+
+// capacityLocked is how much may wait.
+func (f *flow) capacityLocked() int {
+	if f.total.Load() > plenty {
+		return min(scarce, f.send+f.recv)
+	}
+	return f.send + f.recv
+}
+
+func (f *flow) roomLocked() int { return max(0, f.capacityLocked()-f.size) }
 
 // write takes as much of src as there is room for; fault says that not all of
 // that could be read.
@@ -138,6 +162,7 @@ func (f *flow) write(src memory.Buffers) (n int, gone, fault bool) {
 			src = src.Skip(got)
 		}
 	}
+	f.total.Add(int64(n))
 	reader := f.reader
 	f.mu.Unlock()
 	if n > 0 && reader != nil {
@@ -146,12 +171,11 @@ func (f *flow) write(src memory.Buffers) (n int, gone, fault bool) {
 	return n, false, fault
 }
 
-// read fills dst, or with discard takes as many bytes away; peek leaves them. more
-// says that something waits beyond least bytes.
+// read fills dst; peek leaves the bytes where they are.
 func (f *flow) read(dst memory.Buffers, peek bool) (n int, fault bool) {
 	f.mu.Lock()
 	want := min(dst.Len(), f.size)
-	full := f.roomLocked() < f.send/2
+	full := !f.writableLocked()
 	at := f.taken
 	for _, c := range f.chunks {
 		if n == want {
@@ -183,6 +207,7 @@ func (f *flow) read(dst memory.Buffers, peek bool) (n int, fault bool) {
 
 func (f *flow) dropLocked(n int) {
 	f.size -= n
+	f.total.Add(-int64(n))
 	for n > 0 {
 		c := f.chunks[0]
 		k := min(n, len(c)-f.taken)
@@ -205,7 +230,7 @@ func (f *flow) dropLocked(n int) {
 }
 
 // writableLocked is sk_stream_is_writable: a third is free.
-func (f *flow) writableLocked() bool { return f.roomLocked() >= (f.send+f.recv)/3 }
+func (f *flow) writableLocked() bool { return f.size <= f.capacityLocked()/3*2 }
 
 // finish says that no more will be written.
 func (f *flow) finish() {
@@ -239,6 +264,7 @@ func (f *flow) kill() {
 func (f *flow) abandon() (unread int) {
 	f.mu.Lock()
 	unread = f.size
+	f.total.Add(-int64(unread))
 	for _, c := range f.chunks {
 		freeChunk(c)
 	}

@@ -140,6 +140,9 @@ func (n *Stack) Socket(c socket.Caller, family, typ, protocol int) (*Socket, err
 	if err := s.renew(); err != nil {
 		return nil, err
 	}
+	if family == unix.AF_INET6 && n.sysctls.v6Only.Load() != 0 {
+		s.SetOption(c, unix.SOL_IPV6, unix.IPV6_V6ONLY, socket.Int(1))
+	}
 	if typ == unix.SOCK_RAW || protocol == icmpProtocol { // INET_PROTOSW_REUSE
 		s.SetOption(c, unix.SOL_SOCKET, unix.SO_REUSEADDR, socket.Int(1))
 	}
@@ -149,7 +152,7 @@ func (n *Stack) Socket(c socket.Caller, family, typ, protocol int) (*Socket, err
 
 // mayPing compares a caller's groups with ping_group_range. ping_init_sock.
 func (n *Stack) mayPing(c socket.Caller) bool {
-	first, last := n.Sysctls.PingFirst.Load(), n.Sysctls.PingLast.Load()
+	first, last := n.sysctls.pingFirst.Load(), n.sysctls.pingLast.Load()
 	k := c.Creds()
 	for _, g := range append([]uint32{k.EGID}, k.Groups...) {
 		if first <= g && g <= last {
@@ -342,7 +345,7 @@ func (s *Socket) Bind(c socket.Caller, name []byte) error {
 	if err != nil {
 		return err
 	}
-	if port := int32(a.Port); port != 0 && port < s.net.Sysctls.UnprivilegedPort.Load() && s.typ != unix.SOCK_RAW &&
+	if port := uint32(a.Port); port != 0 && port < s.net.sysctls.unprivilegedPort.Load() && s.typ != unix.SOCK_RAW &&
 		(s.protocol == unix.IPPROTO_TCP || s.user()) && !c.Creds().Has(unix.CAP_NET_BIND_SERVICE) {
 		return unix.EACCES
 	}

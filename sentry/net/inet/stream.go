@@ -545,7 +545,7 @@ func (s *Socket) sendStream(_ socket.Caller, m *socket.Message, flags int) (int,
 		}
 		s.mu.Unlock()
 		s.queue.Notify(vfs.EventIn | vfs.EventOut | vfs.EventErr | vfs.EventHup | vfs.EventRdHup)
-		return m.Data.Len(), nil
+		return min(m.Data.Len(), s.opts.Send()), nil
 	case n > 0:
 		return n, nil
 	case fault:

@@ -39,6 +39,11 @@ var cases = []struct {
 	{"panics", panics},
 	{"sandboxed_child", sandboxedChild},
 	{"nil_pointer", nilPointer},
+	{"tcp_echo", tcpEcho},
+	{"tcp_deadlines", tcpDeadlines},
+	{"udp_packets", udpPackets},
+	{"http_server", httpServer},
+	{"interfaces", interfaces},
 }
 
 func main() {
