@@ -91,6 +91,7 @@ type flow struct {
 	recv   int
 	fin    bool // nothing more will come
 	gone   bool // nobody will read
+	hungry bool // who writes found no room, and is to be told of some
 	reset  bool // the connection was torn: told to the reader once what came before is read
 
 	reader, writer *vfs.Queue
@@ -141,7 +142,8 @@ func (f *flow) write(src memory.Buffers) (n int, gone, fault bool) {
 		f.mu.Unlock()
 		return 0, true, false
 	}
-	left := min(src.Len(), f.roomLocked())
+	asked := src.Len()
+	left := min(asked, f.roomLocked())
 	for left > 0 {
 		last := len(f.chunks) - 1
 		if last < 0 || len(f.chunks[last]) == cap(f.chunks[last]) {
@@ -163,6 +165,7 @@ func (f *flow) write(src memory.Buffers) (n int, gone, fault bool) {
 		}
 	}
 	f.total.Add(int64(n))
+	f.hungry = f.hungry || !fault && n < asked
 	reader := f.reader
 	f.mu.Unlock()
 	if n > 0 && reader != nil {
@@ -175,7 +178,6 @@ func (f *flow) write(src memory.Buffers) (n int, gone, fault bool) {
 func (f *flow) read(dst memory.Buffers, peek bool) (n int, fault bool) {
 	f.mu.Lock()
 	want := min(dst.Len(), f.size)
-	full := !f.writableLocked()
 	at := f.taken
 	for _, c := range f.chunks {
 		if n == want {
@@ -197,7 +199,10 @@ func (f *flow) read(dst memory.Buffers, peek bool) (n int, fault bool) {
 		f.dropLocked(n)
 	}
 	writer := f.writer
-	wake := !peek && full && f.writableLocked()
+	wake := !peek && f.hungry && f.writableLocked()
+	if wake {
+		f.hungry = false
+	}
 	f.mu.Unlock()
 	if wake && writer != nil {
 		writer.Notify(vfs.EventOut | writeNorm)
@@ -296,7 +301,9 @@ type flowState struct {
 func (f *flow) state() flowState {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return flowState{size: f.size, fin: f.fin, reset: f.reset, gone: f.gone, writable: f.writableLocked(),
+	writable := f.writableLocked()
+	f.hungry = f.hungry || !writable
+	return flowState{size: f.size, fin: f.fin, reset: f.reset, gone: f.gone, writable: writable,
 		unacknowledged: max(0, f.size-f.recv), receiveCapacity: f.recv}
 }
 
