@@ -75,6 +75,7 @@ func (n *Stack) sweep(dead func(listener, client endpoint) bool) {
 			delete(n.links, p)
 			l.to[1-side].kill()
 			l.to[side].kill()
+			l.to[side].abandon()
 		}
 	}
 }
