@@ -48,6 +48,7 @@ type sandbox struct {
 	arena    *memory.Arena
 	files    []*gofer.FS
 	kernel   *kernel.Kernel
+	filter   *kernel.Filter // of linux.seccomp; nil: none
 	ns       *vfs.Namespace
 	root     vfs.Path
 	pts      *devpts.FileSystem
@@ -194,6 +195,11 @@ func (s *sandbox) makeKernel() (err error) {
 	})
 	if err != nil {
 		return err
+	}
+	if p := spec.Linux.Seccomp; p != nil {
+		if s.filter, err = compileFilter(p); err != nil {
+			return err
+		}
 	}
 	s.kernel.World.(*syscalls.World).FSTypes = s.fsTypes()
 	s.kernel.OnPanic(func(*kernel.Panic) { os.Exit(exitPanic) })

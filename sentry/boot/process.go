@@ -62,7 +62,7 @@ func (s *sandbox) prepare(p *specs.Process, terminal bool, files []*os.File) (*p
 	if len(args) == 0 {
 		return nil, errors.New("process.args is empty")
 	}
-	t, err := s.kernel.Spawn(kernel.NewProcess{FS: fs, FDs: fds, MM: mm, Creds: creds, Limits: limits, Comm: args[0]})
+	t, err := s.kernel.Spawn(kernel.NewProcess{FS: fs, FDs: fds, MM: mm, Creds: creds, Limits: limits, Comm: args[0], Filter: s.filter})
 	if err != nil {
 		return nil, err
 	}

@@ -299,6 +299,7 @@ type NewProcess struct {
 	Creds  *vfs.Creds
 	Limits [16]Limit
 	Comm   string
+	Filter *Filter // the container's; nil: none
 }
 
 // Spawn makes it, with a session of its own, stopped before its first
@@ -322,6 +323,11 @@ func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
 	n.group = k.newGroup(n, &SignalHandlers{})
 	n.group.Limits.SetAll(p.Limits)
 	k.newSessionLocked(n.group)
+	if p.Filter != nil {
+		p.Filter.users.Add(1)
+		n.filter.Store(p.Filter)
+		n.hooks.Or(hookSeccomp)
+	}
 	if id.Global() == 1 {
 		k.root.init = n.group
 	}

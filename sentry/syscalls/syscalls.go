@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -71,6 +72,12 @@ func refuse(e unix.Errno) Handler {
 
 // Table has a Call for every number.
 var Table = build()
+
+// Number is the call that has a name.
+func Number(name string) (int, bool) {
+	nr := slices.Index(names[:], name)
+	return nr, nr >= 0 && name != ""
+}
 
 // build makes the table of the families' rows; a number that stands twice is a
 // bug of ours.

@@ -9,6 +9,7 @@ import (
 	"bulkhead/test/rig"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // TestConfig has a container look at what its configuration made of it. runc
@@ -46,6 +47,15 @@ func TestConfig(t *testing.T) {
 			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: c, Effective: c[:1], Permitted: c, Inheritable: c[:1], Ambient: nil}
 			s.Process.NoNewPrivileges = true
 		}, `grep -E '^(Cap|NoNew)' /proc/1/status; touch /tmp/f; chown 5 /tmp/f && stat -c %u /tmp/f; hostname x 2>&1`},
+		{"seccomp", func(s *specs.Spec) {
+			far := uint(unix.EXDEV)
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
+				{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno, ErrnoRet: &far},
+				{Names: []string{"rmdir", "unlinkat"}, Action: specs.ActErrno},
+				{Names: []string{"kill"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpEqualTo, Value: 12}}},
+				{Names: []string{"sync"}, Action: specs.ActKillProcess},
+			}}
+		}, `grep -E '^Seccomp' /proc/self/status; mkdir /tmp/d 2>&1; rmdir /tmp 2>&1; kill -12 1 2>&1; kill -0 1 && echo sent; (sync); echo $?; grep -c 2 /proc/1/status >/dev/null && echo goes on`},
 		{"rlimits", func(s *specs.Spec) {
 			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}, {Type: "RLIMIT_CORE", Soft: 0, Hard: 0}, {Type: "RLIMIT_STACK", Soft: 1 << 20, Hard: 2 << 20}}
 		}, `ulimit -n; ulimit -Hn; ulimit -c; ulimit -s; ulimit -Hs`},
