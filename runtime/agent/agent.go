@@ -24,6 +24,35 @@ import (
 // refuses a server whose number differs.
 const Version = 1
 
+// Tracing is a Handler that can tell of system calls as they are made. Trace writes
+// TraceEvents to to, each as a line of JSON, until ctx ends or to is closed.
+type Tracing interface {
+	Trace(ctx context.Context, r *TraceRequest, to *os.File) error
+}
+
+// TraceRequest says which calls are wanted; the zero value stands for all.
+type TraceRequest struct {
+	Container string   `json:"container,omitempty"`
+	Calls     []string `json:"calls,omitempty"` // by name
+	PIDs      []int    `json:"pids,omitempty"`  // processes
+	Path      string   `json:"path,omitempty"`  // part of a file name among the arguments
+	Failed    bool     `json:"failed,omitempty"`
+}
+
+// TraceEvent is one call that has ended, or that does not return.
+type TraceEvent struct {
+	Time    int64    `json:"time"` // nanoseconds since 1970
+	PID     int      `json:"pid"`
+	TID     int      `json:"tid"`
+	Command string   `json:"comm"`
+	Call    string   `json:"call"`
+	Args    []string `json:"args"`
+	Result  *int64   `json:"result,omitempty"` // absent: the call does not return
+	Errno   string   `json:"errno,omitempty"`
+	Took    int64    `json:"took,omitempty"` // nanoseconds
+	Lost    uint64   `json:"lost,omitempty"` // calls that were too many to be told of before this one
+}
+
 // Guarded is a Handler that has a last word on a panic in one of its calls:
 // Guard is deferred around each and recovers.
 type Guarded interface{ Guard() }

@@ -220,6 +220,11 @@ func (c *Client) Resume(ctx context.Context, container string) error {
 	return c.call(ctx, "resume", container, nil)
 }
 
+// Trace writes to to until ctx ends or nobody reads; see Tracing.
+func (c *Client) Trace(ctx context.Context, r *TraceRequest, to *os.File) error {
+	return c.call(ctx, "trace", r, nil, to)
+}
+
 func (c *Client) Debug(ctx context.Context, what string) (text string, err error) {
 	err = c.call(ctx, "debug", what, &text)
 	return text, err

@@ -35,6 +35,21 @@ var methods = map[string]func(ctx context.Context, h Handler, body []byte, files
 		}
 		return answer(h.Exec(ctx, &r, files))
 	},
+	"trace": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
+		defer closeAll(files)
+		tr, ok := h.(Tracing)
+		if !ok {
+			return nil, &Error{Message: "agent: this sandbox cannot trace", Errno: unix.ENOSYS}
+		}
+		var r TraceRequest
+		if err := json.Unmarshal(body, &r); err != nil {
+			return nil, fmt.Errorf("agent: parse trace: %w", err)
+		}
+		if len(files) != 1 {
+			return nil, errors.New("agent: trace without a file to write to")
+		}
+		return nil, tr.Trace(ctx, &r, files[0])
+	},
 	"signal": plain(func(ctx context.Context, h Handler, r SignalRequest) (any, error) {
 		return nil, h.Signal(ctx, &r)
 	}),

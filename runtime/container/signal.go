@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"bulkhead/runtime/agent"
@@ -144,6 +145,24 @@ func (c *Container) Debug(ctx context.Context, what string) (text string, err er
 		return err
 	})
 	return text, err
+}
+
+// Trace has the sandbox tell of system calls: TraceEvents as lines of JSON come to
+// to, until ctx ends, to has no reader any more, or the sandbox has ended (nil).
+func (c *Container) Trace(ctx context.Context, r *agent.TraceRequest, to *os.File) error {
+	if err := c.alive(specs.StateCreated, specs.StateRunning); err != nil {
+		return err
+	}
+	client, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	err = client.Trace(ctx, r, to)
+	if errors.Is(err, agent.ErrGone) || ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // Processes are those inside, as they see themselves.

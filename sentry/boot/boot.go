@@ -49,6 +49,7 @@ type sandbox struct {
 	files    []*gofer.FS
 	kernel   *kernel.Kernel
 	filter   *kernel.Filter // of linux.seccomp; nil: none
+	calls    *syscalls.Server
 	ns       *vfs.Namespace
 	root     vfs.Path
 	pts      *devpts.FileSystem
@@ -186,6 +187,7 @@ func (s *sandbox) makeKernel() (err error) {
 	if s.config.LogLevel == "trace" {
 		calls.Trace(syscalls.LogTracer{Log: s.log})
 	}
+	s.calls = calls
 	s.kernel, err = kernel.New(kernel.Config{
 		Platform: s.plat, Arena: s.arena, Calls: calls, Log: s.log,
 		Hostname: spec.Hostname, Domain: spec.Domainname,

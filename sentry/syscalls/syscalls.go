@@ -113,6 +113,9 @@ type Server struct {
 // NewServer makes a Server that logs to log.
 func NewServer(log *slog.Logger) *Server { return &Server{log: log} }
 
+// TraceIfNone is Trace, unless somebody hears of them already.
+func (s *Server) TraceIfNone(tr Tracer) bool { return s.tracer.CompareAndSwap(nil, &tr) }
+
 // Trace sets who hears of calls; nil for nobody.
 func (s *Server) Trace(tr Tracer) {
 	if tr == nil {
