@@ -148,7 +148,7 @@ func checkMAC(o Options) error {
 
 func newDevice(h host, ports []*port, o Options) *Device {
 	if o.MAC == nil {
-		o.MAC = randomMAC()
+		o.MAC = RandomMAC()
 	}
 	d := &Device{
 		host: h, mtu: o.MTU, address: o.MAC, log: o.Log, up: true,
@@ -161,8 +161,8 @@ func newDevice(h host, ports []*port, o Options) *Device {
 	return d
 }
 
-// randomMAC is a locally administered address.
-func randomMAC() hostnet.HardwareAddr {
+// RandomMAC is a locally administered address.
+func RandomMAC() hostnet.HardwareAddr {
 	mac := make(hostnet.HardwareAddr, 6)
 	rand.Read(mac)
 	mac[0] = mac[0]&^1 | 2

@@ -486,7 +486,7 @@ func TestConfig(t *testing.T) {
 }
 
 func TestRandomMAC(t *testing.T) {
-	one, two := randomMAC(), randomMAC()
+	one, two := RandomMAC(), RandomMAC()
 	if one[0]&3 != 2 || bytes.Equal(one, two) {
 		t.Errorf("%v and %v: want two that are locally administered", one, two)
 	}

@@ -25,7 +25,8 @@ func (r *run) openDevices(c *machine.Config) error {
 	}
 	for _, w := range m.Disks {
 		d, err := blk.Open(w.Path, blk.Options{
-			ReadOnly: w.ReadOnly, Serial: w.ID, Queues: w.Queues, Limit: m.LimitOf(w.ID).Limits, Log: r.log,
+			ReadOnly: w.ReadOnly, Serial: w.ID, Queues: w.Queues, Direct: w.Direct, Writethrough: w.Writethrough,
+			Limit: m.LimitOf(w.ID).Limits, Log: r.log,
 		})
 		if err != nil {
 			return err

@@ -4,11 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"bulkhead/guestinit/config"
+	"bulkhead/virtio/net"
 	"bulkhead/vmm/boot"
+	words "bulkhead/vmm/config"
 	"bulkhead/vmm/initramfs"
 )
 
@@ -84,16 +88,20 @@ func findGuestinit() (string, error) {
 	return "", fmt.Errorf("guestinit: not at %s nor at %s; build it (make build), or give an --initrd of your own", places[0], places[1])
 }
 
-// guestConfig is what guestinit is told: its command, and where shares go.
+// guestConfig is what guestinit is told: its command, where shares go, the
+// addresses of its networks, and the time.
 func (r *run) guestConfig() ([]byte, error) {
 	m := r.words
-	c := config.Config{Hostname: "vm", Args: m.Command}
+	c := config.Config{Hostname: "vm", Args: m.Command, Time: time.Now()}
 	for _, s := range m.Shares {
 		mount := config.Mount{Source: s.Tag, Target: "/mnt/" + s.Tag, Type: "virtiofs"}
 		if s.ReadOnly {
 			mount.Options = []string{"ro"}
 		}
 		c.Mounts = append(c.Mounts, mount)
+	}
+	for i := range m.Nets {
+		addInterface(&c.Network, &m.Nets[i])
 	}
 	for _, t := range r.terminals {
 		if columns, rows, ok := t.Size(); ok {
@@ -105,4 +113,23 @@ func (r *run) guestConfig() ([]byte, error) {
 		return nil, fmt.Errorf("what guestinit is told: %w", err)
 	}
 	return b, nil
+}
+
+// addInterface describes the guest's end of n, which is found by its MAC: the
+// device gets the one that is chosen here.
+func addInterface(to *config.Network, n *words.Net) {
+	if !n.Address.IsValid() {
+		return
+	}
+	if n.MAC == nil {
+		n.MAC = net.RandomMAC()
+	}
+	i := config.Interface{MAC: n.MAC.String(), Addresses: []netip.Prefix{n.Address}}
+	if n.Gateway.IsValid() {
+		i.Routes = []config.Route{{Gateway: n.Gateway}}
+	}
+	if n.DNS.IsValid() {
+		to.Nameservers = append(to.Nameservers, n.DNS)
+	}
+	to.Interfaces = append(to.Interfaces, i)
 }

@@ -70,8 +70,8 @@ func (m *Machine) Flags(f *pflag.FlagSet) {
 	f.Var(&m.Memory, "memory", "`SIZE` of memory, as 256M or 6G")
 	f.Var(&m.Backing, "memory-backing", "what is behind it: `KIND` anonymous (with transparent huge pages), memfd or hugetlb")
 	f.StringSliceVar(&m.Without, "cpu-without", nil, "CPU `FEATURES` that the guest does not see, as avx512f,sse4_2")
-	f.Var(newList(&m.Disks, parseDisk), "disk", "`PATH[,ro][,id=NAME][,queues=N]` of a raw file or block device; may be repeated")
-	f.Var(newList(&m.Nets, parseNet), "net", "`tap=NAME[,id=NAME][,mac=MAC][,mtu=N][,queues=N]`, or none; may be repeated")
+	f.Var(newList(&m.Disks, parseDisk), "disk", "`PATH[,ro][,id=NAME][,queues=N][,direct][,writethrough]` of a raw file or block device; may be repeated")
+	f.Var(newList(&m.Nets, ParseNet), "net", "`tap=NAME[,id=NAME][,mac=MAC][,mtu=N][,queues=N][,ip=ADDRESS/BITS[,gw=ADDRESS][,dns=ADDRESS]]`, or none; may be repeated; the addresses are the guest's, given to it by guestinit")
 	f.Var(newList(&m.Shares, parseShare), "share", "`TAG=DIR[,ro]`: a directory of the host by virtio-fs; may be repeated")
 	f.Var(&m.Vsock, "vsock", "`CID=N,uds=PATH`: sockets between guest and host; PATH takes \"CONNECT port\", PATH_port is where the guest's arrive")
 	f.BoolVar(&m.Balloon, "balloon", m.Balloon, "a balloon, by which the host can take memory back")
@@ -104,7 +104,7 @@ const quiet = " quiet panic=-1 pci=off 8250.nr_uarts=1"
 
 // Check finds contradictions, and what no machine can be.
 func (m *Machine) Check() error {
-	checks := []func() error{m.checkSource, m.checkSize, m.checkNames, m.checkLimits, m.checkStreams}
+	checks := []func() error{m.checkSource, m.checkSize, m.checkNames, m.checkLimits, m.checkStreams, m.checkNets}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err
@@ -198,6 +198,16 @@ func (m *Machine) checkStreams() error {
 			return errors.New("--console stdio and --serial stdio: only one can have the terminal")
 		}
 		m.Serial = Stream{Kind: "none"}
+	}
+	return nil
+}
+
+// checkNets refuses addresses that nobody would give the guest.
+func (m *Machine) checkNets() error {
+	for _, n := range m.Nets {
+		if n.Address.IsValid() && !m.Guestinit() {
+			return fmt.Errorf("--net tap=%s,ip=%v: the address is for guestinit, and the guest has an init of its own; add --init guestinit, or set it there", n.TAP, n.Address)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -163,6 +164,9 @@ type Disk struct {
 	ReadOnly bool
 	ID       string
 	Queues   int
+
+	Direct       bool // past the host's page cache
+	Writethrough bool // a write is durable before it is answered
 }
 
 // Net is one --net.
@@ -172,6 +176,11 @@ type Net struct {
 	MAC    net.HardwareAddr
 	MTU    int
 	Queues int
+
+	// What guestinit gives the guest's end; without an Address nothing.
+	Address netip.Prefix
+	Gateway netip.Addr
+	DNS     netip.Addr
 }
 
 // Share is one --share.
@@ -277,11 +286,12 @@ func parseDisk(s string) (Disk, error) {
 	}
 	return d, options(list[1:], map[string]func(string) error{
 		"ro": flag(&d.ReadOnly), "id": text(&d.ID), "queues": number(&d.Queues, 1, 32),
+		"direct": flag(&d.Direct), "writethrough": flag(&d.Writethrough),
 	})
 }
 
-// parseNet reads "none" as no interface, with an empty TAP.
-func parseNet(s string) (Net, error) {
+// ParseNet reads a value of --net: "none" as no interface, with an empty TAP.
+func ParseNet(s string) (Net, error) {
 	var n Net
 	if s == "none" {
 		return n, nil
@@ -298,9 +308,18 @@ func parseNet(s string) (Net, error) {
 			}
 			return err
 		},
+		"ip":  func(v string) (err error) { n.Address, err = netip.ParsePrefix(v); return err },
+		"gw":  func(v string) (err error) { n.Gateway, err = netip.ParseAddr(v); return err },
+		"dns": func(v string) (err error) { n.DNS, err = netip.ParseAddr(v); return err },
 	})
-	if err == nil && n.TAP == "" {
+	switch {
+	case err != nil:
+	case n.TAP == "":
 		err = fmt.Errorf("no interface of the host; give tap=NAME, or none")
+	case !n.Address.IsValid() && (n.Gateway.IsValid() || n.DNS.IsValid()):
+		err = fmt.Errorf("gw= and dns= go with an address of the guest; give ip=ADDRESS/BITS")
+	case n.Gateway.IsValid() && n.Gateway.Is4() != n.Address.Addr().Is4():
+		err = fmt.Errorf("the gateway %v and the address %v are of two families", n.Gateway, n.Address)
 	}
 	return n, err
 }
