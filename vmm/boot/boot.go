@@ -30,6 +30,7 @@ const (
 	gdtAt     = 0x500   // Linux64
 	startAt   = 0x6000  // PVH: hvm_start_info, then the list of modules
 	paramsAt  = 0x7000  // Linux64: boot_params, a page. PVH: the memory map
+	seedAt    = 0x8000  // Linux64: the seed
 	tablesAt  = 0x9000  // Linux64: page tables, six pages
 	cmdlineAt = 0x20000 // both
 	cmdlineNo = 2048    // bytes with the final zero: COMMAND_LINE_SIZE, arch/x86/include/asm/setup.h
@@ -85,6 +86,9 @@ type Params struct {
 	Map      []Region // ascending and without overlap, as Map gives it
 	RSDP     uint64   // address, 0: none
 	Protocol Protocol // 0: PVH where the kernel has it, else Linux64
+	// Seed is for the kernel's random numbers, up to 64 bytes. PVH has no place for one:
+	// there the guest has the processor's and the entropy device's.
+	Seed []byte
 }
 
 // Protocol is a way to enter a kernel.

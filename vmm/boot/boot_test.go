@@ -238,7 +238,7 @@ func TestPVH(t *testing.T) {
 func TestLinux64(t *testing.T) {
 	m := newRAM(t, 64*mib, 16*mib)
 	p := someParams
-	p.Protocol = Linux64
+	p.Protocol, p.Seed = Linux64, []byte("seed")
 	e := mustLoad(t, mustOpen(t, testKernel(nil)), m, p)
 	if e.RIP != entry64 || e.Info != paramsAt || e.Protocol != Linux64 {
 		t.Errorf("entry %+v", e)
@@ -261,7 +261,25 @@ func TestLinux64(t *testing.T) {
 	if le.Uint64(last) != top || le.Uint64(last[8:]) != 16*mib || le.Uint32(last[16:]) != 1 {
 		t.Errorf("last row of the memory map % x", last[:e820Size])
 	}
+	data := m.at(t, le.Uint64(bp[hdrSetupData:]), 16+4)
+	if next, kind, n := le.Uint64(data), le.Uint32(data[8:]), le.Uint32(data[12:]); next != 0 || kind != 9 || n != 4 || string(data[16:]) != "seed" {
+		t.Errorf("setup_data % x", data)
+	}
 	checkTables(t, m, e)
+}
+
+// TestSeed: without one there is no list, and a longer one than there is room for is refused.
+func TestSeed(t *testing.T) {
+	m, p := newRAM(t, 64*mib, 0), someParams
+	p.Protocol, p.Seed = Linux64, nil
+	mustLoad(t, mustOpen(t, testKernel(nil)), m, p)
+	if at := le.Uint64(m.at(t, paramsAt, 4096)[hdrSetupData:]); at != 0 {
+		t.Errorf("setup_data at %#x without a seed", at)
+	}
+	p.Seed = make([]byte, seedLimit+1)
+	if _, err := mustOpen(t, testKernel(nil)).Load(newRAM(t, 64*mib, 0), p); err == nil || !strings.Contains(err.Error(), "65 bytes") {
+		t.Errorf("a seed of 65 bytes: %v", err)
+	}
 }
 
 // checkTables walks to the first and last page of each GiB, as a CPU does.

@@ -31,7 +31,7 @@ func (l *loader) writeLinux64() error {
 	bp[hdrLoader] = loaderUndefined
 	le.PutUint32(bp[hdrCmdline:], cmdlineAt)
 	le.PutUint32(bp[hdrCmdlineSize:], uint32(len(l.Cmdline)))
-	le.PutUint64(bp[hdrSetupData:], 0)
+	le.PutUint64(bp[hdrSetupData:], l.setupData())
 
 	image, size := l.entry.Initrd.Start, l.entry.Initrd.Size()
 	le.PutUint32(bp[hdrImage:], uint32(image))
@@ -50,7 +50,32 @@ func (l *loader) writeLinux64() error {
 	if err := l.write(paramsAt, bp); err != nil {
 		return fmt.Errorf("write boot_params: %w", err)
 	}
+	if err := l.writeSeed(); err != nil {
+		return fmt.Errorf("write the seed: %w", err)
+	}
 	return l.writeTables()
+}
+
+// setupSeed is SETUP_RNG_SEED, known since Linux 6.0; older ones pass over it.
+const setupSeed = 9
+
+// setupData is the address of the list of struct setup_data, 0 for none.
+func (l *loader) setupData() uint64 {
+	if len(l.Seed) == 0 {
+		return 0
+	}
+	return seedAt
+}
+
+// writeSeed writes the list's one item. The kernel clears it once it has it.
+func (l *loader) writeSeed() error {
+	if len(l.Seed) == 0 {
+		return nil
+	}
+	b := le.AppendUint64(nil, 0) // no next one
+	b = le.AppendUint32(b, setupSeed)
+	b = le.AppendUint32(b, uint32(len(l.Seed)))
+	return l.write(seedAt, append(b, l.Seed...))
 }
 
 // Bits of a page table's entry.

@@ -36,7 +36,7 @@ type loader struct {
 func (l *loader) load() error {
 	// The protocol is known once the kernel's notes are there, and where the
 	// initrd may lie once the protocol is.
-	for _, step := range []func() error{l.checkMap, l.loadKernel, l.choose, l.loadInitrd, l.writeCmdline} {
+	for _, step := range []func() error{l.checkMap, l.checkSeed, l.loadKernel, l.choose, l.loadInitrd, l.writeCmdline} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -62,6 +62,15 @@ func (l *loader) checkMap() error {
 	}
 	if !l.isRAM(Span{0, ebdaAt}) {
 		return errors.New("the memory map has no RAM from 0 to 639 KiB, where the boot tables go")
+	}
+	return nil
+}
+
+const seedLimit = 64 // bytes
+
+func (l *loader) checkSeed() error {
+	if len(l.Seed) > seedLimit {
+		return fmt.Errorf("a seed of %d bytes; up to %d are possible", len(l.Seed), seedLimit)
 	}
 	return nil
 }
