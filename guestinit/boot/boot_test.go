@@ -182,6 +182,8 @@ func TestSignalsToInit(t *testing.T) {
 		{"halt; sleep 100", told(3, 0), unix.SIGINT},
 		{"reboot; sleep 100", told(3, 0)[:3], unix.SIGHUP},
 		{"kill -INT 1; sleep 100", told(3, 128+15), unix.SIGINT}, // Ctrl-Alt-Del
+		{"kill -38 1; sleep 100", told(3, 128+15), unix.SIGINT},  // the power button
+		{"trap '' TERM; kill -38 1; while true; do sleep 100; done", told(3, 128+15), unix.SIGINT},
 	} {
 		_, ports, ended := boot(t, &config.Config{Args: []string{"sh", "-c", row.command}})
 		if !slices.Equal(ports, row.ports) || ended != row.ended {

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,16 +31,24 @@ type request int
 
 const (
 	forward  request = iota // to the command's process group
-	stop                    // ask the command to end, and go down with its code
+	stop                    // ask the command to end, and go down with its code, or after a while without
 	shutDown                // power off now, with code 0
 	restart                 // restart now
 )
+
+// powerButton is SIGRTMIN+4, systemd's word for it, which Linux says to init
+// where it has no input devices (drivers/acpi/tiny-power-button.c).
+const powerButton = unix.Signal(38)
+
+// patience is how long the command may take to end when it is asked to.
+const patience = 5 * time.Second
 
 // requests are busybox's words for its init, so that the poweroff and reboot of
 // any small userland work, and what the machine's keys mean to a kernel.
 var requests = map[os.Signal]request{
 	unix.SIGINT:   stop, // Ctrl-Alt-Del (reboot(2), CAD_OFF)
 	unix.SIGPWR:   stop,
+	powerButton:   stop,
 	unix.SIGUSR1:  shutDown, // halt
 	unix.SIGUSR2:  shutDown, // poweroff
 	unix.SIGTERM:  restart,  // reboot
@@ -65,7 +74,14 @@ func (g *guest) run() ending {
 		return powerOff(spawnCode(err))
 	}
 	g.reached(config.Running)
-	for s := range signals {
+	var overdue <-chan time.Time
+	for {
+		var s os.Signal
+		select {
+		case s = <-signals:
+		case <-overdue:
+			return powerOff(128 + int(unix.SIGTERM))
+		}
 		if s == unix.SIGCHLD {
 			if status, ended := reap(pid); ended {
 				return powerOff(exitCode(status))
@@ -77,13 +93,13 @@ func (g *guest) run() ending {
 			kill(-pid, s.(unix.Signal))
 		case stop:
 			kill(-pid, unix.SIGTERM)
+			overdue = time.After(patience)
 		case shutDown:
 			return powerOff(0)
 		case restart:
 			return ending{restart: true}
 		}
 	}
-	panic("unreachable: signals is never closed")
 }
 
 // kill has nobody to tell of ESRCH: the process has just ended.

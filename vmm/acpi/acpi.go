@@ -36,6 +36,9 @@ type Config struct {
 	RTC    bool // a CMOS clock at ports 0x70 and 0x71, without interrupt
 	I8042  bool // a keyboard controller worth probing: GSI 1, ports 0x60 and 0x64
 
+	PowerButton uint32     // GSI, an edge when it is pressed; 0: no such button
+	Generation  Generation // the zero value: none
+
 	// Ports of one byte. SleepStatus may read zero for ever; reset is ResetValue
 	// written to Reset.
 	SleepControl, SleepStatus uint16
@@ -47,6 +50,13 @@ type Config struct {
 type Serial struct {
 	Port uint16
 	GSI  uint32
+}
+
+// Generation is a random number of 16 bytes at Addr, outside of RAM, that differs when the
+// machine goes on from a snapshot, which an edge at GSI tells (Microsoft's
+// "Virtual Machine Generation ID").
+type Generation struct {
+	Addr, GSI uint32
 }
 
 // MMIO is a virtio-mmio device.
@@ -118,6 +128,19 @@ func (c *Config) checkGSIs() error {
 		}
 		users[gsi] = user
 		return nil
+	}
+	if c.PowerButton != 0 {
+		if err := take(c.PowerButton, "the power button"); err != nil {
+			return err
+		}
+	}
+	if g := c.Generation; g.Addr != 0 {
+		if err := take(g.GSI, "the generation"); err != nil {
+			return err
+		}
+		if g.Addr%8 != 0 {
+			return fmt.Errorf("the generation at %#x is not aligned to 8 bytes", g.Addr)
+		}
 	}
 	for i, s := range c.Serial {
 		if err := take(s.GSI, fmt.Sprintf("serial device %d", i)); err != nil {

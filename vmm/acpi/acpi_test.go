@@ -40,7 +40,7 @@ var machines = map[string]Config{
 		CPUs:   []uint32{0, 1, 4, 5, 254, 255, 300},
 		Serial: []Serial{{0x3f8, 4}, {0x2f8, 3}},
 		Virtio: []MMIO{{0xd0000000, 0x1000, 5}, {0xd0001000, 0x1000, 6}, {0xfe000000, 0x200, 23}},
-		RTC:    true, I8042: true,
+		RTC:    true, I8042: true, PowerButton: 8, Generation: Generation{0xff000, 10},
 		SleepControl: 0x600, SleepStatus: 0x601, Reset: 0xcf9, ResetValue: 6,
 	},
 }

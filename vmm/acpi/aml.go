@@ -17,6 +17,11 @@ const (
 	opScope   = 0x10
 	opBuffer  = 0x11
 	opPackage = 0x12
+	opMethod  = 0x14
+	opArg0    = 0x68
+	opNotify  = 0x86
+	opEqual   = 0x93
+	opIf      = 0xa0
 	opExt     = 0x5b
 	opDevice  = 0x82
 )
@@ -54,6 +59,22 @@ func name(n string, value term) term { return slices.Concat(term{opName}, term(n
 
 func pack(values ...term) term {
 	return sized([]byte{opPackage}, append([]term{{byte(len(values))}}, values...)...)
+}
+
+// method has one argument, and waits for no other run of itself (§19.6.85: Serialized).
+func method(name string, content ...term) term {
+	const oneSerialized = 1 | 1<<3
+	return sized([]byte{opMethod}, append([]term{term(name), {oneSerialized}}, content...)...)
+}
+
+// ifArg is If (Arg0 == v) {…}.
+func ifArg(v uint32, content ...term) term {
+	return sized([]byte{opIf}, append([]term{{opEqual, opArg0}, integer(v)}, content...)...)
+}
+
+// notify tells the driver of the device called so that something happened to it (§5.6.6).
+func notify(device string, what uint32) term {
+	return slices.Concat(term{opNotify}, term(device), integer(what))
 }
 
 func text(s string) term { return slices.Concat(term{opString}, term(s), term{0}) }

@@ -28,6 +28,38 @@ func (c *Config) dsdt() []byte {
 			name("_HID", text("LNRO0005")), name("_UID", integer(uint32(i))), name("_CCA", integer(1)),
 			name("_CRS", resources(memory(v.Base, v.Size), interrupt(v.GSI)))))
 	}
+	devices = append(devices, c.events()...)
 	body := scope(`\_SB_`, devices...)
 	return table("DSDT", 2, append(body, name("_S5_", pack(integer(s5), integer(0), integer(0), integer(0)))...))
+}
+
+// Notifications of the devices below (§5.6.6).
+const (
+	pressed = 0x80 // §4.8.3.2.2: a control method power button
+	changed = 0x80 // Virtual Machine Generation ID, "Virtual machine generation ID notification"
+)
+
+// events is what a hardware-reduced machine has in place of an SCI: a generic
+// event device (§5.6.9), and what its interrupts speak for.
+func (c *Config) events() []term {
+	var devices, lines, cases []term
+	add := func(called string, gsi, what uint32, content ...term) {
+		devices = append(devices, device(called, content...))
+		lines = append(lines, interrupt(gsi))
+		cases = append(cases, ifArg(gsi, notify(called, what)))
+	}
+	if c.PowerButton != 0 {
+		add("PWRB", c.PowerButton, pressed, name("_HID", eisa("PNP0C0C")))
+	}
+	if g := c.Generation; g.Addr != 0 {
+		add("VGEN", g.GSI, changed,
+			name("_HID", text("BLKH0001")), name("_CID", text("VM_Gen_Counter")), name("_DDN", text("VM_Gen_Counter")),
+			name("ADDR", pack(integer(g.Addr), integer(0))))
+	}
+	if len(devices) == 0 {
+		return nil
+	}
+	return append(devices, device("GED_",
+		name("_HID", text("ACPI0013")), name("_UID", integer(0)),
+		name("_CRS", resources(lines...)), method("_EVT", cases...)))
 }

@@ -25,7 +25,9 @@ type Machine interface {
 	Pause() error
 	Resume() error
 	Save(path string) error // leaves it paused
-	Shutdown() error        // ends it as it stands
+	// Shutdown asks the guest to switch itself off, and ends it as it stands when
+	// grace is over; with none, at once. It does not wait for the end.
+	Shutdown(grace time.Duration) error
 	Balloon(context.Context) (Balloon, error)
 	SetBalloon(mib uint64) error
 	Metrics() Metrics
@@ -146,7 +148,7 @@ var routes = []struct {
 	{"POST", "/v1/machine/pause", func(m Machine, _ *http.Request) (any, error) { return nil, m.Pause() }},
 	{"POST", "/v1/machine/resume", func(m Machine, _ *http.Request) (any, error) { return nil, m.Resume() }},
 	{"POST", "/v1/machine/snapshot", save},
-	{"POST", "/v1/machine/shutdown", func(m Machine, _ *http.Request) (any, error) { return nil, m.Shutdown() }},
+	{"POST", "/v1/machine/shutdown", shutdown},
 	{"GET", "/v1/balloon", func(m Machine, r *http.Request) (any, error) { return m.Balloon(r.Context()) }},
 	{"PUT", "/v1/balloon", inflate},
 	{"GET", "/v1/metrics", func(m Machine, _ *http.Request) (any, error) { return m.Metrics(), nil }},
@@ -170,6 +172,19 @@ func save(m Machine, r *http.Request) (any, error) {
 		err = errors.Join(err, m.Resume())
 	}
 	return nil, err
+}
+
+// Shutdown is the body of POST /v1/machine/shutdown, which may be left out.
+type Shutdown struct {
+	GraceMS uint32 `json:"grace_ms,omitempty"`
+}
+
+func shutdown(m Machine, r *http.Request) (any, error) {
+	var s Shutdown
+	if err := read(r, &s); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return nil, m.Shutdown(time.Duration(s.GraceMS) * time.Millisecond)
 }
 
 func inflate(m Machine, r *http.Request) (any, error) {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fake is a machine that notes what it is asked.
@@ -27,7 +28,9 @@ func (f *fake) State() State        { return State{State: f.state, CPUs: 2, Devi
 func (f *fake) Pause() error        { return f.note("pause") }
 func (f *fake) Resume() error       { f.asked = append(f.asked, "resume"); return nil }
 func (f *fake) Save(p string) error { return f.note("save " + p) }
-func (f *fake) Shutdown() error     { return f.note("shutdown") }
+func (f *fake) Shutdown(grace time.Duration) error {
+	return f.note("shutdown " + grace.String())
+}
 func (f *fake) Metrics() Metrics {
 	return Metrics{Exits: []uint64{1}, Devices: map[string]Device{"rng": {}}}
 }
@@ -98,7 +101,12 @@ func TestRequests(t *testing.T) {
 		{"POST", "/v1/machine/snapshot", `{}`, nil, 400, "no path", nil},
 		{"POST", "/v1/machine/snapshot", `{"pth":"/a"}`, nil, 400, "pth", nil},
 		{"POST", "/v1/machine/snapshot", `}`, nil, 400, "error", nil},
-		{"POST", "/v1/machine/shutdown", "", nil, 204, "", []string{"shutdown"}},
+		{"POST", "/v1/machine/shutdown", "", nil, 204, "", []string{"shutdown 0s"}},
+		{"POST", "/v1/machine/shutdown", `{}`, nil, 204, "", []string{"shutdown 0s"}},
+		{"POST", "/v1/machine/shutdown", `{"grace_ms":1500}`, nil, 204, "", []string{"shutdown 1.5s"}},
+		{"POST", "/v1/machine/shutdown", `{"grace_ms":-1}`, nil, 400, "grace_ms", nil},
+		{"POST", "/v1/machine/shutdown", `{"grace_ms":1e12}`, nil, 400, "grace_ms", nil},
+		{"POST", "/v1/machine/shutdown", `{"grace":1`, nil, 400, "error", nil},
 		{"GET", "/v1/balloon", "", nil, 200, `"target_mib":5`, nil},
 		{"GET", "/v1/balloon", "", ErrNone, 404, "has none", nil},
 		{"PUT", "/v1/balloon", `{"target_mib":64}`, nil, 204, "", []string{"balloon"}},

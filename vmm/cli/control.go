@@ -64,11 +64,21 @@ func (c control) Pause() error           { return c.machine.Pause() }
 func (c control) Resume() error          { return c.machine.Resume() }
 func (c control) Save(path string) error { return c.machine.Save(path) }
 
-func (c control) Shutdown() error {
+// Shutdown: a guest that is off before its grace is over ends in its own way, and
+// the timer finds nobody to end.
+func (c control) Shutdown(grace time.Duration) error {
 	if c.machine.Ended() {
 		return fmt.Errorf("%w: %v", machine.ErrEnded, c.machine.Ending())
 	}
-	c.end(machine.Ending{Reason: machine.Stopped})
+	cut := func() { c.end(machine.Ending{Reason: machine.Stopped}) }
+	if grace == 0 {
+		cut()
+		return nil
+	}
+	if err := c.machine.PressPower(); err != nil {
+		return err
+	}
+	time.AfterFunc(grace, cut)
 	return nil
 }
 

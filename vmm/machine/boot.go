@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -35,8 +36,10 @@ func Load(mem *ram.Memory, k Kernel) (boot.Entry, error) {
 			above = uint64(len(r.Host))
 		}
 	}
+	seed := make([]byte, 32)
+	rand.Read(seed) // which does not fail
 	return image.Load(mem, boot.Params{
-		Cmdline: k.Cmdline, Initrd: k.Initrd, Map: boot.Map(below, above), RSDP: boot.Tables, Protocol: k.Protocol,
+		Cmdline: k.Cmdline, Initrd: k.Initrd, Map: boot.Map(below, above), RSDP: boot.Tables, Protocol: k.Protocol, Seed: seed,
 	})
 }
 
@@ -69,6 +72,8 @@ func (m *Machine) writeTables() error {
 		Serial: []acpi.Serial{{Port: serialPort, GSI: serialGSI}},
 		RTC:    true,
 
+		PowerButton:  buttonGSI,
+		Generation:   acpi.Generation{Addr: generationAt, GSI: generationGSI},
 		SleepControl: sleepPort, SleepStatus: sleepPort + 1,
 		Reset: resetPort, ResetValue: resetValue,
 	}
@@ -78,6 +83,41 @@ func (m *Machine) writeTables() error {
 	for _, s := range m.slots {
 		c.Virtio = append(c.Virtio, acpi.MMIO{Base: uint32(s.base), Size: mmio.Size, GSI: s.gsi})
 	}
-	_, err := acpi.Write(m.mem, boot.Tables, vectorAt-boot.Tables, c)
+	if err := m.newGeneration(); err != nil {
+		return err
+	}
+	_, err := acpi.Write(m.mem, boot.Tables, generationAt-boot.Tables, c)
 	return err
+}
+
+// generationAt is the last page of what boot.Map reserves for tables, which ends with
+// the reset vector.
+const generationAt = boot.Tables + boot.TablesLen - 4096
+
+// newGeneration makes the guest another than any that had its memory before: a
+// snapshot may be gone on from more than once, and each has to draw other random numbers.
+func (m *Machine) newGeneration() error {
+	id, err := m.mem.Slice(generationAt, 16)
+	if err != nil {
+		return err
+	}
+	rand.Read(id) // which does not fail
+	return nil
+}
+
+// PressPower presses the power button: the guest is asked to switch itself off.
+// It is no error that nobody in there listens.
+func (m *Machine) PressPower() error {
+	if m.Ended() {
+		return ErrEnded
+	}
+	return m.edge(buttonGSI)
+}
+
+// edge is an interrupt that comes once.
+func (m *Machine) edge(gsi uint32) error {
+	if err := m.vm.SetIRQ(gsi, true); err != nil {
+		return err
+	}
+	return m.vm.SetIRQ(gsi, false)
 }

@@ -19,8 +19,10 @@ const (
 
 // Interrupts of what is not virtio.
 const (
-	keyboardGSI = 1
-	serialGSI   = 4
+	keyboardGSI   = 1
+	buttonGSI     = 3
+	serialGSI     = 4
+	generationGSI = 8 // the clock has no interrupt
 )
 
 // addPorts puts on the bus what has ports.

@@ -190,7 +190,10 @@ func (m *Machine) restore(s *state) error {
 		// EINVAL: a guest without kvmclock, whose watchdogs nobody can calm.
 		_ = c.Paused()
 	}
-	return nil
+	if err := m.newGeneration(); err != nil {
+		return err
+	}
+	return m.edge(generationGSI)
 }
 
 // restoreCPUs moves their TSCs on by the time that the guest was away.

@@ -131,6 +131,52 @@ DefinitionBlock ("", "DSDT", 2, "BLKHD ", "BULKHEAD", 0x00000001)
                 }
             })
         }
+
+        Device (PWRB)
+        {
+            Name (_HID, EisaId ("PNP0C0C") )  // _HID: Hardware ID
+        }
+
+        Device (VGEN)
+        {
+            Name (_HID, "BLKH0001")  // _HID: Hardware ID
+            Name (_CID, "VM_Gen_Counter")  // _CID: Compatible ID
+            Name (_DDN, "VM_Gen_Counter")  // _DDN: DOS Device Name
+            Name (ADDR, Package (0x02)
+            {
+                0x000FF000, 
+                Zero
+            })
+        }
+
+        Device (GED)
+        {
+            Name (_HID, "ACPI0013" )  // _HID: Hardware ID
+            Name (_UID, Zero)  // _UID: Unique ID
+            Name (_CRS, ResourceTemplate ()  // _CRS: Current Resource Settings
+            {
+                Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, )
+                {
+                    0x00000008,
+                }
+                Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, )
+                {
+                    0x0000000A,
+                }
+            })
+            Method (_EVT, 1, Serialized)  // _EVT: Event
+            {
+                If ((Arg0 == 0x08))
+                {
+                    Notify (PWRB, 0x80) // Status Change
+                }
+
+                If ((Arg0 == 0x0A))
+                {
+                    Notify (VGEN, 0x80) // Status Change
+                }
+            }
+        }
     }
 
     Name (_S5, Package (0x04)  // _S5_: S5 System State
