@@ -159,10 +159,10 @@ func (b build) make(objects string, targets ...string) error {
 	return b.ended("make "+strings.Join(targets, " "), cmd.Wait(), complaints)
 }
 
-// keep copies the results from the objects to out. The ELF file loses its
-// symbols, which System.map keeps.
+// keep copies the results from the objects to out. The ELF file loses what no
+// boot needs, as its symbols, which System.map keeps.
 func (b build) keep(objects string) error {
-	if err := b.command("strip", "-o", filepath.Join(b.out, "vmlinux"), filepath.Join(objects, "vmlinux")); err != nil {
+	if err := pack(filepath.Join(objects, "vmlinux"), filepath.Join(b.out, "vmlinux")); err != nil {
 		return err
 	}
 	for from, to := range map[string]string{"arch/x86/boot/bzImage": "bzImage", "System.map": "System.map", ".config": "config"} {

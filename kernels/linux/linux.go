@@ -25,7 +25,7 @@ var fragments embed.FS
 
 // Image is a built kernel.
 type Image struct {
-	ELF     string // the file vmlinux, with PVH note, without symbols
+	ELF     string // the file vmlinux, with PVH note, without symbols and padding
 	BzImage string
 	Symbols string // the file System.map: addresses of functions
 	Config  string // the whole configuration
@@ -80,7 +80,7 @@ func image(dir string, source debian.Package) Image {
 // key names all that a kernel is made from. The compiler is left out: another
 // one makes a kernel that is as good.
 func key(source debian.Package) (string, error) {
-	parts := []string{"1", source.Name, source.Version}
+	parts := []string{"2", source.Name, source.Version}
 	err := eachFragment(func(name, text string) error {
 		parts = append(parts, name, text)
 		return nil
