@@ -60,6 +60,8 @@ var rooms = []room{
 		"kvm", "virtio", "virtio/fs", "guestinit/config", "sentry/seccomp", "github.com/spf13/", "github.com/BurntSushi/toml", "github.com/klauspost/compress/",
 		"github.com/pierrec/lz4/", "github.com/ulikunitz/xz", "github.com/u-root/u-root/pkg/cpio", "github.com/moby/sys/",
 	}, "a machine: KVM beneath, devices beside"},
+	{"vmm/e2e/guest", []string{"vmm/e2e/exchange", "github.com/mdlayher/vsock"}, "a program of the tests that runs in their guests"},
+	{"vmm/e2e/exchange", nil, "what both ends of a connection do in tests"},
 	{"guestinit", []string{"guestinit/config",
 		"github.com/vishvananda/netlink", "github.com/mdlayher/vsock", "github.com/u-root/", "github.com/moby/sys/", "mvdan.cc/sh/",
 	}, "PID 1 of a guest: knows its configuration and nothing of the host"},
