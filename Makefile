@@ -59,6 +59,7 @@ lint: ## gofmt, go vet and staticcheck
 install: build ## install the programs to PREFIX (/usr/local)
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/bulkhead bin/vmm bin/hwtest
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/bulkhead bin/guestinit
+	@[ ! -e bin/vmlinux ] || install -v -D -m 0644 -t $(DESTDIR)$(PREFIX)/libexec/bulkhead bin/vmlinux
 
 clean: ## remove what the other targets made
 	rm -rf bin out

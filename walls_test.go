@@ -58,7 +58,7 @@ var rooms = []room{
 	{"virtio/fs", []string{"virtio", "github.com/hanwen/go-fuse/"}, "the FUSE protocol is a library's; the queue is ours"},
 	{"vmm", []string{
 		"kvm", "virtio", "virtio/fs", "guestinit/config", "sentry/seccomp", "github.com/spf13/", "github.com/BurntSushi/toml", "github.com/klauspost/compress/",
-		"github.com/pierrec/lz4/", "github.com/ulikunitz/xz", "github.com/u-root/u-root/pkg/cpio", "github.com/moby/sys/",
+		"github.com/pierrec/lz4/", "github.com/ulikunitz/xz", "github.com/u-root/u-root/pkg/cpio", "github.com/moby/sys/", "github.com/opencontainers/runtime-spec/",
 	}, "a machine: KVM beneath, devices beside"},
 	{"vmm/e2e/guest", []string{"vmm/e2e/exchange", "github.com/mdlayher/vsock"}, "a program of the tests that runs in their guests"},
 	{"vmm/e2e/exchange", nil, "what both ends of a connection do in tests"},

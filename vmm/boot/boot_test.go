@@ -276,7 +276,7 @@ func TestSeed(t *testing.T) {
 	if at := le.Uint64(m.at(t, paramsAt, 4096)[hdrSetupData:]); at != 0 {
 		t.Errorf("setup_data at %#x without a seed", at)
 	}
-	p.Seed = make([]byte, seedLimit+1)
+	p.Seed, p.Map = make([]byte, seedLimit+1), Map(64*mib, 0)
 	if _, err := mustOpen(t, testKernel(nil)).Load(newRAM(t, 64*mib, 0), p); err == nil || !strings.Contains(err.Error(), "65 bytes") {
 		t.Errorf("a seed of 65 bytes: %v", err)
 	}

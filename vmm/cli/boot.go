@@ -28,7 +28,7 @@ func (p Program) boot() *cobra.Command {
 	var file string
 	var force bool
 	c := &cobra.Command{
-		Use:   "boot [flags] KERNEL [-- COMMAND [ARG]...]",
+		Use:   "boot [flags] [KERNEL] [-- COMMAND [ARG]...]",
 		Short: "Boot a Linux kernel (ELF or bzImage)",
 		Long: `Boot a Linux kernel, an ELF file or a bzImage, in a machine of its own. Without
 an --initrd the guest runs a shell, or COMMAND, whose exit code becomes this
@@ -39,7 +39,8 @@ asked for a reset, 101 triple fault, 102 KVM or a part of the machine failed, 10
 stopped from outside, 124 its --timeout was over, 1 it never ran.`,
 		Example: `  vmm boot vmlinux
   vmm boot --cpus 2 --memory 1G --disk root.img --cmdline "console=ttyS0 root=/dev/vda" bzImage
-  vmm boot --share src=.,ro vmlinux -- ls -l /mnt/src`,
+  vmm boot --share src=.,ro vmlinux -- ls -l /mnt/src
+  vmm boot --bundle DIR`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := arguments(c, m, args); err != nil {
 				return err
@@ -49,10 +50,17 @@ stopped from outside, 124 its --timeout was over, 1 it never ran.`,
 					return err
 				}
 			}
-			if err := m.Check(); err != nil {
+			ignored, err := m.ReadBundle()
+			if err == nil {
+				err = m.Check()
+			}
+			if err == nil && m.Kernel == "" && m.FromSnapshot == "" {
+				m.Kernel, err = findKernel()
+			}
+			if err != nil {
 				return err
 			}
-			return p.run(m, force)
+			return p.run(m, force, ignored)
 		},
 	}
 	m.Flags(c.Flags())
@@ -78,9 +86,12 @@ func arguments(c *cobra.Command, m *words.Machine, args []string) error {
 }
 
 // run is a guest's whole life.
-func (p Program) run(m *words.Machine, force bool) error {
+func (p Program) run(m *words.Machine, force bool, ignored []string) error {
 	r := &run{words: m, times: newTimes(p.Began), started: make(chan struct{}), ended: make(chan machine.Ending, 8)}
 	r.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: m.LogLevel.Threshold()}))
+	if len(ignored) > 0 {
+		r.log.Warn("not honoured in a guest", "bundle", m.Bundle, "parts", ignored)
+	}
 	e, err := r.life(force)
 	if closed := r.close(); err == nil {
 		err = closed

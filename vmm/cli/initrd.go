@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -72,34 +73,46 @@ func (r *run) guestinit() ([]boot.Part, error) {
 	return initramfs.Build(init, initramfs.Bytes(config.Path, 0o600, c))
 }
 
-// findGuestinit looks beside this program, and where make install puts it.
 func findGuestinit() (string, error) {
+	return find("guestinit", "build it (make build), or give an --initrd of your own")
+}
+
+// findKernel is for those who name none.
+func findKernel() (string, error) {
+	return find("vmlinux", "make it (make kernel), or give a KERNEL")
+}
+
+// find looks beside this program, and where make install puts things.
+func find(name, remedy string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return "", fmt.Errorf("guestinit: where this program lies: %w", err)
+		return "", fmt.Errorf("%s: where this program lies: %w", name, err)
 	}
 	dir := filepath.Dir(self)
-	places := []string{filepath.Join(dir, "guestinit"), filepath.Join(dir, "../libexec/bulkhead/guestinit")}
+	places := []string{filepath.Join(dir, name), filepath.Join(dir, "../libexec/bulkhead", name)}
 	for _, p := range places {
 		if _, err := os.Stat(p); !errors.Is(err, fs.ErrNotExist) {
 			return p, err
 		}
 	}
-	return "", fmt.Errorf("guestinit: not at %s nor at %s; build it (make build), or give an --initrd of your own", places[0], places[1])
+	return "", fmt.Errorf("%s: not at %s nor at %s; %s", name, places[0], places[1], remedy)
 }
 
 // guestConfig is what guestinit is told: its command, where shares go, the
 // addresses of its networks, and the time.
 func (r *run) guestConfig() ([]byte, error) {
 	m := r.words
-	c := config.Config{Hostname: "vm", Args: m.Command, Time: time.Now()}
+	c := m.Container
+	c.Hostname, c.Args, c.Time = cmp.Or(c.Hostname, "vm"), m.Command, time.Now()
+	var shares []config.Mount // before others, which may lie on them
 	for _, s := range m.Shares {
-		mount := config.Mount{Source: s.Tag, Target: "/mnt/" + s.Tag, Type: "virtiofs"}
+		mount := config.Mount{Source: s.Tag, Target: s.At, Type: "virtiofs"}
 		if s.ReadOnly {
 			mount.Options = []string{"ro"}
 		}
-		c.Mounts = append(c.Mounts, mount)
+		shares = append(shares, mount)
 	}
+	c.Mounts = append(shares, c.Mounts...)
 	for i := range m.Nets {
 		addInterface(&c.Network, &m.Nets[i])
 	}

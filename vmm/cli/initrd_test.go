@@ -13,7 +13,7 @@ import (
 func TestGuestConfig(t *testing.T) {
 	m := words.Default()
 	m.Command = []string{"ls", "-l"}
-	m.Shares = []words.Share{{Tag: "src", Dir: "/src", ReadOnly: true}}
+	m.Shares = []words.Share{{Tag: "src", Dir: "/src", ReadOnly: true, At: "/mnt/src"}}
 	net, err := words.ParseNet("tap=a,ip=10.0.0.2/24,gw=10.0.0.1,dns=10.0.0.1")
 	if err != nil {
 		t.Fatal(err)

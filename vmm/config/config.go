@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	guest "bulkhead/guestinit/config"
 	"bulkhead/vmm/machine"
 	"bulkhead/vmm/ram"
 
@@ -24,6 +25,9 @@ type Machine struct {
 	Boot    Protocol
 	Init    Init
 	Command []string // what guestinit runs in place of a shell
+
+	Bundle    string       // directory of an OCI bundle, or ""
+	Container guest.Config // what it says, less its command
 
 	CPUs    int
 	Memory  Size
@@ -64,6 +68,7 @@ func (m *Machine) Flags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.StringArrayVar(&m.Initrd, "initrd", nil, "initramfs `FILE`, a cpio archive, compressed or not; may be repeated, and the parts are joined")
 	f.Var(&m.Init, "init", "`WHICH` init runs: guestinit, added to the initramfs; own, the initramfs has one; or auto, guestinit if there is no --initrd or there is a COMMAND")
+	f.StringVar(&m.Bundle, "bundle", "", "run the process of the OCI bundle in `DIR` (config.json and a root file system) on its root, which is shared; with a kernel that lies beside this program, or KERNEL")
 	f.StringVar(&m.Cmdline, "cmdline", "", "the kernel's command `LINE`, in place of \""+m.DefaultCmdline()+"\"")
 	f.Var(&m.Boot, "boot-protocol", "`PROTOCOL` to enter the kernel with: auto, pvh or linux64")
 	f.IntVar(&m.CPUs, "cpus", m.CPUs, fmt.Sprintf("number of CPUs, 1 to %d", machine.MostCPUs))
@@ -72,7 +77,7 @@ func (m *Machine) Flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&m.Without, "cpu-without", nil, "CPU `FEATURES` that the guest does not see, as avx512f,sse4_2")
 	f.Var(newList(&m.Disks, parseDisk), "disk", "`PATH[,ro][,id=NAME][,queues=N][,direct][,writethrough]` of a raw file or block device; may be repeated")
 	f.Var(newList(&m.Nets, ParseNet), "net", "`tap=NAME[,id=NAME][,mac=MAC][,mtu=N][,queues=N][,ip=ADDRESS/BITS[,gw=ADDRESS][,dns=ADDRESS]]`, or none; may be repeated; the addresses are the guest's, given to it by guestinit")
-	f.Var(newList(&m.Shares, parseShare), "share", "`TAG=DIR[,ro]`: a directory of the host by virtio-fs; may be repeated")
+	f.Var(newList(&m.Shares, parseShare), "share", "`TAG=DIR[,ro][,at=PATH]`: a directory of the host by virtio-fs, which guestinit mounts at PATH, else /mnt/TAG; may be repeated")
 	f.Var(&m.Vsock, "vsock", "`CID=N,uds=PATH`: sockets between guest and host; PATH takes \"CONNECT port\", PATH_port is where the guest's arrive")
 	f.BoolVar(&m.Balloon, "balloon", m.Balloon, "a balloon, by which the host can take memory back")
 	f.BoolVar(&m.RNG, "rng", m.RNG, "entropy from the host")
@@ -115,7 +120,11 @@ func (m *Machine) Check() error {
 
 func (m *Machine) checkSource() error {
 	switch {
-	case m.Kernel == "" && m.FromSnapshot == "":
+	case m.Bundle != "" && m.FromSnapshot != "":
+		return fmt.Errorf("--from-snapshot %s goes on with what ran there; it cannot run --bundle %s", m.FromSnapshot, m.Bundle)
+	case m.Bundle != "" && m.Init == "own":
+		return errors.New("--init own: a bundle is run by guestinit")
+	case m.Kernel == "" && m.FromSnapshot == "" && m.Bundle == "":
 		return errors.New("no kernel: give its path, or --from-snapshot FILE")
 	case m.Kernel != "" && m.FromSnapshot != "":
 		return fmt.Errorf("--from-snapshot %s has its kernel in memory already; leave out %s", m.FromSnapshot, m.Kernel)
@@ -214,7 +223,7 @@ func (m *Machine) checkNets() error {
 
 // Guestinit tells whether the guest's init is ours.
 func (m *Machine) Guestinit() bool {
-	return m.Init == "guestinit" || m.Init == "auto" && (len(m.Initrd) == 0 || len(m.Command) > 0)
+	return m.Init == "guestinit" || m.Init == "auto" && (len(m.Initrd) == 0 || len(m.Command) > 0 || m.Bundle != "")
 }
 
 // LimitOf is what was said for a device.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -187,6 +188,7 @@ type Net struct {
 type Share struct {
 	Tag, Dir string
 	ReadOnly bool
+	At       string // where guestinit mounts it
 }
 
 // Limit is one --rate-limit.
@@ -332,12 +334,19 @@ func parseShare(s string) (Share, error) {
 	tag, dir, _ := strings.Cut(list[0], "=")
 	sh := Share{Tag: tag, Dir: dir}
 	if tag == "" || dir == "" {
-		return sh, fmt.Errorf("give TAG=DIR[,ro]")
+		return sh, fmt.Errorf("give TAG=DIR[,ro][,at=PATH]")
 	}
 	if len(tag) > 36 { // virtio 1.3 §5.11.4
 		return sh, fmt.Errorf("a tag of %d bytes; there is room for 36", len(tag))
 	}
-	return sh, options(list[1:], map[string]func(string) error{"ro": flag(&sh.ReadOnly)})
+	sh.At = "/mnt/" + tag
+	return sh, options(list[1:], map[string]func(string) error{"ro": flag(&sh.ReadOnly), "at": func(v string) error {
+		if !path.IsAbs(v) || path.Clean(v) == "/" {
+			return fmt.Errorf("want a directory below /")
+		}
+		sh.At = path.Clean(v)
+		return nil
+	}})
 }
 
 func parseLimit(s string) (Limit, error) {
