@@ -70,14 +70,26 @@ func (m *Machine) addDevice(d Device, base uint64, gsi uint32) error {
 		}
 	}
 	s.transport, err = mmio.New(d.Device, m.mem, mmio.Lines{
-		Interrupt: s.irq.Ring,
-		Doorbell:  func(queue int) virtio.Doorbell { return s.bells[queue] },
+		Interrupt: func() { m.anchor.touch(); s.irq.Ring() },
+		Doorbell:  func(queue int) virtio.Doorbell { return doorbell{s.bells[queue], &m.anchor} },
 		Failed:    func(err error) { m.failed(d.Name, &s.failures, err) },
 	})
 	if err != nil {
 		return err
 	}
 	return m.mmio.Add(base, mmio.Size, d.Name, s.transport)
+}
+
+// doorbell is a queue's.
+type doorbell struct {
+	eventfd
+	anchor *anchor
+}
+
+func (d doorbell) Wait() error {
+	err := d.eventfd.Wait()
+	d.anchor.touch()
+	return err
 }
 
 // failed tells that a device needs a reset. A driver can make it fail as often as

@@ -74,6 +74,7 @@ type Machine struct {
 	clock       *rtc.Clock
 	slots       []*slot // of virtio devices
 	counters    counters
+	anchor      anchor
 
 	gate    gate
 	running sync.WaitGroup
@@ -107,6 +108,7 @@ func New(sys *kvm.System, c Config) (_ *Machine, err error) {
 	}
 	m := &Machine{cfg: c, log: c.Log, mem: c.Memory, entered: make(chan struct{})}
 	m.gate.init()
+	m.anchor.start()
 	defer func() {
 		if err != nil {
 			m.Close()
@@ -239,6 +241,7 @@ func (m *Machine) Close() error {
 	if m.uart != nil {
 		errs = append(errs, m.uart.Close())
 	}
+	m.anchor.stop()
 	m.gate.forget()
 	for _, c := range m.cpus {
 		errs = append(errs, c.Close())
