@@ -202,7 +202,7 @@ type ending struct {
 	path   string
 }
 
-func (e *ending) Shutdown() error {
+func (e *ending) Shutdown(time.Duration) error {
 	go (*e.server).Close()
 	for {
 		c, err := net.Dial("unix", e.path)
