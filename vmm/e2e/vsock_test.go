@@ -41,7 +41,7 @@ func TestVsock(t *testing.T) {
 		bytes       int64
 	}{{"many", connections, eachBytes}, {"one", 1, streamBytes}}
 	for _, c := range cases {
-		t.Run("to the guest, "+c.name, func(t *testing.T) {
+		t.Run("to the guest "+c.name, func(t *testing.T) {
 			uds := filepath.Join(t.TempDir(), "vsock")
 			v := start(t, k.with(fmt.Sprintf("/mnt/bin/guest listen 1000 %d %d", c.connections, c.bytes),
 				"--share", "bin="+bin+",ro", "--vsock", "CID=7,uds="+uds)...)
@@ -55,7 +55,7 @@ func TestVsock(t *testing.T) {
 				t.Errorf("exit code %d", code)
 			}
 		})
-		t.Run("to the host, "+c.name, func(t *testing.T) {
+		t.Run("to the host "+c.name, func(t *testing.T) {
 			uds := filepath.Join(t.TempDir(), "vsock")
 			l, err := net.Listen("unix", uds+"_2000")
 			must(t, err)
