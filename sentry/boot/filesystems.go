@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/fs/devpts"
+	"bulkhead/sentry/fs/mqueue"
 	"bulkhead/sentry/fs/overlay"
 	"bulkhead/sentry/fs/proc"
 	"bulkhead/sentry/fs/sys"
@@ -78,9 +79,13 @@ func (s *sandbox) newRamfs(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, er
 	return tmpfs.New(s.arena, opts), nil
 }
 
-// newMqueue stands in for the file system of POSIX message queues, which is one of each IPC namespace.
-func (s *sandbox) newMqueue(vfs.Context, vfs.FSOptions) (vfs.FileSystem, error) {
-	return tmpfs.New(s.arena, tmpfs.Options{Mode: 0o1777, Type: "mqueue"}), nil
+// newMqueue is the file system of POSIX message queues, which is one of each IPC namespace.
+func (s *sandbox) newMqueue(ctx vfs.Context, _ vfs.FSOptions) (vfs.FileSystem, error) {
+	ns := s.kernel.IPC()
+	if t, ok := ctx.(*kernel.Task); ok {
+		ns = t.IPC()
+	}
+	return mqueue.Of(ctx, ns), nil
 }
 
 // newSysfs is for who rules the network namespace that it shows (fs/sysfs/mount.c).

@@ -63,6 +63,13 @@ func TimerInfo(sig unix.Signal, id int32, overrun int32, value uint64) *SigInfo 
 	return i
 }
 
+// MessageInfo is what mq_notify(2) sends.
+func MessageInfo(sig unix.Signal, pid int32, uid uint32, value uint64) *SigInfo {
+	i := UserInfo(sig, SI_MESGQ, pid, uid)
+	i.put64(24, value)
+	return i
+}
+
 func childInfo(code int32, pid int32, uid uint32, status int32, user, sys int64) *SigInfo {
 	i := newInfo(unix.SIGCHLD, code)
 	i.put32(16, uint32(pid))

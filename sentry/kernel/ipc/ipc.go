@@ -75,6 +75,16 @@ type Namespace struct {
 	shm shmSpace
 	sem semSpace
 	msg msgSpace
+
+	queuesOnce sync.Once
+	queues     any
+}
+
+// Queues are the POSIX message queues: a file system of a higher room, which makes
+// it with the first call.
+func (ns *Namespace) Queues(make func() any) any {
+	ns.queuesOnce.Do(func() { ns.queues = make() })
+	return ns.queues
 }
 
 // New makes an empty namespace of owner's, whose segments lie in a.

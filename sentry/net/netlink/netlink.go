@@ -7,6 +7,7 @@ package netlink
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -168,6 +169,17 @@ func (s *Socket) Send(c socket.Caller, m *socket.Message, flags int) (int, error
 	s.mu.Unlock()
 	s.queue.Notify(vfs.EventIn)
 	return size, nil
+}
+
+// Deliver gives the socket a datagram that nobody asked for.
+func (s *Socket) Deliver(b []byte) {
+	const most = 1024 // datagrams that wait; the rest is lost, as with a full buffer
+	s.mu.Lock()
+	if len(s.in) < most {
+		s.in = append(s.in, slices.Clone(b))
+	}
+	s.mu.Unlock()
+	s.queue.Notify(vfs.EventIn)
 }
 
 // Receive takes one datagram.
