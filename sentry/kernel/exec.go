@@ -102,6 +102,7 @@ func (t *Task) Exec(img Image) {
 		t.clearTID = 0
 	}
 	t.exitRobust()
+	t.exitPI()
 	t.callEnds()
 	t.robust, t.RSeq, t.altStack, t.restart = RobustList{}, RSeq{}, AltStack{}, nil
 	k.mu.Lock()

@@ -34,6 +34,7 @@ func (t *Task) exit() {
 	k := t.k
 	t.exitEvent()
 	t.exitRobust()
+	t.exitPI()
 	t.DropSemUndo()
 	t.callEnds()
 	if t.clearTID != 0 && t.mm != nil {

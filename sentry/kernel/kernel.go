@@ -55,6 +55,7 @@ type Kernel struct {
 	Clock    *Clock
 	BootID   string
 	Futex    futexTable
+	pi       piTable
 	Served   atomic.Uint64 // system calls served
 	Forks    atomic.Uint64
 	OOMKills atomic.Uint64

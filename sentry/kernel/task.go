@@ -45,6 +45,9 @@ type Task struct {
 	spawned bool // a task since the last sleep
 	tryOnly bool // see TryOnly
 
+	ownsPI  map[*piState]struct{} // under Kernel.pi.mu, as is the next
+	waitsPI *piState
+
 	endsMu sync.Mutex
 	ends   map[any]func() // see AtEnd
 
@@ -304,6 +307,9 @@ func (t *Task) SemUndo() *ipc.UndoList {
 	}
 	return t.semUndo
 }
+
+// HasSemUndoOf says whether x would have the same undone; for kcmp(2).
+func (t *Task) HasSemUndoOf(x *Task) bool { return t.semUndo == x.semUndo }
 
 // DropSemUndo gives the list up, which undoes if nobody shares it: at the task's
 // end, and for unshare(CLONE_SYSVSEM).

@@ -11,8 +11,11 @@ import (
 
 func futexCalls() []row {
 	return []row{
-		{unix.SYS_FUTEX, futex, Partial, "no priority inheritance: FUTEX_LOCK_PI and its kin are ENOSYS"},
+		{unix.SYS_FUTEX, futex, Partial, "priority-inheriting locks lend no priority; FUTEX_WAIT_REQUEUE_PI and FUTEX_CMP_REQUEUE_PI are ENOSYS"},
 		{unix.SYS_FUTEX_WAITV, futexWaitv, Full, ""},
+		{454, futexWake2, Full, ""},
+		{455, futexWait2, Full, ""},
+		{456, futexRequeue2, Full, ""},
 	}
 }
 
@@ -20,6 +23,7 @@ func futexCalls() []row {
 const (
 	futexWait, futexWake, futexRequeue, futexCmpRequeue, futexWakeOp = 0, 1, 3, 4, 5
 	futexWaitBitset, futexWakeBitset                                 = 9, 10
+	futexLockPI, futexUnlockPI, futexTrylockPI, futexLockPI2         = 6, 7, 8, 13
 	futexPrivate, futexRealtime                                      = 128, 256
 )
 
@@ -55,6 +59,19 @@ func futex(t *kernel.Task, a *Args) (uintptr, error) {
 	case futexWakeOp:
 		n, err := t.FutexWakeOp(a.Addr(0), a.Addr(4), shared, int(int32(val)), a.Int(3), a.Uint32(5))
 		return uintptr(n), err
+	case futexLockPI, futexLockPI2:
+		if cmd == futexLockPI && op&futexRealtime != 0 {
+			return 0, unix.ENOSYS
+		}
+		deadline, err := futexDeadline(t, a.Addr(3), true, cmd == futexLockPI || op&futexRealtime != 0)
+		if err != nil {
+			return 0, err
+		}
+		return 0, t.FutexLockPI(a.Addr(0), shared, false, deadline)
+	case futexTrylockPI:
+		return 0, t.FutexLockPI(a.Addr(0), shared, true, 0)
+	case futexUnlockPI:
+		return 0, t.FutexUnlockPI(a.Addr(0), shared)
 	}
 	return 0, unix.ENOSYS
 }
@@ -114,4 +131,74 @@ func futexWaitv(t *kernel.Task, a *Args) (uintptr, error) {
 	}
 	i, err := t.FutexWaitv(words, deadline)
 	return uintptr(i), err
+}
+
+// Flags of futex2 (include/uapi/linux/futex.h): words of 32 bits alone, as on
+// Linux so far.
+const futex2Private, futex2Size, futex2Size32 = 128, 3, 2
+
+// inFutex2Flags says whether a word is shared.
+func inFutex2Flags(flags uint32) (shared bool, err error) {
+	if flags&^(futex2Private|futex2Size) != 0 || flags&futex2Size != futex2Size32 {
+		return false, unix.EINVAL
+	}
+	return flags&futex2Private == 0, nil
+}
+
+func futexWake2(t *kernel.Task, a *Args) (uintptr, error) {
+	shared, err := inFutex2Flags(a.Uint32(3))
+	if err != nil {
+		return 0, err
+	}
+	if a[1] == 0 || a[1]>>32 != 0 {
+		return 0, unix.EINVAL
+	}
+	n, err := t.FutexWake(a.Addr(0), shared, a.Int(2), uint32(a[1]))
+	return uintptr(n), err
+}
+
+func futexWait2(t *kernel.Task, a *Args) (uintptr, error) {
+	shared, err := inFutex2Flags(a.Uint32(3))
+	if err != nil {
+		return 0, err
+	}
+	if a[1]>>32 != 0 || a[2]>>32 != 0 || a[2] == 0 {
+		return 0, unix.EINVAL
+	}
+	clock := a.Int(5)
+	if a[4] != 0 && clock != unix.CLOCK_MONOTONIC && clock != unix.CLOCK_REALTIME {
+		return 0, unix.EINVAL
+	}
+	deadline, err := futexDeadline(t, a.Addr(4), true, clock == unix.CLOCK_REALTIME)
+	if err != nil {
+		return 0, err
+	}
+	return futexWaitUntil(t, a.Addr(0), shared, uint32(a[1]), uint32(a[2]), deadline)
+}
+
+// futexRequeue2 takes two struct futex_waitv: from, with the value expected, and to.
+func futexRequeue2(t *kernel.Task, a *Args) (uintptr, error) {
+	if a.Uint32(1) != 0 || a[0] == 0 {
+		return 0, unix.EINVAL
+	}
+	v, err := inStruct[[6]uint64](t, a.Addr(0))
+	if err != nil {
+		return 0, err
+	}
+	var shared [2]bool
+	for i := range shared {
+		flags := v[3*i+2]
+		if flags>>32 != 0 || v[3*i]>>32 != 0 {
+			return 0, unix.EINVAL
+		}
+		if shared[i], err = inFutex2Flags(uint32(flags)); err != nil {
+			return 0, err
+		}
+	}
+	if shared[0] != shared[1] {
+		return 0, unix.EINVAL
+	}
+	cmp := uint32(v[0])
+	n, err := t.FutexRequeue(memory.Addr(v[1]), memory.Addr(v[4]), shared[0], a.Int(2), a.Int(3), &cmp)
+	return uintptr(n), err
 }
