@@ -105,6 +105,13 @@ func (g *ThreadGroup) Dead() bool {
 	return g.dead
 }
 
+// Exiting reports whether no thread goes on.
+func (g *ThreadGroup) Exiting() bool {
+	g.k.mu.Lock()
+	defer g.k.mu.Unlock()
+	return g.exiting
+}
+
 // ExitStatus is the status that wait(2) reports; valid when Dead.
 func (g *ThreadGroup) ExitStatus() unix.WaitStatus {
 	g.k.mu.Lock()

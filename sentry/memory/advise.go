@@ -52,6 +52,14 @@ func (s *Space) Advise(at Addr, n uint64, what int) error {
 	case size == 0:
 		return nil
 	}
+	if discards[what] {
+		s.mu.RLock()
+		sealed := s.sealedAgainst(at, end, what)
+		s.mu.RUnlock()
+		if sealed {
+			return unix.EPERM
+		}
+	}
 	if what == unix.MADV_REMOVE {
 		return s.punch(at, end)
 	}

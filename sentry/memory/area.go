@@ -43,6 +43,7 @@ const (
 	dontDump
 	internal    // obj is a shared anonymous mapping's, made here
 	trampolines // of the platform's, see Space.TrampolineArea
+	sealed      // see Space.Seal
 )
 
 func (ar *area) is(f areaFlags) bool { return ar.flags&f != 0 }

@@ -29,6 +29,8 @@ func (s *Space) brkLocked(to Addr) (Addr, error) {
 	}
 	old, end := Addr(pageUp(uint64(s.brk))), Addr(pageUp(uint64(to)))
 	switch {
+	case end < old && s.sealedIn(end, old):
+		return s.brk, nil
 	case end < old:
 		if err := s.unmapLocked(end, old); err != nil {
 			return s.brk, err

@@ -74,6 +74,9 @@ func (s *Space) mapLocked(r MapRequest) (Addr, error) {
 	if err := s.prepare(r); err != nil {
 		return 0, err
 	}
+	if r.Fixed && s.sealedIn(at, at+Addr(r.Length)) {
+		return 0, unix.EPERM
+	}
 	ar := newArea(at, r)
 	if err := s.mayGrow(ar, at); err != nil {
 		return 0, err
@@ -336,6 +339,9 @@ func (s *Space) Unmap(at Addr, n uint64) error {
 		return unix.EINVAL
 	}
 	s.settle(true, at)
+	if s.sealedIn(at, at+Addr(n)) {
+		return unix.EPERM
+	}
 	return s.unmapLocked(at, at+Addr(n))
 }
 

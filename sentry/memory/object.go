@@ -355,8 +355,8 @@ func (o *Object) lookLocked(off, n uint64) (Run, error) {
 	return Run{Segment: o.a.segment(e.pfn, e.n), pinned: e, arena: o.a}, nil
 }
 
-// resident counts the bytes in memory in [off, off+n).
-func (o *Object) resident(off, n uint64) uint64 {
+// Resident counts the bytes in memory in [off, off+n).
+func (o *Object) Resident(off, n uint64) uint64 {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	return o.table.has(off/PageSize, (off+n)/PageSize) * PageSize

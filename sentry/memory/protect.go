@@ -24,6 +24,9 @@ func (s *Space) Protect(at Addr, n uint64, access platform.Access) error {
 	if ar := s.find(lo); ar == nil {
 		return unix.ENOMEM
 	}
+	if s.sealedIn(lo, hi) {
+		return unix.EPERM
+	}
 	part, whole, err := s.covered(lo, hi)
 	if err != nil {
 		return err

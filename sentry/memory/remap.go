@@ -57,6 +57,9 @@ func (s *Space) remapLocked(r remap) (Addr, error) {
 	if ar == nil {
 		return 0, unix.EFAULT
 	}
+	if s.sealedIn(r.old, r.old+Addr(max(r.oldSize, 1))) || r.fixed && s.sealedIn(r.to, r.to+Addr(r.newSize)) {
+		return 0, unix.EPERM
+	}
 	if r.oldSize == 0 && (!ar.is(shared) || !r.mayMove) {
 		return 0, unix.EINVAL // mm/mremap.c: only a shared mapping can be doubled
 	}

@@ -91,7 +91,7 @@ func (s *Space) anonymousName(ar *area) string {
 func (ar *area) shown() uint64 {
 	switch o := backing(ar.obj).(type) {
 	case *Object:
-		return o.resident(ar.off, ar.size())
+		return o.Resident(ar.off, ar.size())
 	case *HostFile:
 		return ar.shownBytes
 	}

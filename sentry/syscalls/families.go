@@ -7,5 +7,6 @@ func families() [][]row {
 		processCalls(), credCalls(), signalCalls(), futexCalls(), timeCalls(), memoryCalls(), miscCalls(), schedCalls(), limitCalls(),
 		openCalls(), rwCalls(), statCalls(), treeCalls(), fcntlCalls(), pollCalls(), pidfdCalls(),
 		fdMakerCalls(), spliceCalls(), xattrCalls(), socketCalls(), watchCalls(), namespaceCalls(), mountCalls(), handleCalls(), sysvCalls(), uringCalls(), aioCalls(), ptraceCalls(), seccompCalls(),
+		mqueueCalls(), pageCalls(), schedAttrCalls(),
 	}
 }

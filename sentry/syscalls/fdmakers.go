@@ -22,7 +22,6 @@ func fdMakerCalls() []row {
 		{unix.SYS_EVENTFD, eventfdCall, Full, ""},
 		{unix.SYS_EVENTFD2, eventfd2, Full, ""},
 		{unix.SYS_MEMFD_CREATE, memfdCreate, Full, "huge pages are ordinary ones"},
-		{unix.SYS_MEMFD_SECRET, refuse(unix.ENOSYS), None, "refused"},
 		{unix.SYS_EPOLL_CREATE, epollCreate, Full, ""},
 		{unix.SYS_EPOLL_CREATE1, epollCreate1, Full, ""},
 		{unix.SYS_EPOLL_CTL, epollCtl, Full, ""},

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"io"
 	"math/bits"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,17 @@ func miscCalls() []row {
 		{unix.SYS_GETCPU, getcpu, Full, "there is one node"},
 		{unix.SYS_PERSONALITY, personality, Full, ""},
 		{unix.SYS_PRCTL, prctl, Partial, "the options that programs use; others EINVAL"},
-		{unix.SYS_RSEQ, refuse(unix.ENOSYS), None, "libc falls back to sched_getcpu"},
+		{unix.SYS_RSEQ, refuse(unix.ENOSYS), None, "no CPU is a thread's alone while it runs, which restartable sequences build on; libc falls back to sched_getcpu"},
+		{unix.SYS_SYSFS, sysfsCall, Full, ""},
+		{unix.SYS_KEXEC_FILE_LOAD, refuse(unix.EPERM), Partial, "refused"},
+		{unix.SYS_FANOTIFY_MARK, refuse(unix.EBADF), Partial, "refused: no descriptor is a fanotify one"},
+		{unix.SYS_QUOTACTL_FD, refuse(unix.ENOSYS), None, "as a kernel without quotas"},
+		{unix.SYS_LANDLOCK_CREATE_RULESET, refuse(unix.ENOSYS), None, "as a kernel without Landlock"},
+		{unix.SYS_LANDLOCK_ADD_RULE, refuse(unix.ENOSYS), None, "as a kernel without Landlock"},
+		{unix.SYS_LANDLOCK_RESTRICT_SELF, refuse(unix.ENOSYS), None, "as a kernel without Landlock"},
+		{unix.SYS_LSM_GET_SELF_ATTR, refuse(unix.EOPNOTSUPP), Partial, "there is no security module"},
+		{unix.SYS_LSM_SET_SELF_ATTR, refuse(unix.EOPNOTSUPP), Partial, "there is no security module"},
+		{unix.SYS_LSM_LIST_MODULES, lsmListModules, Full, "there is none"},
 		{unix.SYS_SYNC, syncAll, Full, ""},
 		{unix.SYS_VHANGUP, refuse(unix.EPERM), Partial, "refused"},
 		{unix.SYS_SYSLOG, syslog, Partial, "an empty kernel log"},
@@ -52,6 +63,46 @@ func miscCalls() []row {
 		{unix.SYS_IOPRIO_GET, advice, Partial, "always the default class"},
 		{unix.SYS_IOPRIO_SET, advice, Partial, "accepted, not followed"},
 	}
+}
+
+// sysfs(2): the file systems that mount(2) can name, by place.
+func sysfsCall(t *kernel.Task, a *Args) (uintptr, error) {
+	const index, name, count = 1, 2, 3
+	var types []string
+	for n, k := range world(t).FSTypes {
+		if !k.Hidden {
+			types = append(types, n)
+		}
+	}
+	slices.Sort(types)
+	switch a.Int(0) {
+	case index:
+		s, err := path(t, a.Addr(1))
+		if err != nil {
+			return 0, err
+		}
+		if i := slices.Index(types, s); i >= 0 {
+			return uintptr(i), nil
+		}
+	case name:
+		if i := a.Uint32(1); int(i) < len(types) {
+			return 0, out(t, a.Addr(2), append([]byte(types[i]), 0))
+		}
+	case count:
+		return uintptr(len(types)), nil
+	}
+	return 0, unix.EINVAL
+}
+
+// lsm_list_modules(2): an empty list.
+func lsmListModules(t *kernel.Task, a *Args) (uintptr, error) {
+	if a.Uint32(2) != 0 {
+		return 0, unix.EINVAL
+	}
+	if _, err := in32(t, a.Addr(1)); err != nil {
+		return 0, err
+	}
+	return 0, out32(t, a.Addr(1), 0)
 }
 
 // advice is for advice that changes nothing here.

@@ -34,6 +34,12 @@ func xattrCalls() []row {
 		{unix.SYS_REMOVEXATTR, rm(byName), Full, ""},
 		{unix.SYS_LREMOVEXATTR, rm(byLink), Full, ""},
 		{unix.SYS_FREMOVEXATTR, rm(byFD), Full, ""},
+		{unix.SYS_SETXATTRAT, setxattrat, Full, ""},
+		{unix.SYS_GETXATTRAT, getxattrat, Full, ""},
+		{unix.SYS_LISTXATTRAT, listxattrat, Full, ""},
+		{unix.SYS_REMOVEXATTRAT, removexattrat, Full, ""},
+		{468, fileAttr, Partial, "EOPNOTSUPP: no file system here has such attributes"},
+		{469, fileAttr, Partial, "as file_getattr"},
 	}
 }
 
@@ -142,4 +148,78 @@ func removexattr(t *kernel.Task, a *Args, find pathFinder) (uintptr, error) {
 		return 0, err
 	}
 	return 0, vfs.Removexattr(t, p, name)
+}
+
+// byAt finds what the first three arguments of the …at calls mean.
+func byAt(t *kernel.Task, a *Args) (vfs.Path, error) {
+	flags := a.Int(2)
+	if flags&^(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH) != 0 {
+		return vfs.Path{}, unix.EINVAL
+	}
+	return lookup(t, a.Int(0), a.Addr(1), flags, true)
+}
+
+// inXattrArgs reads a struct xattr_args and makes of the …at call's arguments
+// those of the older call.
+func inXattrArgs(t *kernel.Task, a *Args) (older Args, err error) {
+	const known = 16
+	size := a.Size(5)
+	if size < known {
+		return older, unix.EINVAL
+	}
+	if size > pageSize {
+		return older, unix.E2BIG
+	}
+	b := make([]byte, size)
+	if err := in(t, a.Addr(4), b); err != nil {
+		return older, err
+	}
+	for _, x := range b[known:] {
+		if x != 0 {
+			return older, unix.E2BIG
+		}
+	}
+	return Args{0, a[3], le.Uint64(b), uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:]))}, nil
+}
+
+func setxattrat(t *kernel.Task, a *Args) (uintptr, error) {
+	older, err := inXattrArgs(t, a)
+	if err != nil {
+		return 0, err
+	}
+	return setxattr(t, &older, func(t *kernel.Task, _ *Args) (vfs.Path, error) { return byAt(t, a) })
+}
+
+func getxattrat(t *kernel.Task, a *Args) (uintptr, error) {
+	older, err := inXattrArgs(t, a)
+	if err != nil {
+		return 0, err
+	}
+	if older[4] != 0 {
+		return 0, unix.EINVAL
+	}
+	return getxattr(t, &older, func(t *kernel.Task, _ *Args) (vfs.Path, error) { return byAt(t, a) })
+}
+
+func listxattrat(t *kernel.Task, a *Args) (uintptr, error) {
+	return listxattr(t, &Args{0, a[3], a[4]}, func(t *kernel.Task, _ *Args) (vfs.Path, error) { return byAt(t, a) })
+}
+
+func removexattrat(t *kernel.Task, a *Args) (uintptr, error) {
+	return removexattr(t, &Args{0, a[3]}, func(t *kernel.Task, _ *Args) (vfs.Path, error) { return byAt(t, a) })
+}
+
+// fileAttr is file_getattr(2) and file_setattr(2).
+func fileAttr(t *kernel.Task, a *Args) (uintptr, error) {
+	const known = 24
+	if a.Size(3) > pageSize {
+		return 0, unix.E2BIG
+	}
+	if a.Size(3) < known {
+		return 0, unix.EINVAL
+	}
+	if _, err := byAt(t, &Args{a[0], a[1], a[4]}); err != nil {
+		return 0, err
+	}
+	return 0, unix.EOPNOTSUPP
 }
