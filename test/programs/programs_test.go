@@ -28,6 +28,13 @@ var rows = []struct {
 		busybox tar c a | busybox tar t
 		(busybox sleep 0.05; echo late) & echo early; wait; echo $?
 		busybox false || echo false`},
+	{"fio", "fio", "sh", `
+		for engine in libaio io_uring sync mmap psync; do
+			fio --name=x --size=2m --bs=4k --rw=randrw --ioengine=$engine --iodepth=16 --verify=crc32c --output=out >/dev/null
+			echo $engine $?; grep -o 'err= [0-9]*' out
+		done
+		fio --name=y --size=2m --bs=4k --rw=randrw --ioengine=io_uring --iodepth=16 --fixedbufs --registerfiles --output=out >/dev/null
+		echo $?; grep -o 'err= [0-9]*' out`},
 	{"dash", "dash", "dash", `
 		i=0; while [ $i -lt 300 ]; do i=$((i + 1)); done; echo $i
 		f() { echo "args $# $2"; return 7; }; f a 'b c' d; echo $?
