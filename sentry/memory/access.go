@@ -170,6 +170,14 @@ func (s *Space) Pin(at Addr, n uint64, want platform.Access) (Buffers, func(), e
 			r.arena = s.a
 		}
 		s.mu.RUnlock()
+		if ok && s.a.isCrowded(r.pinned) {
+			r.Release()
+			if done > 0 {
+				break
+			}
+			p.drop()
+			return nil, nil, unix.ENOMEM
+		}
 		if ok {
 			bufs = append(bufs, b)
 			p.runs = append(p.runs, r)

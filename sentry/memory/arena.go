@@ -259,6 +259,20 @@ func (a *Arena) pin(pfn, n uint32) {
 	}
 }
 
+// crowded is from how many pins on a page is refused another that may last: a
+// program can have as many reads of one page wait as it likes, and a count that
+// wraps would free the page under them. What is left is for pins as long as a copy.
+const crowded = 0xf000 * onePin
+
+func (a *Arena) isCrowded(e extent) bool {
+	for i := range e.n {
+		if a.count(e.pfn+i).Load() >= crowded {
+			return true
+		}
+	}
+	return false
+}
+
 func (a *Arena) unref(pfn, n uint32) { a.drop(pfn, n, 1) }
 
 func (a *Arena) unpin(pfn, n uint32) { a.drop(pfn, n, onePin) }

@@ -422,6 +422,39 @@ func TestPinOutlives(t *testing.T) {
 	release()
 }
 
+// A count of pins that wrapped would free a page in use.
+func TestPinsEnd(t *testing.T) {
+	a, _ := newTestArena(t, true, 0)
+	s := newTestSpace(t, a)
+	defer s.Release()
+	for _, shared := range []bool{false, true} {
+		at := mapAt(t, s, MapRequest{Length: PageSize, Prot: rw, Shared: shared})
+		var releases []func()
+		var err error
+		for range 1 << 16 {
+			var release func()
+			if _, release, err = s.Pin(at, PageSize, platform.Write); err != nil {
+				break
+			}
+			releases = append(releases, release)
+		}
+		if err != unix.ENOMEM {
+			t.Errorf("shared %v: %d pins, then %v, want %v", shared, len(releases), err, unix.ENOMEM)
+		}
+		if err := s.StoreUint32(at, 7); err != nil {
+			t.Errorf("shared %v: a copy: %v", shared, err)
+		}
+		for _, release := range releases {
+			release()
+		}
+		if _, release, err := s.Pin(at, PageSize, platform.Write); err != nil {
+			t.Errorf("shared %v: after all: %v", shared, err)
+		} else {
+			release()
+		}
+	}
+}
+
 func TestWords(t *testing.T) {
 	a, _ := newTestArena(t, true, 0)
 	s := newTestSpace(t, a)
