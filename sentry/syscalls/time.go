@@ -351,6 +351,10 @@ const (
 
 func timerCreate(t *kernel.Task, a *Args) (uintptr, error) {
 	id := int32(a.Int(0))
+	switch id {
+	case unix.CLOCK_MONOTONIC_RAW, unix.CLOCK_REALTIME_COARSE, unix.CLOCK_MONOTONIC_COARSE:
+		return 0, unix.EOPNOTSUPP // clocks without a timer_create of their own
+	}
 	c, err := findClock(t, id)
 	if err != nil {
 		return 0, err
@@ -415,6 +419,9 @@ func outItimerspec(t *kernel.Task, at memory.Addr, interval, value time.Duration
 }
 
 func timerSettime(t *kernel.Task, a *Args) (uintptr, error) {
+	if a[2] == 0 {
+		return 0, unix.EINVAL
+	}
 	tm, err := t.Group().Timers.Get(int32(a.Int(0)))
 	if err != nil {
 		return 0, err
