@@ -104,6 +104,8 @@ func (t *Task) Exec(img Image) {
 	t.exitRobust()
 	t.exitPI()
 	t.callEnds()
+	t.ThreadKeyring.Store(0)
+	g.ProcessKeyring.Store(0)
 	t.robust, t.RSeq, t.altStack, t.restart = RobustList{}, RSeq{}, AltStack{}, nil
 	k.mu.Lock()
 	t.mm = img.MM

@@ -17,12 +17,13 @@ type ThreadGroup struct {
 	Limits   Limits
 	Handlers *SignalHandlers // shared by CLONE_SIGHAND; replaced by exec
 
-	OOMScoreAdj atomic.Int32
-	Dumpable    atomic.Int32
-	IO          IOCount
-	Timers      Timers
-	exe         atomic.Pointer[vfs.Path]
-	subreaper   atomic.Bool
+	ProcessKeyring atomic.Int32 // by id, 0 for none
+	OOMScoreAdj    atomic.Int32
+	Dumpable       atomic.Int32
+	IO             IOCount
+	Timers         Timers
+	exe            atomic.Pointer[vfs.Path]
+	subreaper      atomic.Bool
 
 	// Under Kernel.mu.
 	leader     *Task

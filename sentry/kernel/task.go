@@ -112,9 +112,11 @@ type Task struct {
 	TSCFault    atomic.Bool
 	RSeq        RSeq
 	StartTime   time.Duration // since boot
-	startInfo   atomic.Pointer[Start]
-	blockedIn   atomic.Pointer[string]
-	callNumber  atomic.Int64 // the system call being answered, -1 if none
+	// Keyrings by id, 0 for none (keyctl(2)).
+	SessionKeyring, ThreadKeyring atomic.Int32
+	startInfo                     atomic.Pointer[Start]
+	blockedIn                     atomic.Pointer[string]
+	callNumber                    atomic.Int64 // the system call being answered, -1 if none
 
 	faultTrap, faultErr, faultAddr uint64 // of the last fault, for signal frames
 }

@@ -8,5 +8,6 @@ func families() [][]row {
 		openCalls(), rwCalls(), statCalls(), treeCalls(), fcntlCalls(), pollCalls(), pidfdCalls(),
 		fdMakerCalls(), spliceCalls(), xattrCalls(), socketCalls(), watchCalls(), namespaceCalls(), mountCalls(), handleCalls(), sysvCalls(), uringCalls(), aioCalls(), ptraceCalls(), seccompCalls(),
 		mqueueCalls(), pageCalls(), schedAttrCalls(),
+		keyCalls(),
 	}
 }

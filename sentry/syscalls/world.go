@@ -18,7 +18,8 @@ type World struct {
 	// FSTypes are what mount(2) can name.
 	FSTypes map[string]*vfs.FSType
 
-	aio aioTable
+	aio  aioTable
+	keys keyTable
 }
 
 // NewWorld makes an empty one.
