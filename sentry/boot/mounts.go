@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/fs/gofer"
 	"bulkhead/sentry/fs/tmpfs"
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/syscalls"
@@ -22,6 +23,7 @@ func (s *sandbox) mountAll() (err error) {
 		return err
 	}
 	s.kernel.World.(*syscalls.World).Names.WatchHost(s.watch.watchSocket)
+	gofer.WatchHost(s.files, s.watch.watchSocket, s.Guard)
 	s.handleDevices()
 	root, flags, err := s.rootFS()
 	if err != nil {

@@ -43,6 +43,12 @@ func calls(n needs) []seccomp.Row {
 			seccomp.Row{NR: unix.SYS_SOCKET, Name: "socket", Why: "Connect", When: seccomp.Is(0, unix.AF_UNIX)},
 			seccomp.Row{NR: unix.SYS_CONNECT, Name: "connect", Why: "Connect"})
 	}
+	if n.shared {
+		rows = append(rows,
+			seccomp.Row{NR: unix.SYS_INOTIFY_INIT1, Name: "inotify_init1", Why: "Watch"},
+			seccomp.Row{NR: unix.SYS_INOTIFY_ADD_WATCH, Name: "inotify_add_watch", Why: "Watch"},
+			seccomp.Row{NR: unix.SYS_INOTIFY_RM_WATCH, Name: "inotify_rm_watch", Why: "Unwatch"})
+	}
 	return rows
 }
 

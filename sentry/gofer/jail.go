@@ -36,12 +36,14 @@ func isolate() error {
 // needs are what an attachment's options ask for beyond the usual.
 type needs struct {
 	sockets, devices bool
+	shared           bool // what others change, to be watched
 	debug            bool // die with stacks of a call off the list
 }
 
 func (s *server) needs() (n needs) {
 	for _, t := range s.trees {
 		n.sockets = n.sockets || t.Sockets
+		n.shared = n.shared || !t.Exclusive
 		n.devices = n.devices || t.Devices && !t.ReadOnly
 	}
 	return n

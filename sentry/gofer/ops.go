@@ -35,6 +35,8 @@ var operations = map[wire.Op]operation{
 	wire.Statfs:      {false, (*worker).statfs},
 	wire.Fsync:       {false, (*worker).fsync},
 	wire.Connect:     {false, (*worker).connect},
+	wire.Watch:       {false, (*worker).watch},
+	wire.Unwatch:     {false, (*worker).unwatch},
 }
 
 // handle serves q, whatever it is, into r.

@@ -121,7 +121,8 @@ type server struct {
 	log     *slog.Logger
 	trees   []*attachment
 	handles handles
-	counts  [256]atomic.Uint32 // requests served, by operation
+	notifier
+	counts [256]atomic.Uint32 // requests served, by operation
 }
 
 // tell logs what was served: round trips are what a container waits for.
@@ -137,7 +138,7 @@ func (s *server) tell() {
 
 // newServer opens the attachments' sources, which is possible only before the jail.
 func newServer(mounts []Mount, log *slog.Logger) (*server, error) {
-	s := &server{log: log}
+	s := &server{log: log, notifier: notifier{fd: -1}}
 	for _, m := range mounts {
 		a := &attachment{Mount: m}
 		if err := a.open(); err != nil {
@@ -230,7 +231,7 @@ func (w *worker) answer(sock int, q *wire.Request) error {
 	}
 	w.out = r.Append(w.out[:0], q.Op)
 	err := wire.Send(sock, w.out, r.FD)
-	if r.FD >= 0 {
+	if r.FD >= 0 && !w.notifier.keeps(r.FD) {
 		unix.Close(r.FD)
 	}
 	if cap(w.out) > wire.MaxReply/2 {

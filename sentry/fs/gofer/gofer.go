@@ -41,6 +41,9 @@ type FS struct {
 	dev   uint64
 	root  vfs.Inode
 
+	events *hostEvents // nil: nobody watches
+	guard  func()
+
 	mu     sync.Mutex
 	inodes map[key]known
 	devs   map[uint64]uint64 // what the container sees of the host's devices

@@ -71,5 +71,9 @@ var layouts = [opEnd]layout{
 	Fsync: {"fsync", []field{fID}, nil, false},
 	// Connect makes a socket of type Flags and connects it to the socket file.
 	Connect: {"connect", []field{fID, fName, fFlags}, nil, true},
+	// Watch adds the object to the gofer's inotify instance, for the events Flags; the
+	// reply has the watch's number and the instance. Unwatch takes number Flags out; ID is any object.
+	Watch:   {"watch", []field{fID, fName, fFlags}, []field{fID}, true},
+	Unwatch: {"unwatch", []field{fID, fFlags}, nil, false},
 	Release: {"release", []field{fReleased}, nil, false},
 }

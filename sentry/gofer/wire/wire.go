@@ -66,6 +66,8 @@ const (
 	Statfs
 	Fsync
 	Connect
+	Watch
+	Unwatch
 	Release // has no reply
 	opEnd
 )
