@@ -116,6 +116,9 @@ func (t *Task) Exec(img Image) {
 		t.pdeath = 0
 	}
 	k.mu.Unlock()
+	if n := t.Namespaces(); n.Time != n.TimeForChildren { // exec_task_namespaces
+		t.namespaces.Swap(n.with(func(n *Namespaces) { n.Time = n.TimeForChildren.inhabit() })).drop()
+	}
 	g.Timers.exec()
 	g.SetExe(img.Exe)
 	t.SetComm(img.Comm)

@@ -3,6 +3,7 @@ package kernel
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -109,8 +110,46 @@ type NetNamespace struct{ NamespaceBase }
 // container has one control group, so all are alike but for their number.
 type CgroupNamespace struct{ NamespaceBase }
 
-// TimeNamespace shifts CLOCK_MONOTONIC and CLOCK_BOOTTIME.
-type TimeNamespace struct{ NamespaceBase }
+// TimeNamespace shifts CLOCK_MONOTONIC and CLOCK_BOOTTIME (time_namespaces(7)). The vDSO's
+// page is chosen by exec: a child that was forked into a namespace and has not executed a
+// program goes on with its parent's.
+type TimeNamespace struct {
+	NamespaceBase
+	mu        sync.Mutex
+	mono      time.Duration
+	boot      time.Duration
+	inhabited bool // by a task: the offsets stay
+}
+
+// Offsets are what is added to the two clocks.
+func (n *TimeNamespace) Offsets() (mono, boot time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.mono, n.boot
+}
+
+// SetOffsets changes them, before the first task is in n; nil keeps one as it is.
+func (n *TimeNamespace) SetOffsets(mono, boot *time.Duration) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.inhabited {
+		return unix.EACCES
+	}
+	if mono != nil {
+		n.mono = *mono
+	}
+	if boot != nil {
+		n.boot = *boot
+	}
+	return nil
+}
+
+func (n *TimeNamespace) inhabit() *TimeNamespace {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.inhabited = true
+	return n
+}
 
 // The numbers of the first namespaces (include/uapi/linux/nsfs.h).
 const (
@@ -134,7 +173,7 @@ func (k *Kernel) firstNamespaces() *Namespaces {
 	if n.UTS.domain == "" {
 		n.UTS.domain = "(none)"
 	}
-	n.TimeForChildren = n.Time
+	n.TimeForChildren = n.Time.inhabit()
 	n.UTS.init(firstUTS, nil, nil)
 	n.IPC.init(firstIPC, nil, k.newIPC)
 	n.Net.init(firstNet, nil, k.NewNet)
@@ -208,7 +247,7 @@ func (t *Task) namespacesFor(flags uint64) (*vfs.Creds, *Namespaces, error) {
 	old := t.Namespaces()
 	if flags&(ofSet|unix.CLONE_NEWNS) == 0 {
 		if old.Time != old.TimeForChildren && flags&unix.CLONE_VM == 0 {
-			return c, old.with(func(n *Namespaces) { n.Time = n.TimeForChildren }), nil // timens_on_fork
+			return c, old.with(func(n *Namespaces) { n.Time = n.TimeForChildren.inhabit() }), nil // timens_on_fork
 		}
 		return c, old.take(), nil
 	}
@@ -218,7 +257,7 @@ func (t *Task) namespacesFor(flags uint64) (*vfs.Creds, *Namespaces, error) {
 	set, err := t.unshared(old, c, flags)
 	if err == nil && flags&unix.CLONE_NEWTIME == 0 {
 		set.Time.Drop()
-		set.Time = set.TimeForChildren
+		set.Time = set.TimeForChildren.inhabit()
 		set.Time.Take()
 	}
 	return c, set, err
@@ -449,7 +488,7 @@ func (e *Enter) put(n *Namespaces) {
 		n.PIDForChildren = e.PID
 	}
 	if e.Time != nil {
-		n.Time, n.TimeForChildren = e.Time, e.Time
+		n.Time, n.TimeForChildren = e.Time.inhabit(), e.Time
 	}
 }
 

@@ -28,6 +28,7 @@ const (
 type vdso struct {
 	mu   sync.Mutex
 	vvar *memory.Object
+	old  *memory.Object // zeros
 	code *memory.Object
 	page memory.Run // vvar's first page, as the Sentry sees it
 
@@ -54,6 +55,10 @@ func (v *vdso) init(a *memory.Arena) (err error) {
 	if err := v.vvar.Truncate(memory.PageSize); err != nil {
 		return fmt.Errorf("vvar: %w", err)
 	}
+	v.old = memory.NewObject(a)
+	if err := v.old.Truncate(memory.PageSize); err != nil {
+		return fmt.Errorf("vvar: %w", err)
+	}
 	if v.page, err = v.vvar.Pages(0, memory.PageSize, true); err != nil {
 		return fmt.Errorf("vvar: %w", err)
 	}
@@ -78,8 +83,17 @@ func reading() (uint64, time.Duration) {
 	return tsc, mono
 }
 
-// VVAR is the page of numbers as something to map.
-func (k *Kernel) VVAR() memory.Mappable { return k.vdso.vvar }
+// VVAR is the page of numbers as something to map, for programs of time namespace n
+// (nil: the first). Where clocks are shifted it is one that is always too old, so that
+// they make the system call.
+func (k *Kernel) VVAR(n *TimeNamespace) memory.Mappable {
+	if n != nil {
+		if mono, boot := n.Offsets(); mono != 0 || boot != 0 {
+			return k.vdso.old
+		}
+	}
+	return k.vdso.vvar
+}
 
 // VDSO is the image, made by build the first time.
 func (k *Kernel) VDSO(build func() []byte) (memory.Mappable, error) {

@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 
+	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/platform"
 )
@@ -138,8 +139,12 @@ func (l *load) vdso() (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	var ns *kernel.TimeNamespace
+	if t, ok := l.p.Context.(*kernel.Task); ok && t.Namespaces() != nil {
+		ns = t.Namespaces().TimeForChildren // which exec enters
+	}
 	base, err := l.mm.Map(memory.MapRequest{
-		Length: 2 * page, Object: k.VVAR(), Shared: true, Prot: platform.Read, MaxProt: platform.Read, Name: "[vvar]",
+		Length: 2 * page, Object: k.VVAR(ns), Shared: true, Prot: platform.Read, MaxProt: platform.Read, Name: "[vvar]",
 	})
 	if err != nil {
 		return 0, err

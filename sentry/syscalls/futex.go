@@ -94,7 +94,8 @@ func futexDeadline(t *kernel.Task, at memory.Addr, absolute, realtime bool) (tim
 	case realtime:
 		return max(t.Kernel().Clock.MonotonicOf(int64(span(ts))), 1), nil
 	}
-	return max(span(ts), 1), nil
+	shift, _ := t.Namespaces().Time.Offsets()
+	return max(span(ts)-shift, 1), nil
 }
 
 func futexWaitUntil(t *kernel.Task, at memory.Addr, shared bool, val, bits uint32, deadline time.Duration) (uintptr, error) {

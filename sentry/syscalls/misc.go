@@ -152,13 +152,19 @@ func setdomainname(t *kernel.Task, a *Args) (uintptr, error) {
 	return 0, err
 }
 
+// uptime is the container's, as t's time namespace has it.
+func uptime(t *kernel.Task) time.Duration {
+	_, boot := t.Namespaces().Time.Offsets()
+	return t.Kernel().Clock.Uptime() + boot
+}
+
 func sysinfo(t *kernel.Task, a *Args) (uintptr, error) {
 	k := t.Kernel()
 	used := k.Arena.Usage()
 	total := max(k.Memory, used)
 	n, _ := k.Live()
 	var b [112]byte
-	le.PutUint64(b[0:], uint64(k.Clock.Uptime()/time.Second))
+	le.PutUint64(b[0:], uint64(uptime(t)/time.Second))
 	le.PutUint64(b[32:], total)
 	le.PutUint64(b[40:], total-used)
 	le.PutUint16(b[80:], uint16(min(n, 65535)))

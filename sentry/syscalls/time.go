@@ -45,7 +45,8 @@ type clock struct {
 func findClock(t *kernel.Task, id int32) (clock, error) {
 	c := t.Kernel().Clock
 	// The same line that the vDSO reads, so that both agree.
-	mono := func() time.Duration { m, _ := t.Kernel().Refresh(false); return m }
+	shift, bootShift := t.Namespaces().Time.Offsets()
+	mono := func() time.Duration { m, _ := t.Kernel().Refresh(false); return m + shift }
 	real := func() time.Duration { _, r := t.Kernel().Refresh(false); return time.Duration(r) }
 	switch id {
 	case unix.CLOCK_REALTIME, unix.CLOCK_REALTIME_COARSE:
@@ -55,9 +56,9 @@ func findClock(t *kernel.Task, id int32) (clock, error) {
 	case unix.CLOCK_MONOTONIC, unix.CLOCK_MONOTONIC_COARSE:
 		return clock{mono, false, false}, nil
 	case unix.CLOCK_MONOTONIC_RAW:
-		return clock{c.MonotonicRaw, false, false}, nil
+		return clock{func() time.Duration { return c.MonotonicRaw() + shift }, false, false}, nil
 	case unix.CLOCK_BOOTTIME: // the _ALARM clocks are EINVAL where there is no clock chip
-		return clock{func() time.Duration { return mono() + c.Boottime() - c.Monotonic() }, false, false}, nil
+		return clock{func() time.Duration { return mono() - shift + bootShift + c.Boottime() - c.Monotonic() }, false, false}, nil
 	case unix.CLOCK_PROCESS_CPUTIME_ID:
 		return groupClock(t.Group(), 2), nil
 	case unix.CLOCK_THREAD_CPUTIME_ID:

@@ -201,13 +201,18 @@ func systemStat(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func uptime(fs *FileSystem, _ vfs.Context) ([]byte, error) {
+func uptime(fs *FileSystem, ctx vfs.Context) ([]byte, error) {
 	k := fs.Kernel
 	up := k.Clock.Uptime()
+	shown := up
+	if t, ok := caller(ctx); ok && t.Namespaces() != nil {
+		_, boot := t.Namespaces().Time.Offsets()
+		shown += boot
+	}
 	user, sys := fs.cpuTicks()
 	all := uint64(ticks(up)) * uint64(k.CPUs)
 	idle := all - min(all, user+sys)
-	return fmt.Appendf(nil, "%d.%02d %d.%02d\n", int64(up/time.Second), int64(up%time.Second/(10*time.Millisecond)), idle/100, idle%100), nil
+	return fmt.Appendf(nil, "%d.%02d %d.%02d\n", int64(shown/time.Second), int64(shown%time.Second/(10*time.Millisecond)), idle/100, idle%100), nil
 }
 
 func loadavg(fs *FileSystem, _ vfs.Context) ([]byte, error) {

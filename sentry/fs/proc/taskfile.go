@@ -72,7 +72,7 @@ var taskFiles = []*taskFile{
 	{name: "sched", perm: 0o644, read: sched, write: refuseWrite},
 	{name: "schedstat", perm: 0o444, read: schedstat},
 	{name: "timerslack_ns", perm: 0o666, on: wholeOnly, read: timerSlack, write: setTimerSlack},
-	{name: "timens_offsets", perm: 0o444, on: wholeOnly, read: fixed("monotonic           0         0\nboottime            0         0\n")},
+	{name: "timens_offsets", perm: 0o644, on: wholeOnly, read: timeOffsets, open: openTimeOffsets},
 	{name: "timers", perm: 0o444, on: wholeOnly, read: timers},
 	{name: "autogroup", perm: 0o644, on: wholeOnly, read: fixed("/autogroup-1 nice 0\n"), write: refuseWrite},
 	{name: "children", perm: 0o444, on: threadOnly, read: children},

@@ -512,3 +512,53 @@ CASE(ns_credentials)
 	write(s[0], "y", 1);
 	waitpid(child, NULL, 0);
 }
+
+static long seconds(int clock)
+{
+	struct timespec t;
+	clock_gettime(clock, &t);
+	return t.tv_sec;
+}
+
+CASE(ns_time)
+{
+	show("/proc/self/timens_offsets");
+	long mono = seconds(CLOCK_MONOTONIC), boot = seconds(CLOCK_BOOTTIME);
+	put_map("/proc/self/timens_offsets", "monotonic 1 0"); // the first namespace's stay
+	E(unshare(CLONE_NEWTIME));
+	say("for children %d", number("/proc/self/ns/time") != number("/proc/self/ns/time_for_children"));
+	put_map("/proc/self/timens_offsets", "monotonic 1");
+	put_map("/proc/self/timens_offsets", "realtime 1 0");
+	put_map("/proc/self/timens_offsets", "monotonic 1 1000000000");
+	put_map("/proc/self/timens_offsets", "monotonic -100000000000 0");
+	put_map("/proc/self/timens_offsets", "monotonic 1000000 5\nboottime 2000000 0\n");
+	show("/proc/self/timens_offsets");
+	say("unmoved %d", seconds(CLOCK_MONOTONIC) - mono < 100);
+	CHILD {
+		show("/proc/self/timens_offsets");
+		say("entered %d", number("/proc/self/ns/time") == number("/proc/self/ns/time_for_children"));
+		put_map("/proc/self/timens_offsets", "monotonic 1 0");
+		struct timespec t;
+		syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &t);
+		say("monotonic moved %ld", (t.tv_sec - mono) / 1000);
+		syscall(SYS_clock_gettime, CLOCK_BOOTTIME, &t);
+		say("boottime moved %ld", (t.tv_sec - boot) / 1000);
+		syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &t);
+		t.tv_nsec = 0, t.tv_sec += 1; // an absolute sleep is by the moved clock
+		E(syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL));
+		int fd = timerfd_create(CLOCK_MONOTONIC, 0);
+		struct itimerspec i = {{0, 0}, {t.tv_sec, 1}};
+		E(timerfd_settime(fd, TFD_TIMER_ABSTIME, &i, NULL));
+		unsigned long long n;
+		E(read(fd, &n, 8));
+	}
+	char up[32] = "";
+	FILE *f = popen("cut -d. -f1 /proc/uptime", "r");
+	fgets(up, sizeof up, f);
+	pclose(f);
+	say("uptime moved %d", atol(up) >= 2000000);
+	fflush(stdout);
+	int fd = open("/proc/self/ns/time_for_children", O_RDONLY);
+	E(setns(fd, CLONE_NEWTIME));
+	say("in it %d", number("/proc/self/ns/time") == number("/proc/self/ns/time_for_children"));
+}

@@ -47,8 +47,12 @@ var cases = []struct {
 }
 
 func main() {
-	if os.Args[1] == "sandboxed" {
+	switch os.Args[1] {
+	case "sandboxed":
 		sandboxed()
+		return
+	case "host":
+		host(os.Args[2])
 		return
 	}
 	if os.Args[1] == "terminates" {
@@ -371,4 +375,42 @@ func sandboxed() {
 	check(syscall.Stat(dir+"/f", &st))
 	fmt.Println(st.Uid, st.Gid)
 	check(syscall.Unmount(dir, syscall.MNT_DETACH))
+}
+
+// host talks to a server on the host's side of dir, which then swaps links in
+// dir/config.
+func host(dir string) {
+	fd, err := syscall.InotifyInit()
+	check(err)
+	config := dir + "/config"
+	_, err = syscall.InotifyAddWatch(fd, config, syscall.IN_CREATE|syscall.IN_MOVED_TO|syscall.IN_DELETE)
+	check(err)
+	text, err := os.ReadFile(config + "/key")
+	fmt.Println(string(text), err)
+	check(os.WriteFile(config+"/mine", nil, 0o644)) // told once
+	c, err := net.Dial("unix", dir+"/socket")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(c.RemoteAddr().String() == dir+"/socket")
+	c.Write([]byte("question "))
+	check(c.(*net.UnixConn).CloseWrite())
+	b, err := io.ReadAll(c)
+	fmt.Println(len(b), string(b[:18]), err)
+	buffer := make([]byte, 4096)
+	for last := ""; last != "..data"; {
+		n, err := syscall.Read(fd, buffer)
+		check(err)
+		for b := buffer[:n]; len(b) > 0; {
+			size := int(b[12]) | int(b[13])<<8
+			last = strings.TrimRight(string(b[16:16+size]), "\x00")
+			fmt.Printf("%x%02x%02x%02x %s\n", b[7], b[6], b[5], b[4], last)
+			b = b[16+size:]
+		}
+	}
+	text, err = os.ReadFile(config + "/key")
+	fmt.Println(string(text), err)
+	_, err = net.Dial("unix", config+"/key")
+	fmt.Println(err.(*net.OpError).Err)
 }
