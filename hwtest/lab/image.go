@@ -58,7 +58,7 @@ func fetchBase(ctx context.Context) (base, error) {
 	if err != nil {
 		return base{}, err
 	}
-	key := cache.Key(append([]string{kernel.Release, kernel.Version, busybox.Version, initScript}, append(early, nodes)...)...)
+	key := cache.Key(append([]string{kernel.Release, kernel.Version, busybox.Version, initScript, string(hold)}, append(early, nodes)...)...)
 	dir, err := cache.Fill(ctx, "lab", key, func(dir string) error { return makeInitramfs(dir, kernel, busybox) })
 	if err != nil {
 		return base{}, err
@@ -85,6 +85,7 @@ func makeInitramfs(dir string, kernel debian.Kernel, busybox debian.Package) err
 		"/init":        initScript,
 		"/lab/modules": strings.Join(order, "\n") + "\n",
 		"/lab/nodes":   nodes,
+		"/lab/hold":    string(hold),
 	}
 	out, err := os.Create(filepath.Join(dir, "initramfs.cpio"))
 	if err != nil {

@@ -17,6 +17,8 @@ ln -sf /proc/self/fd/0 /dev/stdin
 ln -sf /proc/self/fd/1 /dev/stdout
 ln -sf /proc/self/fd/2 /dev/stderr
 while read -r module; do insmod "/lab/$module"; done </lab/modules
+# Before there is anything else to run (hold.go).
+/lab/hold
 
 fail() { echo "lab: $*" >&2; poweroff -f; }
 
@@ -88,7 +90,8 @@ else
 	# What the job left behind would hold the pipes open.
 	for task in /proc/[0-9]*; do
 		pid=${task##*/}
-		[ "$pid" -le 1 ] || [ "$pid" = $out ] || [ "$pid" = $err ] || [ ! -e $task/exe ] || kill -9 "$pid" 2>/dev/null
+		[ "$pid" -le 1 ] || [ "$pid" = $out ] || [ "$pid" = $err ] || [ ! -e $task/exe ] ||
+			[ "$(cat $task/comm)" = hold ] || kill -9 "$pid" 2>/dev/null
 	done
 	wait $out $err
 fi

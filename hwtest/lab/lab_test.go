@@ -126,6 +126,14 @@ func TestIcount(t *testing.T) {
 	}
 }
 
+// TestHold: KVM has a machine and a vCPU of both kinds while a job runs.
+func TestHold(t *testing.T) {
+	code, stdout, stderr := run(t, Machine{}, Job{Cmd: []string{"sh", "-c", "ls -l /proc/[0-9]*/fd | grep -o 'kvm-v[a-z]*' | sort"}})
+	if code != 0 || stdout != "kvm-vcpu\nkvm-vcpu\nkvm-vm\nkvm-vm\n" {
+		t.Errorf("code %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+}
+
 // TestCrash: a machine that ends before its job says why.
 func TestCrash(t *testing.T) {
 	_, err := try(t, Machine{}, Job{Cmd: []string{"sh", "-c", "echo c >/proc/sysrq-trigger"}})
