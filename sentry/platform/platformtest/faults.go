@@ -1,6 +1,7 @@
 package platformtest
 
 import (
+	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,14 @@ const (
 	trapBrkpt = 1
 	busAdrAln = 1
 )
+
+// emulated are the exceptions that the lab's processor raises otherwise (QEMU 7.2,
+// target/i386/tcg).
+var emulated = map[string]string{
+	"DB": "QEMU has no INT1 in a guest",
+	"SS": "QEMU raises #GP for every address that is not canonical",
+	"XM": "QEMU raises no SIMD floating-point exception",
+}
 
 func testExceptions(t *testing.T, newPlatform Make) {
 	const wild = 0x8000_0000_0000_0000 // not canonical
@@ -43,6 +52,9 @@ func testExceptions(t *testing.T, newPlatform Make) {
 		{"MF", guestX87, nil, unix.SIGFPE, fpeFltDiv, 16, 0x11, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if why := emulated[c.name]; why != "" && os.Getenv("BULKHEAD_LAB") != "" {
+				t.Skip(why + ": to be run on a processor")
+			}
 			_, g := newGuest(t, newPlatform, c.guest)
 			if c.set != nil {
 				c.set(g)
