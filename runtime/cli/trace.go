@@ -47,7 +47,7 @@ calls come faster than they can be printed, some are left out and counted.`,
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringSliceVarP(&r.Calls, "call", "e", nil, "only these calls: open,openat")
-	f.IntSliceVarP(&r.PIDs, "pid", "p", nil, "only these processes, as `bulkhead ps` numbers them")
+	f.IntSliceVarP(&r.PIDs, "pid", "p", nil, "only these processes, by their numbers in ps")
 	f.StringVarP(&r.Path, "path", "P", "", "only calls with this in a file name")
 	f.BoolVarP(&r.Failed, "failed", "Z", false, "only calls that fail")
 	f.BoolVar(&asJSON, "json", false, "a line of JSON a call")
