@@ -234,8 +234,9 @@ func (k *Kernel) announceLocked(g *ThreadGroup) {
 		k.reapLocked(g)
 	}
 	p.waiters.Notify(vfs.EventIn)
-	// A job whose last link to the session this was is orphaned now.
-	k.hangUpOrphansLocked(jobs)
+	if jobs.linkedBy(p) { // the last link to the session, maybe
+		k.hangUpOrphansLocked(jobs)
+	}
 }
 
 // childInfoLocked is the siginfo of g's end, for its parent.
@@ -291,7 +292,9 @@ func (k *Kernel) orphanChildrenLocked(g *ThreadGroup) {
 			k.sendGroupLocked(to, c.childInfoLocked(to))
 			to.waiters.Notify(vfs.EventIn)
 		}
-		k.hangUpOrphansLocked(c.jobs)
+		if c.jobs.linkedBy(g) {
+			k.hangUpOrphansLocked(c.jobs)
+		}
 	}
 }
 

@@ -211,6 +211,12 @@ func (p *ProcessGroup) orphanedLocked(ignore *ThreadGroup) bool {
 	return true
 }
 
+// linkedBy says that p, a parent of a member, keeps the job from being orphaned: it is
+// elsewhere in the session (kernel/exit.c, kill_orphaned_pgrp).
+func (j *ProcessGroup) linkedBy(p *ThreadGroup) bool {
+	return j != nil && p != nil && p.jobs != nil && p.jobs != j && p.jobs.session == j.session
+}
+
 // hangUpOrphansLocked sends SIGHUP and SIGCONT to a job that has just become
 // orphaned and has stopped members.
 func (k *Kernel) hangUpOrphansLocked(p *ProcessGroup) {

@@ -405,3 +405,22 @@ CASE(limits_and_priority)
 	E(syscall(9999));
 	E(syscall(SYS_uselib, "x"));
 }
+
+// The end of a child whose parent is in the same job leaves no job orphaned that was not.
+CASE(stopped_sibling)
+{
+	setsid();
+	pid_t stopped = fork();
+	if (!stopped) {
+		raise(SIGSTOP);
+		_exit(5);
+	}
+	int s;
+	waitpid(stopped, &s, WUNTRACED);
+	status("sibling", s);
+	CHILD {}
+	say("state %s", state_of(stopped));
+	kill(stopped, SIGCONT);
+	waitpid(stopped, &s, 0);
+	status("sibling", s);
+}
