@@ -37,6 +37,7 @@ type ThreadGroup struct {
 	exiting    bool // exit_group or a fatal signal: no thread goes on
 	exitStatus int32
 	dead       bool // all threads have ended; a zombie until reaped
+	turn       int  // whose it is to take a CPU timer's signal
 	execed     bool
 	execing    *Task
 	execDone   chan struct{} // told when threads end while execing

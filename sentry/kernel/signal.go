@@ -170,6 +170,11 @@ func (k *Kernel) sendGroupLocked(g *ThreadGroup, info *SigInfo) error {
 
 // sendLocked sends to t, or where it is nil to the process g.
 func (k *Kernel) sendLocked(g *ThreadGroup, t *Task, info *SigInfo, force bool) error {
+	return k.sendTakerLocked(g, t, info, force, g.leader)
+}
+
+// sendTakerLocked is sendLocked with the thread that had best take a signal to the process.
+func (k *Kernel) sendTakerLocked(g *ThreadGroup, t *Task, info *SigInfo, force bool, taker *Task) error {
 	sig := info.Signo()
 	if g.dead || g.leader == nil {
 		return nil
@@ -205,9 +210,9 @@ func (k *Kernel) sendLocked(g *ThreadGroup, t *Task, info *SigInfo, force bool) 
 		return nil
 	}
 	// Any thread that does not block it will do; one that sleeps is as good as
-	// any, the leader first (complete_signal).
-	if !g.leader.mask.Has(sig) && g.leader.state == taskRunning {
-		g.leader.kick(workSignal)
+	// any, the leader first if nothing speaks for another (complete_signal).
+	if !taker.mask.Has(sig) && taker.state == taskRunning {
+		taker.kick(workSignal)
 		return nil
 	}
 	for _, x := range g.tasks {
@@ -217,6 +222,25 @@ func (k *Kernel) sendLocked(g *ThreadGroup, t *Task, info *SigInfo, force bool) 
 		}
 	}
 	return nil
+}
+
+// sendToRunner sends the signal of a timer that counts CPU time: Linux's tick sends it
+// from the thread that runs. Of several each has its turn.
+func (g *ThreadGroup) sendToRunner(info *SigInfo) {
+	k := g.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	taker := g.leader
+	g.turn++
+	for i := range g.tasks {
+		if x := g.tasks[(g.turn+i)%len(g.tasks)]; x.inApp.Load() != 0 && !x.mask.Has(info.Signo()) {
+			taker = x
+			break
+		}
+	}
+	if taker != nil {
+		k.sendTakerLocked(g, nil, info, false, taker)
+	}
 }
 
 // realMask is the mask that will be restored, while sigtimedwait has another.

@@ -135,7 +135,13 @@ func (ts *Timers) Interval(which int) (*Timer, error) {
 		g := ts.g
 		clocks := []func() time.Duration{g.k.Clock.Monotonic, g.userTime, g.allTime}
 		sig := []unix.Signal{unix.SIGALRM, unix.SIGVTALRM, unix.SIGPROF}[which]
-		ts.itimers[which] = NewTimer(clocks[which], which != 0, func(int64) { g.SendGroup(kernelInfo(sig), false) })
+		ts.itimers[which] = NewTimer(clocks[which], which != 0, func(int64) {
+			if which == 0 {
+				g.SendGroup(kernelInfo(sig), false)
+			} else {
+				g.sendToRunner(kernelInfo(sig))
+			}
+		})
 	}
 	return ts.itimers[which], nil
 }
