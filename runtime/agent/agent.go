@@ -194,6 +194,9 @@ type Stats struct {
 
 	CPUUser   int64 `json:"cpuUser,omitempty"` // nanoseconds
 	CPUSystem int64 `json:"cpuSystem,omitempty"`
+
+	Calls  uint64 `json:"calls,omitempty"`  // system calls served
+	Faults uint64 `json:"faults,omitempty"` // page faults answered
 }
 
 // Limits are enforced by the sandbox upon what runs inside it. The host's cgroup

@@ -199,6 +199,7 @@ func (s *sandbox) Stats(context.Context, string) (*agent.Stats, error) {
 		st.CPUUser += int64(u + cu)
 		st.CPUSystem += int64(sys + cs)
 	}
+	st.Calls, st.Faults = s.kernel.Served.Load(), s.kernel.Faults.Load()
 	return st, nil
 }
 

@@ -57,6 +57,7 @@ type Kernel struct {
 	Futex    futexTable
 	pi       piTable
 	Served   atomic.Uint64 // system calls served
+	Faults   atomic.Uint64 // page faults answered
 	Forks    atomic.Uint64
 	OOMKills atomic.Uint64
 

@@ -507,6 +507,7 @@ func (t *Task) softwareInterrupt(ev *platform.Event) {
 
 func (t *Task) fault(ev platform.Event) {
 	t.MinFaults.Add(1)
+	t.k.Faults.Add(1)
 	err := t.mm.Fault(ev.Addr, ev.Access)
 	switch err {
 	case nil:
