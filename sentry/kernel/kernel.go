@@ -1,13 +1,14 @@
 // Package kernel is the part of Linux that knows tasks: threads and processes,
 // sessions and job control, signals, futexes, clocks and timers, exec, exit and
-// wait. It follows Linux's kernel/{fork,exit,signal,futex}.c in behaviour.
+// wait, tracing and seccomp filters. It follows Linux's
+// kernel/{fork,exit,signal,futex,ptrace,seccomp}.c in behaviour.
 //
 // A Task is a goroutine that runs its application thread until an event, answers
 // it (system calls by the Calls that it was given), and goes back. Everything
 // that links tasks to each other stands under one lock.
 //
 // Lock order: Kernel.mu, then SignalHandlers.mu, then locks of the rooms above
-// (memory, vfs). Kernel.mu is never held while waiting or while application
+// (memory, vfs). Listener.mu is a leaf. Kernel.mu is never held while waiting or while application
 // memory is touched.
 package kernel
 
