@@ -14,11 +14,20 @@ func (t *Task) TryOnly(f func()) {
 	f()
 }
 
+// maxHelpers bounds the helpers of a container: each is a goroutine and a Task of
+// the Sentry's memory.
+const maxHelpers = 16384
+
 // Helper is a task that answers calls for t on a goroutine that its caller starts,
 // as requests of io_uring and AIO need where they wait (Linux has worker threads
 // for them, io_uring/io-wq.c). It has t's memory, files, directories and
-// credentials, stands in no list, and takes no signals. Retire gives all back.
+// credentials, stands in no list, and takes no signals. Retire gives all back. It is
+// nil where there are too many.
 func (t *Task) Helper() *Task {
+	if t.k.helpers.Add(1) > maxHelpers {
+		t.k.helpers.Add(-1)
+		return nil
+	}
 	h := &Task{k: t.k, group: t.group, interrupt: make(chan struct{}, 1), state: taskRunning, mask: ^SigSet(0),
 		fs: t.fs, fds: t.fds, mm: t.mm}
 	h.id.Store(t.id.Load())
@@ -34,6 +43,7 @@ func (t *Task) Helper() *Task {
 
 // Retire ends a helper; its goroutine calls it last.
 func (t *Task) Retire() {
+	t.k.helpers.Add(-1)
 	t.namespaces.Swap(nil).drop()
 	t.fds.Unref()
 	t.mm.Release()

@@ -61,6 +61,7 @@ type Kernel struct {
 	Faults   atomic.Uint64 // page faults answered
 	Forks    atomic.Uint64
 	OOMKills atomic.Uint64
+	helpers  atomic.Int64
 
 	vdso  vdso
 	first *Namespaces

@@ -267,6 +267,10 @@ func (c *aioContext) submit(t *kernel.Task, at memory.Addr) (err error) {
 		return nil
 	}
 	h := t.Helper()
+	if h == nil {
+		r.complete(0, unix.EAGAIN)
+		return nil
+	}
 	c.mu.Lock()
 	r.helper = h
 	c.pending[r] = struct{}{}

@@ -60,7 +60,7 @@ type request struct {
 	buffer    *ringBuffer
 	timeout   *request // IORING_OP_LINK_TIMEOUT behind it
 	timer     *time.Timer
-	fire      chan struct{} // tells a timeout of its count or a new deadline
+	fire      chan struct{} // tells a timeout of its count or a new deadline, a poll of its file
 	target    uint32        // results after which a timeout is over, if counts
 	counts    bool
 	reached   bool          // it is over
@@ -339,7 +339,12 @@ func (g *ring) begin(t *kernel.Task, head *request) {
 	}
 	g.mu.Lock()
 	if len(g.deferred) > 0 || head.drain && g.running > 0 {
-		head.helper = t.Helper()
+		if head.helper = t.Helper(); head.helper == nil {
+			g.mu.Unlock()
+			head.failed = unix.EAGAIN
+			g.drop(head)
+			return
+		}
 		g.deferred = append(g.deferred, head)
 		g.pending[head] = struct{}{}
 		g.mu.Unlock()
@@ -382,8 +387,11 @@ func (r *request) run(t *kernel.Task, inline bool) {
 	for r != nil {
 		r.linkTimeout()
 		if inline && (r.sqe.Flags&uring.Async != 0 || r.op.waits) {
-			r.launch(t)
-			return
+			if r.launch(t) {
+				return
+			}
+			r = r.finish(t, -int32(unix.EAGAIN))
+			continue
 		}
 		var res int32
 		var err error
@@ -391,8 +399,10 @@ func (r *request) run(t *kernel.Task, inline bool) {
 			t.TryOnly(func() { res, err = r.do(t) })
 			if err == kernel.EWOULDWAIT {
 				r.putBack()
-				r.launch(t)
-				return
+				if r.launch(t) {
+					return
+				}
+				err = unix.EAGAIN
 			}
 		} else {
 			r.register(t)
@@ -433,11 +443,15 @@ func (r *request) find(t *kernel.Task, fd int, fixed bool) (*vfs.Description, er
 	return g.files[fd], nil
 }
 
-// launch goes on with r on a helper of t's.
-func (r *request) launch(t *kernel.Task) {
+// launch goes on with r on a helper of t's, if there may be another.
+func (r *request) launch(t *kernel.Task) bool {
 	h := t.Helper()
+	if h == nil {
+		return false
+	}
 	r.register(h)
 	go r.async(h)
+	return true
 }
 
 // register makes r one that can be cancelled.
@@ -466,12 +480,12 @@ func (r *request) finish(t *kernel.Task, res int32) *request {
 	g.mu.Lock()
 	delete(g.pending, r)
 	cancelled := r.cancelled
+	c := uring.CQE{UserData: r.sqe.UserData, Res: res}
 	g.mu.Unlock()
 	failed := res < 0 && !r.expired || r.short
 	if res <= 0 {
 		r.putBack()
 	}
-	c := uring.CQE{UserData: r.sqe.UserData, Res: res}
 	if r.buffer != nil {
 		c.Flags = r.buffer.flags()
 	}
@@ -499,7 +513,9 @@ func (r *request) finish(t *kernel.Task, res int32) *request {
 
 // more posts a result of a request that goes on. It says whether it may.
 func (r *request) more(res int32) bool {
+	r.ring.mu.Lock()
 	c := uring.CQE{UserData: r.sqe.UserData, Res: res, Flags: uring.CQEMore}
+	r.ring.mu.Unlock()
 	if r.buffer != nil {
 		c.Flags |= r.buffer.flags()
 		r.buffer = nil

@@ -236,54 +236,77 @@ func prepPoll(_ *kernel.Task, r *request) error {
 	if r.sqe.Len&^(pollMulti|pollLevel) != 0 {
 		return unix.EINVAL
 	}
+	r.fire = make(chan struct{}, 1)
 	return nil
 }
 
 func ringPoll(t *kernel.Task, r *request) (int32, error) {
-	g := r.ring
-	g.mu.Lock()
-	mask := vfs.Events(r.sqe.OpFlags&0xffff) | vfs.EventErr | vfs.EventHup
-	g.mu.Unlock()
-	d := r.file
-	if r.sqe.Len&pollMulti == 0 || d.Queue() == nil {
-		var got vfs.Events
-		err := t.Wait(d.Queue(), mask, false, 0, func() error {
-			if got = d.Ready(mask) & mask; got == 0 {
-				return unix.EAGAIN
-			}
-			return nil
-		})
-		return int32(got), err
+	d, q := r.file, r.file.Queue()
+	multi := r.sqe.Len&pollMulti != 0 && q != nil
+	mask := r.pollMask()
+	if got := d.Ready(mask) & mask; got != 0 && !multi {
+		return int32(got), nil
 	}
-	c := make(chan struct{}, 1)
-	w := t.Waiter(mask, c)
-	d.Queue().Add(w)
-	defer d.Queue().Remove(w)
+	w := t.Waiter(mask, r.fire)
+	if q != nil {
+		q.Add(w)
+		defer func() { q.Remove(w) }()
+	}
 	for {
+		if now := r.pollMask(); now != mask { // changed by POLL_REMOVE
+			mask = now
+			q.Remove(w)
+			w = t.Waiter(mask, r.fire)
+			q.Add(w)
+		}
 		if got := d.Ready(mask) & mask; got != 0 {
-			if got&(vfs.EventErr|vfs.EventHup) != 0 || !r.more(int32(got)) {
+			if !multi || got&(vfs.EventErr|vfs.EventHup) != 0 || !r.more(int32(got)) {
 				return int32(got), nil
 			}
 		}
-		if err := t.BlockOn(c, 0); err != nil {
+		if err := t.BlockOn(r.fire, 0); err != nil {
 			return 0, err
 		}
 	}
 }
 
+func (r *request) pollMask() vfs.Events {
+	r.ring.mu.Lock()
+	defer r.ring.mu.Unlock()
+	return vfs.Events(r.sqe.OpFlags&0xffff) | vfs.EventErr | vfs.EventHup
+}
+
 // ringPollRemove removes a poll, or changes what it asks for or is known by.
 func ringPollRemove(_ *kernel.Task, r *request) (int32, error) {
 	s, g := &r.sqe, r.ring
-	if s.Len&^(pollMulti|pollUpdateEvents|pollUpdateData|pollLevel) != 0 || s.Len == pollMulti || s.Flags != 0 && s.Flags&^(uring.Link|uring.HardLink|uring.Drain|uring.SkipSuccess|uring.Async) != 0 {
+	const update = pollUpdateEvents | pollUpdateData
+	if s.Len&^(pollMulti|update) != 0 || s.Buf != 0 || s.Index != 0 || s.Len&update == 0 && (s.Len != 0 || s.OpFlags != 0) ||
+		s.Off != 0 && s.Len&pollUpdateData == 0 || s.OpFlags != 0 && s.Len&pollUpdateEvents == 0 {
 		return 0, unix.EINVAL
 	}
-	if s.Len&(pollUpdateEvents|pollUpdateData) != 0 {
-		return 0, unix.EINVAL // no update of a poll under way: remove it and add another
+	isIt := func(x *request) bool { return x.op.name == "POLL_ADD" && x.sqe.UserData == s.Addr }
+	if s.Len&update == 0 {
+		if g.cancelAll(isIt) == 0 {
+			return 0, unix.ENOENT
+		}
+		return 0, nil
 	}
-	if g.cancelAll(func(x *request) bool { return x.op.name == "POLL_ADD" && x.sqe.UserData == s.Addr }) == 0 {
-		return 0, unix.ENOENT
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for x := range g.pending {
+		if !isIt(x) || x.cancelled {
+			continue
+		}
+		if s.Len&pollUpdateEvents != 0 {
+			x.sqe.OpFlags = s.OpFlags
+		}
+		if s.Len&pollUpdateData != 0 {
+			x.sqe.UserData = s.Off
+		}
+		x.wake()
+		return 0, nil
 	}
-	return 0, nil
+	return 0, unix.ENOENT
 }
 
 // Cancelling.

@@ -320,6 +320,18 @@ CASE(uring_poll)
 	sqe(IORING_OP_ASYNC_CANCEL, -1, (void *)6, 0, 0, 7);
 	say("cancelled");
 	results(2);
+	int q[2];
+	socketpair(AF_UNIX, SOCK_STREAM, 0, q);
+	sqe(IORING_OP_POLL_ADD, q[0], NULL, 0, 0, 20)->poll32_events = POLLIN;
+	enter(1, 0, 0);
+	struct io_uring_sqe *s = sqe(IORING_OP_POLL_REMOVE, -1, (void *)20, IORING_POLL_UPDATE_EVENTS | IORING_POLL_UPDATE_USER_DATA, 21, 22);
+	s->poll32_events = POLLOUT;
+	say("updated");
+	results(2);
+	sqe(IORING_OP_POLL_REMOVE, -1, (void *)20, IORING_POLL_UPDATE_USER_DATA, 23, 24);
+	one("none to update");
+	sqe(IORING_OP_POLL_REMOVE, -1, (void *)20, 0, 23, 25);
+	one("bad update");
 	sqe(IORING_OP_POLL_ADD, p[0], NULL, 0, 0, 8)->poll32_events = POLLIN;
 	enter(1, 0, 0);
 	close(p[1]);
