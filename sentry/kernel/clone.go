@@ -248,6 +248,7 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 	n.group.inheritExe(g)
 	n.group.OOMScoreAdj.Store(g.OOMScoreAdj.Load())
 	n.group.Dumpable.Store(g.Dumpable.Load())
+	n.group.Membarrier.Store(g.Membarrier.Load())
 	parent, via := g, t
 	if a.Flags&unix.CLONE_PARENT != 0 {
 		parent, via = g.parent, g.parentTask

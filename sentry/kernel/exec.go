@@ -106,6 +106,7 @@ func (t *Task) Exec(img Image) {
 	t.callEnds()
 	t.ThreadKeyring.Store(0)
 	g.ProcessKeyring.Store(0)
+	g.Membarrier.Store(0)
 	t.robust, t.RSeq, t.altStack, t.restart = RobustList{}, RSeq{}, AltStack{}, nil
 	k.mu.Lock()
 	t.mm = img.MM

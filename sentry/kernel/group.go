@@ -17,7 +17,8 @@ type ThreadGroup struct {
 	Limits   Limits
 	Handlers *SignalHandlers // shared by CLONE_SIGHAND; replaced by exec
 
-	ProcessKeyring atomic.Int32 // by id, 0 for none
+	ProcessKeyring atomic.Int32  // by id, 0 for none
+	Membarrier     atomic.Uint32 // commands of membarrier(2) that it registered for
 	OOMScoreAdj    atomic.Int32
 	Dumpable       atomic.Int32
 	IO             IOCount

@@ -223,21 +223,32 @@ const (
 	membarrierRegPrivate   = 1 << 4
 	membarrierSync         = 1 << 5
 	membarrierRegSync      = 1 << 6
+	membarrierRegistered   = 1 << 9
 )
 
 func membarrier(t *kernel.Task, a *Args) (uintptr, error) {
 	const supported = membarrierGlobal | membarrierGlobalExp | membarrierRegGlobalExp | membarrierPrivateExp |
-		membarrierRegPrivate | membarrierSync | membarrierRegSync
+		membarrierRegPrivate | membarrierSync | membarrierRegSync | membarrierRegistered
 	if a.Uint32(1) != 0 {
 		return 0, unix.EINVAL
 	}
-	switch a.Int(0) {
+	registered := &t.Group().Membarrier
+	switch cmd := a.Int(0); cmd {
 	case membarrierQuery:
 		return supported, nil
+	case membarrierRegistered:
+		return uintptr(registered.Load()), nil
 	case membarrierRegGlobalExp, membarrierRegPrivate, membarrierRegSync:
+		registered.Or(uint32(cmd))
 		return 0, nil
-	case membarrierGlobal, membarrierGlobalExp, membarrierPrivateExp, membarrierSync:
-		t.Barrier(a.Int(0) == membarrierGlobal || a.Int(0) == membarrierGlobalExp)
+	case membarrierPrivateExp, membarrierSync:
+		if registered.Load()&uint32(cmd<<1) == 0 {
+			return 0, unix.EPERM
+		}
+		t.Barrier(false)
+		return 0, nil
+	case membarrierGlobal, membarrierGlobalExp:
+		t.Barrier(true)
 		return 0, nil
 	}
 	return 0, unix.EINVAL

@@ -166,6 +166,23 @@ CASE(futexes)
 	E(syscall(SYS_membarrier, 0, 0, 0) > 0);
 }
 
+CASE(membarriers)
+{
+	for (int command = 1; command < 1 << 6; command <<= 1)
+		if (command != MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED && command != MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED)
+			say("%x: %s", command, syscall(SYS_membarrier, command, 0, 0) ? errname(errno) : "ok");
+	E(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0));
+	E(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0));
+	E(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 1, 0));
+	E(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0));
+	E(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0));
+	E(syscall(SYS_membarrier, 1 << 9, 0, 0));
+	E(syscall(SYS_membarrier, 3, 0, 0));
+	CHILD {
+		E(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0));
+	}
+}
+
 static pthread_mutex_t robust;
 static void *dies_holding(void *x)
 {
