@@ -339,7 +339,7 @@ func (r *aioRequest) prepare(t *kernel.Task) (err error) {
 		return unix.EINVAL
 	}
 	switch {
-	case cb.flags&^rwfKnown != 0, cb.flags&unix.RWF_APPEND != 0 && !write:
+	case cb.flags&^rwfKnown != 0:
 		return unix.EOPNOTSUPP
 	case write && !r.file.Writable(), !write && !r.file.Readable():
 		return unix.EBADF
@@ -369,6 +369,9 @@ func (r *aioRequest) do(t *kernel.Task) (uint64, error) {
 		if x.pos = int64(cb.offset); x.pos < 0 {
 			return 0, unix.EINVAL
 		}
+	}
+	if write && cb.flags&unix.RWF_APPEND != 0 {
+		x.toEnd(t)
 	}
 	n, err := x.pieces(t, r.pieces)
 	if err == unix.ESPIPE && x.pos >= 0 {

@@ -246,13 +246,15 @@ func begin(t *kernel.Task, fd int, write bool, pos int64) (transfer, error) {
 		return transfer{}, err
 	}
 	x := transfer{d: d, pos: pos, write: write, nonblock: d.Flags()&unix.O_NONBLOCK != 0}
-	if write && !d.Writable() || !write && !d.Readable() {
-		d.Unref()
-		return x, unix.EBADF
+	switch {
+	case pos >= 0 && !x.regular():
+		err = unix.ESPIPE // also where it is not open for the purpose (fs/read_write.c, do_preadv)
+	case write && !d.Writable() || !write && !d.Readable():
+		err = unix.EBADF
 	}
-	if pos >= 0 && !x.regular() {
+	if err != nil {
 		d.Unref()
-		return x, unix.ESPIPE
+		return x, err
 	}
 	return x, nil
 }
@@ -304,8 +306,11 @@ func atPosition2(t *kernel.Task, a *Args, write bool) (uintptr, error) {
 
 func moveVector(t *kernel.Task, a *Args, write bool, pos int64, flags int) (uintptr, error) {
 	const known = unix.RWF_HIPRI | unix.RWF_DSYNC | unix.RWF_SYNC | unix.RWF_NOWAIT | unix.RWF_APPEND
-	if flags&^known != 0 || flags&unix.RWF_APPEND != 0 && !write {
+	if flags&^known != 0 {
 		return 0, unix.EOPNOTSUPP
+	}
+	if !write {
+		flags &^= unix.RWF_APPEND
 	}
 	x, err := begin(t, a.Int(0), write, pos)
 	if err != nil {
@@ -318,9 +323,7 @@ func moveVector(t *kernel.Task, a *Args, write bool, pos int64, flags int) (uint
 		return 0, err
 	}
 	if flags&unix.RWF_APPEND != 0 {
-		if attr, err := x.d.Stat(t); err == nil {
-			x.pos = attr.Size
-		}
+		x.toEnd(t)
 	}
 	n, err := x.vector(t, pieces)
 	if flags&unix.RWF_APPEND != 0 && pos < 0 && err == nil {
@@ -330,6 +333,13 @@ func moveVector(t *kernel.Task, a *Args, write bool, pos int64, flags int) (uint
 		err = x.d.Sync(t, flags&unix.RWF_SYNC == 0)
 	}
 	return n, err
+}
+
+// toEnd has x write where the file ends now.
+func (x *transfer) toEnd(t *kernel.Task) {
+	if attr, err := x.d.Stat(t); err == nil && x.regular() {
+		x.pos = attr.Size
+	}
 }
 
 // vector moves bytes between the file and several pieces of memory. A stream

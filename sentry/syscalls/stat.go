@@ -17,7 +17,7 @@ func statCalls() []row {
 		{unix.SYS_STATX, statx, Full, ""},
 		{unix.SYS_STATFS, statfs, Full, ""},
 		{unix.SYS_FSTATFS, fstatfs, Full, ""},
-		{unix.SYS_USTAT, refuse(unix.ENOSYS), Partial, "refused: no device is known by number"},
+		{unix.SYS_USTAT, ustat, Full, ""},
 		{unix.SYS_ACCESS, accessCall, Full, ""},
 		{unix.SYS_FACCESSAT, faccessat, Full, ""},
 		{unix.SYS_FACCESSAT2, faccessat2, Full, ""},
@@ -282,4 +282,24 @@ func doReadlink(t *kernel.Task, dirfd int, name, to memory.Addr, size int) (uint
 	}
 	n := min(len(target), size)
 	return uintptr(n), out(t, to, []byte(target[:n]))
+}
+
+// ustat(2) is statfs by device number, of the file systems that are mounted.
+func ustat(t *kernel.Task, a *Args) (uintptr, error) {
+	ns := t.FS().Namespace()
+	for _, info := range ns.Mounts(t.FS().Root()) {
+		m := ns.Find(info.Unique)
+		if m == nil || info.Dev != uint64(a.Uint32(0)) {
+			continue
+		}
+		s, err := m.FS().Statfs(t)
+		if err != nil {
+			return 0, err
+		}
+		b := make([]byte, 32) // struct ustat
+		le.PutUint32(b, uint32(s.Bfree))
+		le.PutUint64(b[8:], s.Ffree)
+		return 0, out(t, a.Addr(1), b)
+	}
+	return 0, unix.EINVAL
 }

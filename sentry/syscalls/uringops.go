@@ -172,7 +172,7 @@ func ringWrite(t *kernel.Task, r *request) (int32, error) { return r.move(t, tru
 
 func (r *request) move(t *kernel.Task, write bool) (int32, error) {
 	a := r.arg.(rwArg)
-	if a.flags&^rwfKnown != 0 || a.flags&unix.RWF_APPEND != 0 && !write {
+	if a.flags&^rwfKnown != 0 {
 		return 0, unix.EOPNOTSUPP
 	}
 	x := transfer{d: r.file, pos: -1, write: write, nonblock: a.flags&unix.RWF_NOWAIT != 0}
@@ -184,6 +184,9 @@ func (r *request) move(t *kernel.Task, write bool) (int32, error) {
 			return 0, unix.EINVAL
 		}
 		x.pos = off
+	}
+	if write && a.flags&unix.RWF_APPEND != 0 {
+		x.toEnd(t)
 	}
 	pieces, err := r.pick(a.pieces)
 	if err != nil {

@@ -73,6 +73,10 @@ CASE(aio_files)
 	E(submit(1));
 	fill(0, IOCB_CMD_PREAD, fd, a, 4, 0)->aio_rw_flags = 1 << 20;
 	E(submit(1));
+	fill(0, IOCB_CMD_PWRITE, fd, "end", 3, 0)->aio_rw_flags = 16; // RWF_APPEND
+	E(submit(1));
+	events(1, 1);
+	show("f");
 	list[0] = (void *)8;
 	E(submit(1));
 	E(submit(-1));

@@ -164,6 +164,7 @@ CASE(uring_nops)
 	sqe(IORING_OP_NOP, -1, NULL, 0, 0, 2);
 	E(enter(2, 0, 0));
 	results(1);
+	E(syscall(SYS_io_uring_enter, R.fd, 1, 0, 0, NULL, 8)); // the second is there still
 	results(1);
 	sqe(IORING_OP_NOP, -1, NULL, 0, 0, 3)->flags = 0x80;
 	one("bad flag");
@@ -209,6 +210,9 @@ CASE(uring_files)
 	one("bad vector");
 	sqe(IORING_OP_READ, fd, b, 5, 0, 10)->rw_flags = 0x4000;
 	one("bad flags");
+	sqe(IORING_OP_WRITE, fd, "end", 3, 0, 30)->rw_flags = 16; // RWF_APPEND
+	one("append");
+	show("file");
 	sqe(IORING_OP_FSYNC, fd, NULL, 0, 0, 11);
 	one("fsync");
 	sqe(IORING_OP_FSYNC, fd, NULL, 0, 0, 12)->fsync_flags = 8;
