@@ -8,6 +8,7 @@ import (
 
 	"bulkhead/sentry/fs/dev"
 	"bulkhead/sentry/fs/devpts"
+	"bulkhead/sentry/fs/fuse"
 	"bulkhead/sentry/fs/pipe"
 	"bulkhead/sentry/fs/sys"
 	"bulkhead/sentry/vfs"
@@ -19,6 +20,7 @@ func (s *sandbox) handleDevices() {
 		return devpts.OpenControlling(ctx, flags)
 	})
 	vfs.HandleFIFO(pipe.Open)
+	vfs.HandleDevice(unix.S_IFCHR, unix.Mkdev(10, 229), fuse.Open)
 }
 
 // finishDev puts the default devices into /dev, and those that the

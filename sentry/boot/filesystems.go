@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/fs/devpts"
+	"bulkhead/sentry/fs/fuse"
 	"bulkhead/sentry/fs/mqueue"
 	"bulkhead/sentry/fs/overlay"
 	"bulkhead/sentry/fs/proc"
@@ -29,6 +30,7 @@ func (s *sandbox) fsTypes() map[string]*vfs.FSType {
 		{Name: "proc", New: s.newProc, Known: knownProc, Revealing: true},
 		{Name: "devpts", New: s.newDevpts, Known: knownDevpts},
 		{Name: "overlay", New: newOverlay, Known: knownOverlay},
+		{Name: "fuse", New: s.newFuse, Known: fuse.Known},
 		{Name: "cgroup2", New: s.newCgroup, Known: func(string) error { return nil }},
 	}
 	byName := map[string]*vfs.FSType{}
@@ -154,6 +156,15 @@ func (s *sandbox) newDevpts(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, e
 
 func (s *sandbox) newCgroup(vfs.Context, vfs.FSOptions) (vfs.FileSystem, error) {
 	return sys.NewCgroup(s.kernel, s.cgroupLimits), nil
+}
+
+// newFuse is a server's file system; the server has /dev/fuse open.
+func (s *sandbox) newFuse(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
+	fs, err := fuse.New(ctx, s.arena, o.Data)
+	if err != nil {
+		return nil, err
+	}
+	return fs, nil
 }
 
 // overlayFlags are overlay's options that change nothing here, with the values that they may have.

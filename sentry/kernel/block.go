@@ -175,3 +175,25 @@ func (t *Task) Wait(q *vfs.Queue, mask vfs.Events, nonblock bool, deadline time.
 		}
 	}
 }
+
+// WaitKillable waits until done is closed; only a signal that kills ends it before
+// (TASK_KILLABLE): unix.EINTR.
+func (t *Task) WaitKillable(done <-chan struct{}) error {
+	for {
+		err := t.BlockUntil(done, 0)
+		if err == nil || err == EWOULDWAIT {
+			return err
+		}
+		t.k.mu.Lock()
+		killed := t.killed
+		t.k.mu.Unlock()
+		if killed {
+			return unix.EINTR
+		}
+		select { // other signals wait, too
+		case <-done:
+			return nil
+		case <-t.interrupt:
+		}
+	}
+}

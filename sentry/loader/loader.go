@@ -45,6 +45,24 @@ const headerSize = 256
 type file struct {
 	d    *vfs.Description
 	attr vfs.Attr
+	ctx  vfs.Context // who reads it
+}
+
+// reader is the Sentry, which may read what can only be executed, waiting as the task
+// that executes it where a server inside has the file (fs/fuse).
+type reader struct {
+	vfs.Context
+	task *kernel.Task
+}
+
+// Task is who waits.
+func (r reader) Task() *kernel.Task { return r.task }
+
+func readerOf(ctx vfs.Context) vfs.Context {
+	if t, ok := ctx.(*kernel.Task); ok {
+		return reader{vfs.SentryContext(), t}
+	}
+	return vfs.SentryContext()
 }
 
 // Load makes the address space of a new program. The caller owns the image's
@@ -144,7 +162,8 @@ func open(p Program, name string, noFollow, empty bool) (file, error) {
 		return file{}, err
 	}
 	// An execute-only file is read by the kernel all the same.
-	d, err := vfs.OpenPath(vfs.SentryContext(), path, unix.O_RDONLY)
+	ctx := readerOf(p.Context)
+	d, err := vfs.OpenPath(ctx, path, unix.O_RDONLY)
 	if err != nil {
 		return file{}, err
 	}
@@ -152,7 +171,7 @@ func open(p Program, name string, noFollow, empty bool) (file, error) {
 		d.Unref()
 		return file{}, err
 	}
-	return file{d, attr}, nil
+	return file{d, attr, ctx}, nil
 }
 
 // close lets others write to the file again.
@@ -172,7 +191,7 @@ func (f *file) head() ([]byte, error) {
 func (f *file) readAt(b []byte, off int64) (int, error) {
 	done := 0
 	for done < len(b) {
-		n, err := f.d.Pread(vfs.SentryContext(), memory.Buffers{b[done:]}, off+int64(done))
+		n, err := f.d.Pread(f.ctx, memory.Buffers{b[done:]}, off+int64(done))
 		if err != nil {
 			return done, err
 		}

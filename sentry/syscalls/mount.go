@@ -146,9 +146,16 @@ func mountSource(t *kernel.Task, name string) (vfs.Path, error) {
 
 // newMount is do_new_mount.
 func newMount(t *kernel.Task, at vfs.Path, typ, source, data string, flags vfs.MountFlags, readonly bool) error {
-	kind, ok := world(t).FSTypes[typ]
-	if !ok {
+	// A type may say what it is a kind of: fuse.sshfs (get_fs_type).
+	name, subtype, dotted := strings.Cut(typ, ".")
+	kind, ok := world(t).FSTypes[name]
+	switch {
+	case !ok:
 		return unix.ENODEV
+	case dotted && (subtype == "" || name != "fuse"):
+		return unix.EINVAL
+	case dotted:
+		data = strings.TrimPrefix(data+",subtype="+subtype, ",")
 	}
 	o := vfs.FSOptions{Source: source, Start: t.FS().Start(), ReadOnly: readonly}
 	var rest []string

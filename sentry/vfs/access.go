@@ -36,6 +36,9 @@ func allowed(c *Creds, a *Attr, want Access) error {
 	return unix.EACCES
 }
 
+// Allowed is the check by permission bits, for an inode with an idea of its own that comes down to them.
+func Allowed(c *Creds, a *Attr, want Access) error { return allowed(c, a, want) }
+
 // access checks permission for d's inode, without its mount.
 func (d *Dentry) access(ctx Context, want Access) error {
 	if want == 0 {
