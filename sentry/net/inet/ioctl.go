@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/memory"
+	"bulkhead/sentry/net/socket"
 	"bulkhead/sentry/vfs"
 )
 
@@ -96,7 +97,7 @@ func DeviceIoctl(ctx vfs.Context, n *Stack, cmd uint32, at memory.Addr) error {
 	case unix.SIOCGIFCONF:
 		return n.list(ctx, at)
 	case unix.SIOCADDRT, unix.SIOCDELRT, unix.SIOCSARP, unix.SIOCDARP:
-		if !ctx.Creds().Has(unix.CAP_NET_ADMIN) {
+		if !socket.Capable(ctx, unix.CAP_NET_ADMIN) {
 			return unix.EPERM
 		}
 		return unix.EOPNOTSUPP
@@ -128,7 +129,7 @@ func DeviceIoctl(ctx vfs.Context, n *Stack, cmd uint32, at memory.Addr) error {
 		return unix.ENODEV
 	}
 	if admin {
-		if !ctx.Creds().Has(unix.CAP_NET_ADMIN) {
+		if !socket.Capable(ctx, unix.CAP_NET_ADMIN) {
 			return unix.EPERM
 		}
 		if cmd == unix.SIOCSIFFLAGS {

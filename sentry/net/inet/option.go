@@ -552,7 +552,7 @@ func setTransparent(level, name int) func(*Socket, socket.Caller, []byte) error 
 		if err != nil {
 			return err
 		}
-		if v != 0 && !c.Creds().Has(unix.CAP_NET_RAW) && !c.Creds().Has(unix.CAP_NET_ADMIN) {
+		if v != 0 && !socket.Capable(c, unix.CAP_NET_RAW) && !socket.Capable(c, unix.CAP_NET_ADMIN) {
 			return unix.EPERM
 		}
 		s.keep(opt{level, name}, socket.Bool(v != 0))

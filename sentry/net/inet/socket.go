@@ -130,7 +130,7 @@ func (n *Stack) Socket(c socket.Caller, family, typ, protocol int) (*Socket, err
 		if protocol == 0 {
 			return nil, unix.EPROTONOSUPPORT
 		}
-		if !c.Creds().Has(unix.CAP_NET_RAW) {
+		if !socket.Capable(c, unix.CAP_NET_RAW) {
 			return nil, unix.EPERM
 		}
 	default:
@@ -346,7 +346,7 @@ func (s *Socket) Bind(c socket.Caller, name []byte) error {
 		return err
 	}
 	if port := uint32(a.Port); port != 0 && port < s.net.sysctls.unprivilegedPort.Load() && s.typ != unix.SOCK_RAW &&
-		(s.protocol == unix.IPPROTO_TCP || s.user()) && !c.Creds().Has(unix.CAP_NET_BIND_SERVICE) {
+		(s.protocol == unix.IPPROTO_TCP || s.user()) && !socket.Capable(c, unix.CAP_NET_BIND_SERVICE) {
 		return unix.EACCES
 	}
 	s.mu.Lock()

@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/net/inet"
 	"bulkhead/sentry/net/socket"
 )
@@ -284,14 +283,6 @@ func matches(a, net []byte, bits int) bool {
 	return rest == 0 || (a[whole]^net[whole])>>(8-rest) == 0
 }
 
-// mayChange: capable over the caller's network namespace.
-func mayChange(c socket.Caller) bool {
-	if t, ok := c.(*kernel.Task); ok {
-		return c.Creds().HasIn(t.Namespaces().Net.Owner(), unix.CAP_NET_ADMIN)
-	}
-	return c.Creds().Has(unix.CAP_NET_ADMIN)
-}
-
 // addAddress takes note of an address of the loopback device. Those that there are
 // it has from the start, though they count once it is up: a program that sets the device
 // up in a namespace of its own (bubblewrap) may say what is so already.
@@ -322,7 +313,7 @@ func (s *Socket) addAddress(h header, request []byte) [][]byte {
 // change brings a device up or down; nothing else can be changed.
 func (s *Socket) change(c socket.Caller, h header, request []byte) [][]byte {
 	body := request[headerSize:]
-	if !mayChange(c) {
+	if !socket.Capable(c, unix.CAP_NET_ADMIN) {
 		return h.failed(unix.EPERM, request)
 	}
 	if h.typ == unix.RTM_NEWADDR {

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/kernel"
+	"bulkhead/sentry/vfs"
 )
 
 // What a socket keeps of who sent or connected is in the container's first
@@ -61,4 +62,15 @@ func meant(c Caller, u *unix.Ucred) (*unix.Ucred, error) {
 		v.Pid = g.PID()
 	}
 	return &v, nil
+}
+
+// Capable says whether c may do something to the network that it is in
+// (ns_capable of the network namespace's owner).
+func Capable(c vfs.Context, capability int) bool {
+	if t, ok := c.(*kernel.Task); ok {
+		if n := t.Namespaces(); n != nil {
+			return c.Creds().HasIn(n.Net.Owner(), capability)
+		}
+	}
+	return c.Creds().Has(capability)
 }

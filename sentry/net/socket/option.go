@@ -203,7 +203,7 @@ func (o *Options) Set(c Caller, name int, b []byte) error {
 		if name == unix.SO_RCVLOWAT && v <= 0 {
 			v = 1
 		}
-		if name == unix.SO_PRIORITY && (v < 0 || v > 6) && !c.Creds().Has(unix.CAP_NET_ADMIN) {
+		if name == unix.SO_PRIORITY && (v < 0 || v > 6) && !Capable(c, unix.CAP_NET_ADMIN) {
 			return unix.EPERM
 		}
 		o.ints[name] = v
@@ -213,7 +213,7 @@ func (o *Options) Set(c Caller, name int, b []byte) error {
 }
 
 func (o *Options) set(c Caller, name int, v int32) error {
-	admin := c.Creds().Has(unix.CAP_NET_ADMIN)
+	admin := Capable(c, unix.CAP_NET_ADMIN)
 	switch name {
 	case unix.SO_SNDBUF, unix.SO_SNDBUFFORCE:
 		if name == unix.SO_SNDBUFFORCE && !admin {
