@@ -52,6 +52,7 @@ type Stack struct {
 	up      atomic.Bool // the loopback device
 	started atomic.Bool
 	queued  atomic.Int64 // bytes that sockets hold
+	carried traffic
 
 	mu      sync.Mutex
 	left    bool // no task is in the namespace

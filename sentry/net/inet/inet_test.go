@@ -195,7 +195,7 @@ func TestPressure(t *testing.T) {
 	n := newStack(t)
 	l, name := listenOn(t, n, unix.AF_INET)
 	var cs, ss []end
-	for range 60 {
+	for range 40 {
 		c := connectTo(t, n, name)
 		cs, ss = append(cs, c), append(ss, accept(t, l))
 		big := make([]byte, 8<<20)

@@ -58,7 +58,9 @@ func (n *Stack) join(local, remote endpoint) (*link, int) {
 
 func (n *Stack) newLink() *link {
 	l := &link{}
-	l.to[0].total, l.to[1].total = &n.queued, &n.queued
+	for i := range l.to {
+		l.to[i].total, l.to[i].carried = &n.queued, &n.carried
+	}
 	return l
 }
 
@@ -82,7 +84,8 @@ func (n *Stack) sweep(dead func(listener, client endpoint) bool) {
 
 // flow is what goes one way.
 type flow struct {
-	total *atomic.Int64 // Stack.queued
+	total   *atomic.Int64 // Stack.queued
+	carried *traffic      // Stack.carried
 
 	mu     sync.Mutex
 	chunks [][]byte
@@ -115,6 +118,18 @@ func newChunk(n int) []byte {
 func freeChunk(b []byte) {
 	if cap(b) == largeChunk {
 		chunkPool.Put((*[largeChunk]byte)(b[:largeChunk]))
+	}
+}
+
+// traffic is what links have carried: one segment a write, with its headers, in the
+// books of a device that none of it passed.
+type traffic struct{ packets, bytes atomic.Uint64 }
+
+func (t *traffic) count(n int) {
+	const headers = 20 + 32 // IP, TCP with time stamps
+	if n > 0 {
+		t.packets.Add(1)
+		t.bytes.Add(uint64(n + headers))
 	}
 }
 
@@ -166,6 +181,7 @@ func (f *flow) write(src memory.Buffers) (n int, gone, fault bool) {
 		}
 	}
 	f.total.Add(int64(n))
+	f.carried.count(n)
 	f.hungry = f.hungry || !fault && n < asked
 	reader := f.reader
 	f.mu.Unlock()

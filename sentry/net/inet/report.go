@@ -166,8 +166,9 @@ func (n *Stack) stats() (s LinkStats) {
 	if !ok {
 		return
 	}
-	s = LinkStats{info.Stats.Rx.Packets.Value(), info.Stats.Tx.Packets.Value(), info.Stats.Rx.Bytes.Value(), info.Stats.Tx.Bytes.Value()}
-	return
+	packets, size := n.carried.packets.Load(), n.carried.bytes.Load()
+	return LinkStats{info.Stats.Rx.Packets.Value() + packets, info.Stats.Tx.Packets.Value() + packets,
+		info.Stats.Rx.Bytes.Value() + size, info.Stats.Tx.Bytes.Value() + size}
 }
 
 func (n *Stack) Addrs() []Addr {
