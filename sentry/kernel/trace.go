@@ -543,32 +543,35 @@ func cloneEvent(flags uint64, exitSignal unix.Signal) int32 {
 // hookedCall serves a system call that a tracer or a filter sees.
 func (t *Task) hookedCall() {
 	c := &t.ctx
-	hooks := t.hooks.Load()
-	if hooks == hookSeccomp {
+	switch hooks := t.hooks.Load(); {
+	case hooks == hookSeccomp:
 		if t.filterCall(false) {
 			t.k.Calls.Serve(t)
 		}
-		return
+	case t.enterHooked(hooks):
+		t.k.Calls.Serve(t)
 	}
-	c.Rax = errnoReg(unix.ENOSYS)
-	if hooks&(hookCall|hookEmulate) != 0 {
-		t.callStop(1)
-	}
-	if hooks&hookEmulate != 0 || t.dying() {
-		return
-	}
-	if t.hooks.Load()&hookSeccomp == 0 || t.filterCall(false) {
-		if int32(c.Orig_rax) >= 0 {
-			t.k.Calls.Serve(t)
-		}
-	}
-	hooks = t.hooks.Load()
+	hooks := t.hooks.Load() // a filter's event may have changed how the tracer goes on
 	if hooks&hookCall != 0 && !t.dying() {
 		t.callStop(2)
 	}
 	if hooks&hookStep != 0 && c.SingleStep && hooks&hookEmulate == 0 {
 		t.force(faultInfo(unix.SIGTRAP, 1 /* TRAP_BRKPT */, c.Rip))
 	}
+}
+
+// enterHooked lets tracer and filters see a call before it is made, and reports
+// whether it is to be made.
+func (t *Task) enterHooked(hooks uint32) bool {
+	c := &t.ctx
+	c.Rax = errnoReg(unix.ENOSYS)
+	if hooks&(hookCall|hookEmulate) != 0 {
+		t.callStop(1)
+	}
+	if hooks&hookEmulate != 0 || t.dying() {
+		return false
+	}
+	return (t.hooks.Load()&hookSeccomp == 0 || t.filterCall(false)) && int32(c.Orig_rax) >= 0
 }
 
 // callStop is the stop at a call's entry (1) or exit (2): ptrace_report_syscall.

@@ -337,16 +337,16 @@ CASE(seccomp_trace)
 		long size = syscall(SYS_ptrace, 0x420eL, (long)pid, (long)sizeof info, &info);
 		say("stop %d event %d message %lx call %lld rax %lld", WSTOPSIG(s), s >> 16, message, r.orig_rax, r.rax);
 		say("info %ld op %d nr %ld data %x", size, info.op, (long)info.nr, info.data);
-		if (n == 1) {
+		if (n == 2) {
 			r.orig_rax = -1;
 			r.rax = 55;
 			ptrace(PTRACE_SETREGS, pid, 0, &r);
-		} else if (n == 2) {
+		} else if (n == 3) {
 			r.orig_rax = SYS_getpgid; // allowed by the filter
 			r.rdi = -1;
 			ptrace(PTRACE_SETREGS, pid, 0, &r);
 		}
-		ptrace(PTRACE_CONT, pid, 0, 0);
+		ptrace(n == 0 ? PTRACE_SYSCALL : PTRACE_CONT, pid, 0, 0); // to the same call's exit
 	}
 	status("end", s);
 }
