@@ -1,7 +1,9 @@
 package mmio_test
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -112,3 +114,44 @@ func reset(t *testing.T, tr *mmio.Transport) {
 }
 
 var _ virtio.Keeper = (*echo)(nil)
+
+// FuzzRestore: a snapshot that says anything of a device is refused, or makes one that
+// lives, stops, and can be reset. Its memory is the fuzzer's too.
+func FuzzRestore(f *testing.F) {
+	good := mmio.State{Device: (&echo{}).ID(), Status: mmio.Status(running), DriverFeatures: 1 << 32, Own: []byte{1}}
+	for range (&echo{}).Queues() {
+		q := mmio.StateQueue{Layout: virtio.Layout{Size: 4, Desc: 256, Avail: 512, Used: 768}, Ready: true}
+		good.Queues = append(good.Queues, q)
+	}
+	text, err := json.Marshal(good)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text, make([]byte, 1024))
+	f.Add(bytes.ReplaceAll(text, []byte("256"), []byte("65535")), make([]byte, 1024))
+	f.Add(bytes.ReplaceAll(text, []byte(`"NextAvail":0`), []byte(`"NextAvail":9`)), make([]byte, 1024))
+	f.Fuzz(func(t *testing.T, text, ram []byte) {
+		var s mmio.State
+		if json.Unmarshal(text, &s) != nil || len(s.Own) == 0 {
+			return // a Keeper's own state is its own to check
+		}
+		synctest.Test(t, func(t *testing.T) {
+			mem := virtiotest.NewMemory(64 << 10)
+			copy(mem.Bytes(0, mem.Size()), ram)
+			tr, err := mmio.New(&echo{}, mem, mmio.Lines{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tr.Close()
+			if tr.Restore(s) != nil {
+				return
+			}
+			tr.Resume()
+			synctest.Wait()
+			tr.Pause()
+			tr.Metrics()
+			tr.Resume()
+			reset(t, tr)
+		})
+	})
+}
