@@ -20,7 +20,7 @@ func TestDo(t *testing.T) {
 
 func TestDiffers(t *testing.T) {
 	a, b := net.Pipe()
-	go func() { _, _ = b.Write(make([]byte, 10+32)) }()
+	go func() { _, _ = b.Write(append(make([]byte, 10), 1, 2, 3, 4)) }()
 	if err := receive(a, 10); err == nil || !strings.Contains(err.Error(), "differs") {
 		t.Errorf("a wrong checksum: %v", err)
 	}
