@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 
 	"bulkhead/kvm"
@@ -86,7 +87,10 @@ type doorbell struct {
 	anchor *anchor
 }
 
+// Wait lets those run first to whom the queue's goroutine has given work: they are behind it on
+// its processor, and who takes that away while it waits is the monitor (anchor).
 func (d doorbell) Wait() error {
+	runtime.Gosched()
 	err := d.eventfd.Wait()
 	d.anchor.touch()
 	return err
