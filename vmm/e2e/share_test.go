@@ -15,7 +15,13 @@ import (
 // that are unlinked and open, links, attributes, holes, a git repository that is cloned.
 func TestShareFiles(t *testing.T)  { testShare(t, "TestKernelFiles") }
 func TestShareRandom(t *testing.T) { testShare(t, "TestKernelRandom") }
-func TestShareGit(t *testing.T)    { testShare(t, "TestKernelGit") }
+
+func TestShareGit(t *testing.T) {
+	if !slow(t) {
+		t.Skip("takes minutes in the lab: `make lab` runs it")
+	}
+	testShare(t, "TestKernelGit")
+}
 
 func testShare(t *testing.T, name string) {
 	program := built(t, filepath.Join("share", "fs.test"), "test", "-c", "bulkhead/virtio/fs")
