@@ -1,4 +1,5 @@
 // A FUSE server inside, by the bare protocol.
+#include <stddef.h>
 #include "corpus.h"
 #include <linux/fuse.h>
 #include <dirent.h>
