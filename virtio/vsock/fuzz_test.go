@@ -5,15 +5,16 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"testing"
 
 	"bulkhead/virtio"
 	"bulkhead/virtio/virtiotest"
 )
 
-// FuzzVsock has a host where every even port echoes, and the others are refused.
+// fuzzedDevice is on a host where every even port echoes, and the others are refused.
 // Pipes stand for sockets: testing/synctest knows when they wait.
-func FuzzVsock(f *testing.F) {
+func fuzzedDevice(t *testing.T) *Device {
 	dial := func(_ context.Context, port uint32) (net.Conn, error) {
 		if port%2 == 1 {
 			return nil, io.EOF
@@ -25,33 +26,48 @@ func FuzzVsock(f *testing.F) {
 		}()
 		return ours, nil
 	}
-	newDevice := func(t *testing.T) virtio.Device {
-		d, err := New(Options{CID: testCID, Dial: dial})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { d.Close() })
-		return d
+	d, err := New(Options{CID: testCID, Dial: dial})
+	if err != nil {
+		t.Fatal(err)
 	}
-	packet := func(op uint16, flags uint32, payload string) []byte {
-		h := header{srcCID: testCID, dstCID: hostCID, srcPort: 1, dstPort: 2, len: uint32(len(payload)), kind: stream, op: op, flags: flags, alloc: 100}
-		b := h.bytes()
-		return virtiotest.FuzzRequest(sendQueue, [][]byte{append(b[:], payload...)}, nil)
-	}
-	buffer := virtiotest.FuzzRequest(receiveQueue, nil, []int{128})
-	join := func(steps ...[]byte) (all []byte) {
-		for _, s := range steps {
-			all = append(all, s...)
-		}
-		return all
-	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func FuzzVsock(f *testing.F) {
+	newDevice := func(t *testing.T) virtio.Device { return fuzzedDevice(t) }
 	virtiotest.Fuzz(f, newDevice, nil,
-		join(buffer, buffer, packet(opRequest, 0, ""), packet(opData, 0, "hello"), packet(opShutdown, noMore, ""), buffer),
-		join(buffer, packet(opRequest, 0, ""), virtiotest.FuzzPause, packet(opData, 0, "hello"), buffer, virtiotest.FuzzReset, packet(opData, 0, "x")),
-		join(packet(opRequest, 0, ""), packet(opRequest, 0, ""), packet(opCreditRequest, 0, ""), packet(opReset, 0, ""), buffer, buffer),
-		join(packet(opRequest, 0, ""), packet(opShutdown, noReceive, ""), packet(opShutdown, noSend, ""), packet(opResponse, 0, ""), buffer),
+		slices.Concat(fuzzBuffer, fuzzBuffer, fuzzPacket(opRequest, 0, ""), fuzzPacket(opData, 0, "hello"), fuzzPacket(opShutdown, noMore, ""), fuzzBuffer),
+		slices.Concat(fuzzBuffer, fuzzPacket(opRequest, 0, ""), virtiotest.FuzzPause, fuzzPacket(opData, 0, "hello"), fuzzBuffer, virtiotest.FuzzReset, fuzzPacket(opData, 0, "x")),
+		slices.Concat(fuzzPacket(opRequest, 0, ""), fuzzPacket(opRequest, 0, ""), fuzzPacket(opCreditRequest, 0, ""), fuzzPacket(opReset, 0, ""), fuzzBuffer, fuzzBuffer),
+		slices.Concat(fuzzPacket(opRequest, 0, ""), fuzzPacket(opShutdown, noReceive, ""), fuzzPacket(opShutdown, noSend, ""), fuzzPacket(opResponse, 0, ""), fuzzBuffer),
 	)
 }
+
+// FuzzRestored is FuzzVsock for a driver that is to be told of a restore.
+func FuzzRestored(f *testing.F) {
+	newDevice := func(t *testing.T) virtio.Device {
+		d := fuzzedDevice(t)
+		if err := d.Restore([]byte{stateVersion, 1}); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	event := virtiotest.FuzzRequest(eventQueue, nil, []int{8})
+	virtiotest.Fuzz(f, newDevice, nil,
+		slices.Concat(event, event, fuzzBuffer, fuzzPacket(opRequest, 0, ""), event, fuzzPacket(opData, 0, "hello"), fuzzBuffer),
+		slices.Concat(fuzzPacket(opRequest, 0, ""), fuzzBuffer, event, virtiotest.FuzzPause, event, virtiotest.FuzzPause, event),
+		slices.Concat(event, event, fuzzBuffer, virtiotest.FuzzReset, fuzzBuffer, fuzzPacket(opRequest, 0, ""), event),
+	)
+}
+
+func fuzzPacket(op uint16, flags uint32, payload string) []byte {
+	h := header{srcCID: testCID, dstCID: hostCID, srcPort: 1, dstPort: 2, len: uint32(len(payload)), kind: stream, op: op, flags: flags, alloc: 100}
+	b := h.bytes()
+	return virtiotest.FuzzRequest(sendQueue, [][]byte{append(b[:], payload...)}, nil)
+}
+
+var fuzzBuffer = virtiotest.FuzzRequest(receiveQueue, nil, []int{128})
 
 // FuzzConnectLine is what a program of the host says first.
 func FuzzConnectLine(f *testing.F) {

@@ -14,6 +14,7 @@ type ready struct {
 	conns    []*conn // each once: conn.queued
 	refusals []header
 	running  bool
+	held     bool // the guest is to get none of it for now
 }
 
 func (r *ready) init() { r.changed = sync.NewCond(&r.mu) }
@@ -46,6 +47,9 @@ func (r *ready) refuse(h header) bool {
 func (r *ready) pop() (refusal header, c *conn, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.held {
+		return header{}, nil, false
+	}
 	if len(r.refusals) > 0 {
 		refusal, r.refusals = r.refusals[0], r.refusals[1:]
 		return refusal, nil, true
@@ -66,7 +70,7 @@ func (r *ready) any() bool {
 	return r.anyLocked()
 }
 
-func (r *ready) anyLocked() bool { return len(r.conns)+len(r.refusals) > 0 }
+func (r *ready) anyLocked() bool { return !r.held && len(r.conns)+len(r.refusals) > 0 }
 
 // wait waits until there is something, and is false once stopped.
 func (r *ready) wait() bool {
@@ -88,10 +92,29 @@ func (r *ready) set(running bool) {
 	r.changed.Broadcast()
 }
 
-// clear forgets all.
+// hold keeps everything back until release. Both tell whether that is news.
+func (r *ready) hold() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	news := !r.held
+	r.held = true
+	return news
+}
+
+func (r *ready) release() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	news := r.held
+	r.held = false
+	r.changed.Broadcast()
+	return news
+}
+
+// clear forgets all, and that it is held.
 func (r *ready) clear() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.held = false
 	for _, c := range r.conns {
 		c.queued = false
 	}

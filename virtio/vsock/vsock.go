@@ -11,7 +11,9 @@
 // and never waits for a socket; one fills the guest's buffers (receive queue)
 // from the connections that have something to say (ready). Each connection has
 // a reader and a writer of its socket, which see no guest memory and live on
-// through a pause: Start and Stop are the queues', Close is the sockets'.
+// through a pause: Start and Stop are the queues', Close is the sockets'. A
+// driver restored from a snapshot gets no packet until it has read the event
+// that its connections are gone; what it sends is taken meanwhile.
 //
 // Memory is bounded: a connection holds at most what its window allows of the
 // guest's data and one chunk of the host's; a guest that sends beyond its credit
@@ -53,9 +55,6 @@ const (
 	eventSize = 16
 )
 
-// eventReset is VIRTIO_VSOCK_EVENT_TRANSPORT_RESET (§5.10.6.7).
-const eventReset = 0
-
 // FeatureStream is VIRTIO_VSOCK_F_STREAM (§5.10.3).
 const FeatureStream = 1 << 0
 
@@ -96,7 +95,8 @@ type Device struct {
 	conns    map[key]*conn
 	nextPort uint32
 	driven   bool // a driver started the device and has not reset it
-	restored bool // the driver does not know yet that its connections are gone
+	restored bool // the driver is yet to be told that its connections are gone
+	awaited  int  // event buffers that, once available, show that it has read so
 	closed   bool
 
 	opened, refused, fromGuest, toGuest, badPackets, lostRefusals, creditOverruns, unanswered atomic.Uint64
@@ -189,11 +189,14 @@ func (d *Device) Start(a *virtio.Active) error {
 	d.active = a
 	d.mu.Lock()
 	d.driven = true
-	restored := d.restored
+	news := d.restored || d.awaited > 0
 	d.mu.Unlock()
+	if a.Queues[eventQueue] == nil { // so it has no way to hear, and resets nothing
+		d.ready.release()
+	}
 	d.ready.start()
 	work := [queues]func(*virtio.Queue) error{receiveQueue: d.deliver, sendQueue: d.collect, eventQueue: d.announce}
-	if !restored {
+	if !news {
 		work[eventQueue] = nil
 	}
 	for i, do := range work {
@@ -228,7 +231,7 @@ func (d *Device) Stop() {
 // Reset implements virtio.Resetter: the driver knows no connection any more.
 func (d *Device) Reset() {
 	d.mu.Lock()
-	d.driven, d.restored = false, false
+	d.driven, d.restored, d.awaited = false, false, 0
 	d.mu.Unlock()
 	d.dropAll()
 	d.ready.clear()
@@ -246,42 +249,6 @@ func (d *Device) dropAll() {
 	for _, c := range conns {
 		c.abandon()
 	}
-}
-
-// stateVersion is the one byte of a snapshot. No connection outlives one: their
-// other ends are processes of the host.
-const stateVersion = 1
-
-// Save implements virtio.Keeper.
-func (*Device) Save() ([]byte, error) { return []byte{stateVersion}, nil }
-
-// Restore implements virtio.Keeper. The driver is told with an event.
-func (d *Device) Restore(state []byte) error {
-	if len(state) != 1 || state[0] != stateVersion {
-		return fmt.Errorf("vsock: restore a state of %d bytes: not one of this version", len(state))
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.restored = true
-	return nil
-}
-
-// announce tells a restored driver that its connections are gone and that its CID may be
-// another (§5.10.6.7).
-func (d *Device) announce(q *virtio.Queue) error {
-	c, err := q.Await()
-	if err != nil {
-		return err
-	}
-	event := binary.LittleEndian.AppendUint32(nil, eventReset)
-	if _, err := c.Write(event); err != nil {
-		q.Unpop(c)
-		return fmt.Errorf("an event buffer of %d bytes (§5.10.6.7): %w", c.Written(), err)
-	}
-	d.mu.Lock()
-	d.restored = false
-	d.mu.Unlock()
-	return q.Push(c, c.Written())
 }
 
 // collect takes the guest's packets. It waits for nothing but the guest: a

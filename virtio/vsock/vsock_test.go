@@ -671,6 +671,7 @@ func TestRestore(t *testing.T) {
 	if got := event.Wait(); !bytes.Equal(got, binary.LittleEndian.AppendUint32(nil, eventReset)) {
 		t.Errorf("event: got %v, want TRANSPORT_RESET", got)
 	}
+	g.driver.Send(eventQueue, nil, []int{8}) // it has read the event
 	c := connect(t, path, 5)
 	c.Write([]byte("again"))
 	b := make([]byte, 5)
@@ -678,8 +679,10 @@ func TestRestore(t *testing.T) {
 		t.Errorf("got %q, %v", b, err)
 	}
 	g.driver.Stop()
-	if err := again.Restore([]byte{9}); err == nil {
-		t.Error("a state of another version was taken")
+	for _, state := range [][]byte{nil, {9}, {9, 0}, {stateVersion}, {stateVersion, eventSize + 1}} {
+		if err := again.Restore(state); err == nil {
+			t.Errorf("the state %v was taken", state)
+		}
 	}
 }
 
