@@ -418,6 +418,7 @@ func TestShell(t *testing.T) {
 
 // TestSnapshot: a guest is saved, its machine killed, and another goes on where it was.
 func TestSnapshot(t *testing.T) {
+	bin := filepath.Dir(guestProgram(t))
 	if !inLinux(t, lab.Machine{}) {
 		return
 	}
@@ -430,11 +431,20 @@ func TestSnapshot(t *testing.T) {
 	if err := os.Mkdir(share, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	devices := []string{"--disk", disk, "--share", "host=" + share, "--vsock", "CID=5,uds=" + filepath.Join(dir, "vsock"), "--balloon"}
+	uds := filepath.Join(dir, "vsock")
+	devices := []string{"--disk", disk, "--share", "host=" + share, "--share", "bin=" + bin + ",ro", "--vsock", "CID=5,uds=" + uds, "--balloon"}
 	k := kernels(t)[0]
-	v := start(t, k.with(`i=0; while true; do echo "count $i at $(date)" >&2; echo $i
+	// A port that is open for one connection after the other: of the second the guest
+	// says so before it is saved, and it is answered after.
+	const port, exchanged = 1000, 64 << 10
+	v := start(t, k.with(fmt.Sprintf(`while true; do /mnt/bin/guest listen %d 1 %d >&2; done & `, port, exchanged)+`
+		i=0; while true; do echo "count $i at $(date)" >&2; echo $i
 		dd if=/dev/vda of=/dev/null bs=4k count=1 skip=$i 2>/dev/null; i=$((i+1)); sleep 0.1; done >/mnt/host/log`,
 		append(devices, "--cpus", "2", "--memory", "256M")...)...)
+	const open = "listening on 1000\r\n"
+	at := v.await(open, 0)
+	exchangeAll(t, []net.Conn{connect(t, uds, port)}, exchanged)
+	v.await(open, at)
 	v.await("count 5 ", 0)
 	v.must("POST", "/v1/machine/snapshot", fmt.Sprintf(`{"path":%q}`, snap), nil)
 	var state struct{ State string }
@@ -446,7 +456,12 @@ func TestSnapshot(t *testing.T) {
 	last := lastCount(t, v.out.String())
 
 	w := start(t, append(devices, "--from-snapshot", snap)...)
-	at := w.await(fmt.Sprintf("count %d ", last+1), 0)
+	if _, err := waitFor(w, "/v1/machine"); err != nil {
+		t.Fatal(err)
+	}
+	exchangeAll(t, []net.Conn{connect(t, uds, port)}, exchanged)
+	w.await(open, 0) // for the next
+	at = w.await(fmt.Sprintf("count %d ", last+1), 0)
 	w.await(fmt.Sprintf("count %d ", last+20), at) // and it goes on, disk and share with it
 	if strings.Contains(w.out.String(), fmt.Sprintf("count %d ", last-1)) {
 		t.Error("the restored guest repeats what it had done")
