@@ -728,6 +728,11 @@ CASE(ptrace_exitkill)
 // Somebody else's child: its parent hears of its end after the tracer.
 CASE(ptrace_foreign)
 {
+	sigset_t m;
+	int sig;
+	sigemptyset(&m);
+	sigaddset(&m, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &m, 0);
 	pid_t pid = fork();
 	if (!pid)
 		forever();
@@ -749,11 +754,6 @@ CASE(ptrace_foreign)
 		what("tracer", pid);
 		_exit(0);
 	}
-	sigset_t m;
-	int sig;
-	sigemptyset(&m);
-	sigaddset(&m, SIGUSR1);
-	sigprocmask(SIG_BLOCK, &m, 0);
 	sigwait(&m, &sig);
 	E(waitpid(pid, 0, WNOHANG));
 	what("parent", tracer);
@@ -862,8 +862,8 @@ CASE(ptrace_thread_exec)
 	int s;
 	ptrace(PTRACE_GETEVENTMSG, pid, 0, &tid);
 	waitpid(tid, &s, __WALL);
+	ptrace(PTRACE_CONT, pid, 0, 0); // first: later pid is who executes
 	ptrace(PTRACE_CONT, tid, 0, 0);
-	ptrace(PTRACE_CONT, pid, 0, 0);
 	what("exec", pid);
 	ptrace(PTRACE_GETEVENTMSG, pid, 0, &message);
 	say("by the thread %d", message == tid);
