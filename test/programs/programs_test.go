@@ -128,6 +128,46 @@ pid = os.fork()
 if not pid: os._exit(9)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])); sys.stdout.flush()
 print(subprocess.run([sys.executable, "-c", "import os; os.abort()"]).returncode); sys.exit(5)`},
+	{"strace", "strace", "sh", `
+		strace -qq -e trace=exit_group -e signal=none -o t sh -c 'exit 3'; echo $?; cat t
+		strace -qq -e trace=write -o t busybox echo 'hello there'; cat t
+		strace -qq -f -e trace=openat -P /no/such/file -o t sh -c 'cat </no/such/file' 2>/dev/null; sed 's/^[0-9]* *//' t
+		strace -f -c -o t sh -c 'true | cat'; grep -q execve t && echo counted
+		strace -qq --seccomp-bpf -f -e trace=getcwd -o t sh -c 'cd /usr; exec /bin/pwd'; sed 's/^[0-9]* *//' t`},
+	{"gdb", "gdb", "sh", `
+		printf 'int square(int n) {\n\treturn n * n;\n}\nint main(void) {\n\treturn square(7) + square(2);\n}\n' >p.c
+		gcc -g -O0 -o p p.c
+		gdb -q -nx -batch -ex 'break square' -ex run -ex bt -ex 'print n' -ex finish -ex 'print square(5)' -ex delete -ex continue ./p 2>&1 |
+			grep -v 'thread_db\|debuginfod\|Breakpoint 1 at\|inferior\|^$' | sed 's/0x[0-9a-f]*/ADDRESS/g'`},
+	{"namespaces", "bwrap", "sh", `
+		unshare -Urmpf --mount-proc sh -c 'echo $$; id -u; mount -t tmpfs x /mnt && touch /mnt/f && ls /mnt; set -- /proc/[0-9]*; echo $#'
+		unshare -u sh -c 'hostname inside; hostname'; test "$(hostname)" = inside; echo $?
+		bwrap --ro-bind / / --dev /dev --proc /proc --tmpfs /tmp --unshare-all sh -c 'id -u; touch /f; echo $?; touch /tmp/f && echo written; ls /tmp' 2>&1
+		unshare -m sh -c 'mkdir a b; mount --bind a b; touch a/f; ls b; umount b; ls b'; unshare -n sh -c 'ls /sys/class/net' >/dev/null && echo net`},
+	{"loopback", "/usr/bin/python3", "/usr/bin/python3", `
+import http.server, threading, urllib.request, urllib.error, socket, asyncio
+class Hello(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = self.path.encode() * 1000
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+    def log_message(self, *a): pass
+for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    class Server(http.server.ThreadingHTTPServer): address_family = family
+    s = Server((host, 0), Hello); threading.Thread(target=s.serve_forever).start()
+    url = "http://%s:%d/x" % ("[%s]" % host if ":" in host else host, s.server_port)
+    print(sum(len(urllib.request.urlopen(url + str(i)).read()) for i in range(50)))
+    s.shutdown(); s.server_close()
+    try: urllib.request.urlopen(url)
+    except urllib.error.URLError as e: print(e.reason)
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("127.0.0.1", 0)); v = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); v.connect(u.getsockname())
+v.send(b"datagram"); print(u.recvfrom(100)[0])
+async def echo():
+    async def serve(r, w): w.write((await r.read()).upper()); await w.drain(); w.close()
+    s = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async def ask(n):
+        r, w = await asyncio.open_connection(*s.sockets[0].getsockname()); w.write(b"n%d" % n); w.write_eof(); return await r.read()
+    return await asyncio.gather(*[ask(n) for n in range(100)])
+print(b"".join(asyncio.run(echo())))`},
 	{"python_loop", "/usr/bin/python3", "/usr/bin/python3", `
 x = 0
 for i in range(10_000_000):
