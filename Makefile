@@ -12,7 +12,7 @@ GO_BUILD_SMALL = go build -buildvcs=false -trimpath -ldflags '-s -w'
 
 .DEFAULT_GOAL := help
 include kernels/kernel.mk
-.PHONY: help build test unit e2e fuzz demo bench lint install clean lab
+.PHONY: help build test unit e2e fuzz demo bench lint install clean lab test-apps
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ lab: build ## the slow tests of microVMs in the lab, and vmm beside QEMU microvm
 	@scripts/need test
 	BULKHEAD_SLOW=1 go test -count=1 -p 1 -timeout 60m -v ./vmm/e2e
 	@scripts/compare
+
+test-apps: build ## run the software that people run, natively and in the sandbox, and print a table (an hour)
+	@scripts/need apps
+	@go run ./test/apps $(APPS)
 
 bench: build ## compare native, our platforms and the runtimes on PATH
 	@scripts/need bench
