@@ -410,7 +410,18 @@ func TestShell(t *testing.T) {
 		return
 	}
 	k := kernels(t)[0]
-	v := startOn(t, strings.NewReader("echo answer $((6*7))\nexit 5\n"), append(k.args, k.path)...)
+	in, typed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	v := startOn(t, struct{ io.Reader }{in}, append(k.args, k.path)...)
+	defer typed.Close() // if it never comes to that
+	v.await("# ", 0)    // what is typed before the guest opens its serial port, it drops
+	if _, err := typed.WriteString("echo answer $((6*7))\nexit 5\n"); err != nil {
+		t.Fatal(err)
+	}
+	must(t, typed.Close())
 	if code := v.wait(); code != 5 || !strings.Contains(v.out.String(), "answer 42\r\n") {
 		t.Errorf("exit code %d, want 5 and the answer", code)
 	}

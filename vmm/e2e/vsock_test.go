@@ -30,6 +30,7 @@ func guestProgram(t *testing.T) string {
 
 // TestVsock: a Linux guest's own sockets, by the package that people use, in both directions.
 func TestVsock(t *testing.T) {
+	busy(t)
 	bin := filepath.Dir(guestProgram(t))
 	if !inLinux(t, lab.Machine{}) {
 		return
