@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"encoding/binary"
+	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -363,4 +364,35 @@ func TestBadMemory(t *testing.T) {
 		}
 	}
 	must(t, m.DropMemory(0))
+}
+
+// TestSignals makes machines while signals arrive, as Go's scheduler sends them to
+// threads that run for long: KVM_CREATE_VM gives way to a pending one.
+func TestSignals(t *testing.T) {
+	system := open(t)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid, thread := unix.Getpid(), unix.Gettid()
+	done, over := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(over)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				_ = unix.Tgkill(pid, thread, unix.SIGURG)
+			}
+		}
+	}()
+	for range 20 {
+		vm, err := system.NewVM()
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		must(t, vm.Close())
+	}
+	close(done)
+	<-over
 }

@@ -13,9 +13,15 @@ import (
 //     but that of guest memory, which its owner keeps mapped (SetMemory);
 //   - the shared page outlives every use: VCPU.Close unmaps it and is last.
 //
-// EINTR goes up: to KVM_RUN it is a kick, and a retry here would swallow it.
+// Only KVM_RUN's EINTR goes up (runOnce): it is a kick, and a retry would swallow it. Any
+// other request is begun again: KVM_CREATE_VM ends with EINTR when a signal of
+// Go's scheduler is pending (mm/mmap.c, mm_take_all_locks).
 func ioctl[T any](fd int, req uint32, arg *T) error {
+again:
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(req), uintptr(unsafe.Pointer(arg)))
+	if errno == unix.EINTR {
+		goto again
+	}
 	if errno != 0 {
 		return errno
 	}
@@ -24,7 +30,11 @@ func ioctl[T any](fd int, req uint32, arg *T) error {
 
 // ioctlArg is ioctl for requests whose result is a number too.
 func ioctlArg[T any](fd int, req uint32, arg *T) (int, error) {
+again:
 	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(req), uintptr(unsafe.Pointer(arg)))
+	if errno == unix.EINTR {
+		goto again
+	}
 	if errno != 0 {
 		return 0, errno
 	}
@@ -33,11 +43,23 @@ func ioctlArg[T any](fd int, req uint32, arg *T) (int, error) {
 
 // ioctlInt passes a number and returns one.
 func ioctlInt(fd int, req uint32, arg uintptr) (int, error) {
+again:
 	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(req), arg)
+	if errno == unix.EINTR {
+		goto again
+	}
 	if errno != 0 {
 		return 0, errno
 	}
 	return int(n), nil
+}
+
+// runOnce is KVM_RUN.
+func runOnce(fd int) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(runVCPU), 0); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // ioctlList passes a counted list: two words, of which the first is the count,
@@ -51,7 +73,11 @@ func ioctlList[T any](fd int, req uint32, entries []T) (count, result int, err e
 	*(*uint32)(unsafe.Pointer(&buf[0])) = uint32(len(entries))
 	raw := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(entries))), len(entries)*size)
 	copy(bytes[head:], raw)
+again:
 	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(req), uintptr(unsafe.Pointer(&buf[0])))
+	if errno == unix.EINTR {
+		goto again
+	}
 	if errno != 0 {
 		return 0, 0, errno
 	}

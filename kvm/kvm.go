@@ -4,8 +4,8 @@
 // goroutines and no locks of its own. A VM's methods may be called from any
 // goroutine; a VCPU belongs to one at a time, except for Kick.
 //
-// EINTR is never retried here: to KVM_RUN it is a kick, and whoever runs the
-// vCPU knows what to look at before running on.
+// EINTR of KVM_RUN is never retried here: it is a kick, and whoever runs the
+// vCPU knows what to look at before running on. Every other request is.
 package kvm
 
 import (

@@ -31,7 +31,7 @@ func (c *VCPU) ID() int { return c.id }
 func (c *VCPU) Run() (Exit, error) {
 	runtime.LockOSThread()
 	c.tid.Store(int32(unix.Gettid()))
-	_, err := ioctlInt(c.fd, runVCPU, 0)
+	err := runOnce(c.fd)
 	c.tid.Store(0)
 	runtime.UnlockOSThread()
 	switch err {
