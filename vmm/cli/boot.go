@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"sync"
 	"time"
 
 	"bulkhead/guestinit/config"
@@ -140,21 +141,21 @@ type run struct {
 	balloon  *balloon.Device   // or nil
 
 	terminals []*terminal.Terminal // of consoles
+	told      []string             // lines for the person, once the guest is to run
 }
 
 func (r *run) life(force bool) (machine.Ending, error) {
 	stop := r.signals() // before the terminal is made raw, so that it is given back
 	defer stop()
-	if err := r.assemble(force); err != nil {
-		return machine.Ending{}, err
-	}
-	if err := r.listen(); err != nil {
-		return machine.Ending{}, err
-	}
-	if err := r.restrict(); err != nil {
-		return machine.Ending{}, err
+	for _, step := range []func() error{r.listen, func() error { return r.assemble(force) }, r.restrict} {
+		if err := step(); err != nil {
+			return machine.Ending{}, err
+		}
 	}
 	r.times.mark("confined")
+	for _, line := range r.told {
+		fmt.Fprintln(os.Stderr, "vmm:", line)
+	}
 	if err := r.machine.Start(); err != nil {
 		return machine.Ending{}, err
 	}
@@ -172,65 +173,78 @@ func (r *run) life(force bool) (machine.Ending, error) {
 
 // assemble opens everything and makes the machine. Three things take time, and go
 // on at once: to find out whether this host can run a guest, to load its
-// kernel, and to make the machine.
+// kernel, and to make the machine. What is wrong with the words comes before what
+// is wrong with the host: it is said on any.
 func (r *run) assemble(force bool) error {
-	sys, err := kvm.Open()
+	sys, none := kvm.Open()
+	may := func() error { return explain(none) }
+	if none == nil {
+		defer sys.Close()
+		may = sync.OnceValue(func() error { return mayRun(sys, force) })
+		go may()
+		defer may() // it is done with sys then
+	}
+	c, loaded, err := r.prepare()
 	if err != nil {
-		return explain(err)
+		return err
 	}
-	defer sys.Close()
-	ring := make(chan error, 1)
-	go func() { ring <- mayRun(sys, force) }()
-	err = r.prepare(sys)
-	// The other error is worth more: it says that nothing else will help.
-	if refused := <-ring; refused != nil {
-		return refused
+	var built error
+	if sys != nil {
+		built = r.build(sys, c)
+		r.times.mark("machine built")
 	}
-	return err
+	entry, err := loaded()
+	switch {
+	case err != nil:
+		return err
+	case may() != nil: // it is worth more than built: nothing else will help
+		return may()
+	case built != nil:
+		return built
+	case r.snapshot != nil:
+		return r.machine.Restore(r.snapshot)
+	}
+	return r.machine.Boot(entry)
 }
 
-// prepare is assemble without the question.
-func (r *run) prepare(sys *kvm.System) error {
-	c := machine.Config{
+// prepare does all that needs no KVM: it opens what the words name, and begins to load
+// the kernel. The caller waits for that by loaded.
+func (r *run) prepare() (c machine.Config, loaded func() (boot.Entry, error), err error) {
+	c = machine.Config{
 		CPUs: r.words.CPUs, Mask: r.words.Without,
 		Log: r.log, Reached: func(s config.Stage) { r.times.mark("init " + s.String()) },
 	}
 	if err := r.memory(&c); err != nil {
-		return err
+		return c, nil, err
 	}
 	r.closers = append(r.closers, c.Memory.Close) // the machine's, once there is one
 	if err := r.openConsoles(&c); err != nil {
-		return err
+		return c, nil, err
 	}
 	load := func() (boot.Entry, error) { return boot.Entry{}, nil }
 	if r.snapshot == nil {
 		k, err := r.kernel()
 		if err != nil {
-			return err
+			return c, nil, err
 		}
 		load = func() (boot.Entry, error) { return machine.Load(c.Memory, k) }
 	}
-	var entry boot.Entry
-	loaded := make(chan error, 1)
-	go func() {
-		var err error
-		entry, err = load()
+	loaded = sync.OnceValues(func() (boot.Entry, error) {
+		entry, err := load()
 		r.times.mark("kernel loaded")
-		loaded <- err
-	}()
-	err := r.build(sys, c)
-	r.times.mark("machine built")
-	// The kernel is waited for in any case: it is loaded into memory that goes with the run.
-	if failed := <-loaded; err == nil {
-		err = failed
+		return entry, err
+	})
+	go loaded()
+	if err = r.openDevices(&c); err == nil {
+		err = machine.CheckDevices(c.Devices)
 	}
-	switch {
-	case err != nil:
-		return err
-	case r.snapshot != nil:
-		return r.machine.Restore(r.snapshot)
+	if err == nil && r.snapshot != nil {
+		err = r.snapshot.Check(c.Devices)
 	}
-	return r.machine.Boot(entry)
+	if err != nil {
+		_, _ = loaded() // into memory that goes with the run
+	}
+	return c, loaded, err
 }
 
 // explain says what to do about /dev/kvm.
@@ -259,11 +273,8 @@ func mayRun(sys *kvm.System, force bool) error {
 	return nil
 }
 
-// build opens what the words name on the host, and makes a machine of it.
+// build makes the machine.
 func (r *run) build(sys *kvm.System, c machine.Config) error {
-	if err := r.openDevices(&c); err != nil {
-		return err
-	}
 	var err error
 	if r.machine, err = machine.New(sys, c); err != nil {
 		return err

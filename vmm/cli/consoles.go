@@ -47,7 +47,7 @@ func (r *run) open(what string, s words.Stream) (*terminal.Terminal, error) {
 		t, err = terminal.Stdio(func() { r.end(machine.Ending{Reason: machine.Stopped}) })
 	case "pty":
 		if t, err = terminal.PTY(); err == nil {
-			fmt.Fprintf(os.Stderr, "vmm: %s is at %s\n", what, t.Name)
+			r.told = append(r.told, fmt.Sprintf("%s is at %s", what, t.Name))
 		}
 	case "file":
 		t, err = terminal.File(s.Path)

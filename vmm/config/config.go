@@ -183,6 +183,17 @@ func (m *Machine) checkNames() error {
 			return err
 		}
 	}
+	for _, own := range []struct {
+		id   string
+		have bool
+	}{{"console", m.Console.Kind != "none"}, {"vsock", m.Vsock.CID != 0}, {"balloon", m.Balloon}, {"rng", m.RNG}} {
+		if !own.have {
+			continue
+		}
+		if other, taken := seen[own.id]; taken {
+			return fmt.Errorf("%s has the name of another device, %q; give it another", other, own.id)
+		}
+	}
 	return nil
 }
 

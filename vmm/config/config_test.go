@@ -134,6 +134,8 @@ func TestRefused(t *testing.T) {
 		{[]string{"--disk", "", "k"}, ""},
 		{[]string{"--disk", "a,id=x", "--disk", "b,id=x", "k"}, `both called "x"`},
 		{[]string{"--disk", "a,id=disk1", "--disk", "b", "k"}, `both called "disk1"`},
+		{[]string{"--disk", "a,id=rng", "k"}, `the name of another device, "rng"`},
+		{[]string{"--share", "balloon=a", "--balloon", "k"}, `the name of another device, "balloon"`},
 		{[]string{"--disk", "a,ro=1", "k"}, "it has no value"},
 		{[]string{"--disk", "a,ro,ro", "k"}, "twice"},
 		{[]string{"--disk", "a,queues=0", "k"}, "1 to 32"},

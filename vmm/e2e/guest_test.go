@@ -30,21 +30,38 @@ func poweringOff(t testing.TB, path string) {
 // writeKernel makes an ELF file of code, entered at 1 MiB.
 func writeKernel(t testing.TB, path string, code []byte) {
 	t.Helper()
-	const entry = 1 << 20
+	b := elfFile(t, code, segment(0, uint64(len(code))))
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// entry is where a kernel of ours begins, and its first segment lies.
+const entry = 1 << 20
+
+// segment is size bytes, at after entry in memory and in the file.
+func segment(at, size uint64) elf.Prog64 {
+	return elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: 5, Off: at, Vaddr: entry + at, Paddr: entry + at, Filesz: size, Memsz: size, Align: 1}
+}
+
+// elfFile is a kernel with these segments, whose offsets count from where code begins.
+func elfFile(t testing.TB, code []byte, segments ...elf.Prog64) []byte {
+	t.Helper()
 	var b bytes.Buffer
 	put := func(v any) {
 		if err := binary.Write(&b, binary.LittleEndian, v); err != nil {
 			t.Fatal(err)
 		}
 	}
-	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Entry: entry, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1}
+	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Entry: entry, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: uint16(len(segments))}
 	copy(h.Ident[:], "\x7fELF\x02\x01\x01")
 	put(h)
-	put(elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: 5, Off: 120, Vaddr: entry, Paddr: entry, Filesz: uint64(len(code)), Memsz: uint64(len(code)), Align: 1})
-	b.Write(code)
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
+	for _, s := range segments {
+		s.Off += uint64(64 + 56*len(segments))
+		put(s)
 	}
+	b.Write(code)
+	return b.Bytes()
 }
 
 func sparse(t *testing.T, dir string, size int64) string {

@@ -31,17 +31,28 @@ type slot struct {
 	failures  atomic.Uint32
 }
 
-// addDevices gives each device its window and interrupt.
-func (m *Machine) addDevices() error {
-	if n := len(m.cfg.Devices); n > len(deviceGSIs) {
+// CheckDevices finds what no machine can have: two devices of a name, or more than there
+// are interrupts for.
+func CheckDevices(devices []Device) error {
+	if n := len(devices); n > len(deviceGSIs) {
 		return fmt.Errorf("machine: %d devices: there are interrupts for %d", n, len(deviceGSIs))
 	}
 	seen := map[string]bool{}
-	for i, d := range m.cfg.Devices {
+	for _, d := range devices {
 		if seen[d.Name] {
 			return fmt.Errorf("machine: two devices are called %q", d.Name)
 		}
 		seen[d.Name] = true
+	}
+	return nil
+}
+
+// addDevices gives each device its window and interrupt.
+func (m *Machine) addDevices() error {
+	if err := CheckDevices(m.cfg.Devices); err != nil {
+		return err
+	}
+	for i, d := range m.cfg.Devices {
 		if err := m.addDevice(d, windowsAt+uint64(i)*mmio.Size, deviceGSIs[i]); err != nil {
 			return fmt.Errorf("machine: device %s: %w", d.Name, err)
 		}

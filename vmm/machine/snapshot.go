@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"bulkhead/kvm"
@@ -138,6 +139,14 @@ func (s *state) check() error {
 	return nil
 }
 
+// Check tells whether a machine with these devices could go on from s.
+func (s *Snapshot) Check(devices []Device) error {
+	if err := s.state.sameDevices(devices); err != nil {
+		return fmt.Errorf("snapshot %s: %w", s.file.Name(), err)
+	}
+	return nil
+}
+
 // CPUs is how many the machine has.
 func (s *Snapshot) CPUs() int { return len(s.state.CPUs) }
 
@@ -171,7 +180,7 @@ func (m *Machine) restore(s *state) error {
 	if len(s.CPUs) != len(m.cpus) {
 		return fmt.Errorf("it has %d CPUs, not %d", len(s.CPUs), len(m.cpus))
 	}
-	if err := m.sameDevices(s.Devices); err != nil {
+	if err := s.sameDevices(m.cfg.Devices); err != nil {
 		return err
 	}
 	away := max(0, time.Since(s.Taken)) // a host's clock that was set back moves no guest's
@@ -232,15 +241,15 @@ func (m *Machine) restoreChips(s *state, away time.Duration) error {
 	return m.vm.SetClock(kvm.Clock{Clock: s.Clock + uint64(away.Nanoseconds())})
 }
 
-func (m *Machine) sameDevices(kept []deviceState) error {
+func (s *state) sameDevices(devices []Device) error {
 	var was, are []string
-	for _, d := range kept {
+	for _, d := range s.Devices {
 		was = append(was, d.Name)
 	}
-	for _, d := range m.slots {
-		are = append(are, d.name)
+	for _, d := range devices {
+		are = append(are, d.Name)
 	}
-	if fmt.Sprint(was) != fmt.Sprint(are) {
+	if !slices.Equal(was, are) {
 		return fmt.Errorf("it has the devices %v, this machine %v; give the same ones in the same order", was, are)
 	}
 	return nil
