@@ -42,6 +42,7 @@ vhost-vsock 10 241
 
 // base is what all machines have in common.
 type base struct {
+	emulator  emulator
 	kernel    string // ELF
 	modules   string // directory
 	initramfs string // an uncompressed cpio
@@ -50,6 +51,10 @@ type base struct {
 
 // fetchBase makes the base, or finds it in the cache.
 func fetchBase(ctx context.Context) (base, error) {
+	emulator, err := findEmulator(ctx)
+	if err != nil {
+		return base{}, err
+	}
 	kernel, err := debian.FetchKernel(ctx, kernelPackage)
 	if err != nil {
 		return base{}, err
@@ -67,7 +72,7 @@ func fetchBase(ctx context.Context) (base, error) {
 	if err != nil {
 		return base{}, err
 	}
-	return base{kernel: elf, modules: kernel.Modules, initramfs: filepath.Join(dir, "initramfs.cpio"), busybox: filepath.Join(busybox.Dir, "bin/busybox")}, nil
+	return base{emulator: emulator, kernel: elf, modules: kernel.Modules, initramfs: filepath.Join(dir, "initramfs.cpio"), busybox: filepath.Join(busybox.Dir, "bin/busybox")}, nil
 }
 
 // makeInitramfs writes dir/initramfs.cpio: busybox, the early modules, init.sh.
