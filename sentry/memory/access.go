@@ -132,6 +132,12 @@ type pins struct {
 	s       *Space
 	runs    []Run
 	release func()
+
+	// Where the Sentry stores, for a fork meanwhile. Space.storesMu guards the list.
+	at         Addr
+	end        Addr
+	prev, next *pins
+	listed     bool
 }
 
 var pinPool sync.Pool
@@ -147,6 +153,7 @@ func newPins(s *Space) *pins {
 }
 
 func (p *pins) drop() {
+	p.unlist()
 	for i, r := range p.runs {
 		r.Release()
 		p.runs[i] = Run{}
@@ -155,12 +162,49 @@ func (p *pins) drop() {
 	pinPool.Put(p)
 }
 
+// list notes that the Sentry is going to store into [at, at+n). Where nobody else
+// uses the space nobody forks it meanwhile.
+func (p *pins) list(at Addr, n uint64) {
+	s := p.s
+	if s.users.Load() == 1 || at >= s.limit || n == 0 {
+		return
+	}
+	p.at, p.end, p.listed = at, at+Addr(min(n, uint64(s.limit-at))), true
+	s.storesMu.Lock()
+	if p.next = s.stores; p.next != nil {
+		p.next.prev = p
+	}
+	s.stores = p
+	s.storesMu.Unlock()
+}
+
+func (p *pins) unlist() {
+	if !p.listed {
+		return
+	}
+	s := p.s
+	s.storesMu.Lock()
+	if p.next != nil {
+		p.next.prev = p.prev
+	}
+	if p.prev != nil {
+		p.prev.next = p.next
+	} else {
+		s.stores = p.next
+	}
+	s.storesMu.Unlock()
+	p.prev, p.next, p.listed = nil, nil, false
+}
+
 // Pin shows [at, at+n) for I/O without a copy, until the returned function is
 // called (once). The pages stay alive meanwhile, whatever becomes of the
 // mapping. There may be fewer bytes, if a later page is not accessible; if the
 // first is not, the error is unix.EFAULT.
 func (s *Space) Pin(at Addr, n uint64, want platform.Access) (Buffers, func(), error) {
 	p := newPins(s)
+	if want&platform.Write != 0 {
+		p.list(at, n)
+	}
 	bufs := make(Buffers, 0, 2)
 	for done := uint64(0); done < n; {
 		s.mu.RLock()

@@ -65,7 +65,42 @@ func (s *Space) forkLocked(c *Space) error {
 	if err := s.protectShared(); err != nil {
 		return err
 	}
+	if err := s.keepStores(c); err != nil {
+		return err
+	}
 	c.mirror(s.areas)
+	return nil
+}
+
+// keepStores gives a child its own copies of the pages that the Sentry is going to
+// store into for another thread of its parent, which waits for a pipe's bytes, say.
+// Shared, they would become the child's when that parent stores into them, and
+// what is read would be lost on it (mm/memory.c, copy_present_page). The parent
+// cannot store while they are copied, after protectShared.
+func (s *Space) keepStores(c *Space) error {
+	type span struct{ v, hi uint64 }
+	var spans []span
+	s.storesMu.Lock()
+	for p := s.stores; p != nil; p = p.next {
+		spans = append(spans, span{vpn(p.at), vpn(p.end-1) + 1})
+	}
+	s.storesMu.Unlock()
+	for _, p := range spans {
+		for v := p.v; v < p.hi; v++ {
+			if v += c.table.holes(v, p.hi); v == p.hi {
+				break
+			}
+			if c.table.exclusive(v) { // by another of the spans, or copyTo
+				continue
+			}
+			e, err := s.a.alloc(1, false)
+			if err != nil {
+				return err
+			}
+			copy(s.a.bytes(e.pfn, 1), s.a.bytes(c.table.get(v), 1))
+			c.table.set(v, e)
+		}
+	}
 	return nil
 }
 

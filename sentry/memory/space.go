@@ -48,6 +48,9 @@ type Space struct {
 	brkStart, brk                  Addr
 	stackLow, stackHigh            Addr
 	dead                           bool
+
+	storesMu sync.Mutex
+	stores   *pins // of those that the Sentry stores into
 }
 
 // bounded is what a platform offers that keeps the top of the address space.

@@ -258,6 +258,48 @@ func TestForkAdvice(t *testing.T) {
 	}
 }
 
+// TestForkUnderStore: what the Sentry is about to store for a thread stays its
+// space's, though that is forked and stores beside it meanwhile.
+func TestForkUnderStore(t *testing.T) {
+	a, _ := newTestArena(t, true, 0)
+	s := newTestSpace(t, a)
+	defer s.Release()
+	s.Retain() // another thread
+	at := mapAt(t, s, MapRequest{At: 0x1000_0000, Length: 64 * PageSize, Prot: rw, Populate: true})
+	var all []func()
+	for range 2 { // the first of the list goes first, then the last
+		b, release, err := s.Pin(at+PageSize-8, PageSize+16, platform.Write)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := s.Fork()
+		if err != nil {
+			t.Fatal(err)
+		}
+		store(s, at+16, 1)
+		store(s, at+PageSize, 1)
+		store(c, at+16, 2)
+		b.CopyOut([]byte("bytes read across a fork"))
+		got := make([]byte, 24)
+		if s.Read(at+PageSize-8, got); string(got) != "bytes read across a fork" {
+			t.Errorf("the parent has %q", got)
+		}
+		if v, _ := load(c, at+PageSize-8); v != 0 {
+			t.Errorf("the child has %#x", v)
+		}
+		c.Release()
+		s.Write(at+PageSize-8, make([]byte, 24))
+		all = append(all, release)
+	}
+	for _, r := range all {
+		r()
+	}
+	if s.stores != nil {
+		t.Error("a pin is listed still")
+	}
+	s.Release()
+}
+
 // TestForkInPlace: after the child is gone, the parent's pages are its own
 // again, without a copy.
 func TestForkInPlace(t *testing.T) {

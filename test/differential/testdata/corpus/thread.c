@@ -56,6 +56,50 @@ CASE(many_threads)
 	say("sum %ld", sum);
 }
 
+// A page with a buffer that a call waits to fill, and words beside it.
+static struct page {
+	char into[16];
+	int beside;
+	pid_t reader;
+} *page;
+
+static void *waits_for_bytes(void *end)
+{
+	page->reader = gettid();
+	return (void *)read(*(int *)end, page->into, sizeof page->into);
+}
+
+CASE(forks_while_a_thread_reads)
+{
+	int ends[3][2], hold[2];
+	pipe(ends[0]), socketpair(AF_UNIX, SOCK_STREAM, 0, ends[1]), socketpair(AF_UNIX, SOCK_DGRAM, 0, ends[2]);
+	for (int i = 0; i < 3; i++) {
+		pthread_t t;
+		void *n;
+		page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		strcpy(page->into, "nothing");
+		pipe(hold);
+		pthread_create(&t, NULL, waits_for_bytes, &ends[i][0]);
+		while (!page->reader)
+			nap(1);
+		until_state(page->reader, 'S');
+		pid_t child = fork();
+		if (!child) {
+			char c;
+			close(hold[1]);
+			read(hold[0], &c, 1);
+			say("%d: the child has %s, %d", i, page->into, page->beside);
+			_exit(0);
+		}
+		page->beside = 7;
+		write(ends[i][1], "bytes", 6);
+		pthread_join(t, &n);
+		say("%d: read %ld %s, %d", i, (long)n, page->into, page->beside);
+		close(hold[0]), close(hold[1]);
+		waitpid(child, NULL, 0);
+	}
+}
+
 static int queue[8], head, tail;
 static void *produces(void *x)
 {
