@@ -203,7 +203,7 @@ func epollPwait2(t *kernel.Task, a *Args) (uintptr, error) {
 }
 
 func waitEpoll(t *kernel.Task, a *Args, deadline time.Duration, now bool) (uintptr, error) {
-	const most = 1<<31/12 - 1 // EP_MAX_EVENTS
+	const most = (1<<31 - 1) / 12 // EP_MAX_EVENTS
 	max := a.Int(2)
 	if max <= 0 || max > most {
 		return 0, unix.EINVAL
@@ -213,10 +213,9 @@ func waitEpoll(t *kernel.Task, a *Args, deadline time.Duration, now bool) (uintp
 		return 0, err
 	}
 	defer d.Unref()
-	evs := make([]unix.EpollEvent, min(max, 1024))
-	n := 0
+	var evs []unix.EpollEvent
 	err = t.Wait(ep.Queue(), vfs.EventIn, now, deadline, func() error {
-		if n = ep.Collect(evs); n == 0 {
+		if evs = ep.Collect(max); len(evs) == 0 {
 			return unix.EAGAIN
 		}
 		return nil
@@ -230,12 +229,12 @@ func waitEpoll(t *kernel.Task, a *Args, deadline time.Duration, now bool) (uintp
 	default:
 		return 0, err
 	}
-	b := make([]byte, 0, 12*n)
-	for _, e := range evs[:n] {
+	b := make([]byte, 0, 12*len(evs))
+	for _, e := range evs {
 		b = le.AppendUint32(b, e.Events)
 		b = le.AppendUint32(le.AppendUint32(b, uint32(e.Fd)), uint32(e.Pad))
 	}
-	return uintptr(n), out(t, a.Addr(1), b)
+	return uintptr(len(evs)), out(t, a.Addr(1), b)
 }
 
 func timerfdCreate(t *kernel.Task, a *Args) (uintptr, error) {

@@ -249,16 +249,18 @@ func (i *item) notify(e vfs.Events) {
 // (ep_poll_callback's ewake).
 func (ep *Epoll) unwaited() bool { return ep.queue.Waiters() <= int(ep.above.Load()) }
 
-// Collect is epoll_wait(2) without the wait: it fills out with what is ready.
-func (ep *Epoll) Collect(out []unix.EpollEvent) (n int) {
+// Collect is epoll_wait(2) without the wait: up to most of what is ready.
+func (ep *Epoll) Collect(most int) (out []unix.EpollEvent) {
 	ep.mu.Lock()
 	defer ep.mu.Unlock()
 	ep.readyMu.Lock()
 	list := ep.ready
 	ep.ready = nil
 	ep.readyMu.Unlock()
+	most = min(most, len(list)) // what the caller has room for may be far more
+	out = make([]unix.EpollEvent, 0, most)
 	var again []*item // level-triggered ones, behind those not looked at
-	for n < len(out) && len(list) > 0 {
+	for len(out) < most && len(list) > 0 {
 		i := list[0]
 		list = list[1:]
 		// Not queued from here on: what happens after the look below queues it again.
@@ -269,9 +271,9 @@ func (ep *Epoll) Collect(out []unix.EpollEvent) (n int) {
 		if e == 0 {
 			continue
 		}
-		out[n] = i.event
-		out[n].Events = uint32(e)
-		n++
+		event := i.event
+		event.Events = uint32(e)
+		out = append(out, event)
 		switch {
 		case i.event.Events&unix.EPOLLONESHOT != 0:
 			ep.readyMu.Lock()
@@ -282,7 +284,7 @@ func (ep *Epoll) Collect(out []unix.EpollEvent) (n int) {
 		}
 	}
 	ep.requeue(list, again)
-	return n
+	return out
 }
 
 // unqueue takes i off the ready list, and says whether it counts.

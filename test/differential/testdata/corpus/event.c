@@ -296,6 +296,26 @@ CASE(epolls)
 	waits(many, 16);
 }
 
+CASE(epoll_of_thousands)
+{
+	enum { all = 3000 };
+	static struct epoll_event out[all + 8];
+	struct rlimit high = {all + 100, all + 100};
+	setrlimit(RLIMIT_NOFILE, &high);
+	int e = epoll_create1(0);
+	for (int i = 0; i < all; i++) {
+		struct epoll_event v = {EPOLLIN, {.u32 = i}};
+		epoll_ctl(e, EPOLL_CTL_ADD, eventfd(1, 0), &v);
+	}
+	E(epoll_wait(e, out, all + 8, 0));
+	E(epoll_wait(e, out, 2000, 0));
+	E(out[0].data.u32);
+	E(epoll_wait(e, out, 2000, 0)); // the rest first, then those that had their turn
+	E(out[0].data.u32);
+	E(epoll_wait(e, out, INT_MAX / sizeof *out, 0));
+	E(epoll_wait(e, out, INT_MAX / sizeof *out + 1, 0));
+}
+
 CASE(epoll_wakes)
 {
 	int e = epoll_create1(0), ev = eventfd(0, 0);
