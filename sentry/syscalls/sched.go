@@ -44,22 +44,27 @@ func taskByID(t *kernel.Task, id int32) (*kernel.Task, error) {
 	if id == 0 || id == t.TID() {
 		return t, nil
 	}
-	if id < 0 {
-		return nil, unix.EINVAL
-	}
 	if x := t.Find(id); x != nil {
 		return x, nil
 	}
 	return nil, unix.ESRCH
 }
 
+// naturalTask is taskByID for the calls that refuse an id below 0 as such.
+func naturalTask(t *kernel.Task, id int32) (*kernel.Task, error) {
+	if id < 0 {
+		return nil, unix.EINVAL
+	}
+	return taskByID(t, id)
+}
+
 func schedGetaffinity(t *kernel.Task, a *Args) (uintptr, error) {
+	if n := a.Uint32(1); n < 8 || n&7 != 0 {
+		return 0, unix.EINVAL
+	}
 	x, err := taskByID(t, int32(a.Int(0)))
 	if err != nil {
 		return 0, err
-	}
-	if n := a.Uint32(1); n < 8 || n&7 != 0 {
-		return 0, unix.EINVAL
 	}
 	m := x.Affinity.Load()
 	if m == 0 {
@@ -69,12 +74,12 @@ func schedGetaffinity(t *kernel.Task, a *Args) (uintptr, error) {
 }
 
 func schedSetaffinity(t *kernel.Task, a *Args) (uintptr, error) {
-	x, err := taskByID(t, int32(a.Int(0)))
-	if err != nil {
-		return 0, err
-	}
 	var b [8]byte
 	if err := in(t, a.Addr(2), b[:min(a.Uint32(1), 8)]); err != nil {
+		return 0, err
+	}
+	x, err := taskByID(t, int32(a.Int(0)))
+	if err != nil {
 		return 0, err
 	}
 	c := t.Creds()
@@ -95,7 +100,7 @@ const (
 )
 
 func schedGetscheduler(t *kernel.Task, a *Args) (uintptr, error) {
-	x, err := taskByID(t, int32(a.Int(0)))
+	x, err := naturalTask(t, int32(a.Int(0)))
 	if err != nil {
 		return 0, err
 	}
@@ -106,7 +111,7 @@ func schedGetparam(t *kernel.Task, a *Args) (uintptr, error) {
 	if a[1] == 0 {
 		return 0, unix.EINVAL
 	}
-	x, err := taskByID(t, int32(a.Int(0)))
+	x, err := naturalTask(t, int32(a.Int(0)))
 	if err != nil {
 		return 0, err
 	}
@@ -114,28 +119,33 @@ func schedGetparam(t *kernel.Task, a *Args) (uintptr, error) {
 }
 
 func schedSetscheduler(t *kernel.Task, a *Args) (uintptr, error) {
-	return setPolicy(t, int32(a.Int(0)), int32(a.Int(1)), a.Addr(2))
+	policy := int32(a.Int(1))
+	if policy < 0 {
+		return 0, unix.EINVAL
+	}
+	return setPolicy(t, int32(a.Int(0)), policy, a.Addr(2))
 }
 
 func schedSetparam(t *kernel.Task, a *Args) (uintptr, error) {
-	x, err := taskByID(t, int32(a.Int(0)))
-	if err != nil {
-		return 0, err
-	}
-	return setPolicy(t, int32(a.Int(0)), x.Policy.Load(), a.Addr(1))
+	return setPolicy(t, int32(a.Int(0)), samePolicy, a.Addr(1))
 }
 
+const samePolicy = -1
+
 func setPolicy(t *kernel.Task, id, policy int32, param memory.Addr) (uintptr, error) {
-	if param == 0 {
+	if param == 0 || id < 0 {
 		return 0, unix.EINVAL
+	}
+	v, err := in32(t, param)
+	if err != nil {
+		return 0, err
 	}
 	x, err := taskByID(t, id)
 	if err != nil {
 		return 0, err
 	}
-	v, err := in32(t, param)
-	if err != nil {
-		return 0, err
+	if policy == samePolicy {
+		policy = x.Policy.Load()
 	}
 	prio := int32(v)
 	switch policy &^ schedResetOnFork {
@@ -172,7 +182,7 @@ func priorityBound(a *Args, realtime uintptr) (uintptr, error) {
 }
 
 func schedRRGetInterval(t *kernel.Task, a *Args) (uintptr, error) {
-	x, err := taskByID(t, int32(a.Int(0)))
+	x, err := naturalTask(t, int32(a.Int(0)))
 	if err != nil {
 		return 0, err
 	}
