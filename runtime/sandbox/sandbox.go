@@ -141,7 +141,7 @@ func start(name, verb string, files []*os.File, attr *syscall.SysProcAttr) (*os.
 // environment is what the Go runtime may need of ours; nothing else goes over.
 func environment() []string {
 	env := []string{}
-	for _, name := range []string{"GODEBUG", "GOTRACEBACK", "GOCOVERDIR"} {
+	for _, name := range []string{"GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -146,16 +145,4 @@ func raise() error {
 	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	d := [2]unix.CapUserData{{Effective: kept, Permitted: kept}}
 	return unix.Capset(&h, &d[0])
-}
-
-// allThreads is for calls that the kernel keeps to one thread.
-func allThreads(nr, a, b uintptr) error {
-	_, _, errno := syscall.AllThreadsSyscall(nr, a, b, 0)
-	if errno == syscall.ENOTSUP {
-		return fmt.Errorf("built with cgo, which hides its threads; build with CGO_ENABLED=0: %w", errno)
-	}
-	if errno != 0 {
-		return errno
-	}
-	return nil
 }
