@@ -225,7 +225,7 @@ func (k *Kernel) announceLocked(g *ThreadGroup) {
 	}
 	a := p.Handlers.get(unix.SIGCHLD)
 	sig := g.leader.exitSignal
-	if sig != 0 {
+	if sig != 0 && sig <= NSIG { // clone(2) takes any byte (kernel/signal.c, do_notify_parent)
 		info := g.childInfoLocked(p)
 		info.put32(0, uint32(sig))
 		k.sendGroupLocked(p, info)
