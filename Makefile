@@ -12,7 +12,7 @@ GO_BUILD_SMALL = go build -buildvcs=false -trimpath -ldflags '-s -w'
 
 .DEFAULT_GOAL := help
 include kernels/kernel.mk
-.PHONY: help build test unit e2e fuzz demo bench lint install clean lab test-apps
+.PHONY: help build test unit e2e fuzz demo bench lint install clean lab test-apps fuzz-table leaks
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,17 @@ e2e: build ## only the tests that run programs, bundles, docker and guests
 
 fuzz: ## every fuzz target of what reads hostile bytes, half a minute each
 	@scripts/fuzz
+
+fuzz-table: build ## programs against the table of system calls for minutes, then with the race detector
+	@scripts/need test
+	scripts/fuzz 300 test/table
+	@# The race detector needs cgo; GORACE reaches the sandbox (runtime/sandbox).
+	CGO_ENABLED=1 go build -race -buildvcs=false -o out/bulkhead-race ./runtime
+	BULKHEAD=$(CURDIR)/out/bulkhead-race scripts/fuzz 300 test/table
+
+leaks: build ## 2,000 cycles in one sandbox, and 2,000 sandboxes: flat memory, and nothing left (an hour)
+	@scripts/need test
+	BULKHEAD_CYCLES=2000 go test -count=1 -timeout 120m -v -run 'TestLeaks' ./test/oci
 
 demo: build ## run a program in a sandbox on each platform of this host
 	@scripts/demo
