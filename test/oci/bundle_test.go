@@ -57,7 +57,7 @@ func eachPlatform(t *testing.T, test func(t *testing.T, p *program)) {
 	rig.EachPlatform(t, func(t *testing.T, platform string) { test(t, bulkhead(t, platform)) })
 }
 
-// rootfs is a directory with busybox and acts; tests must leave it as it is.
+// rootfs is a directory with busybox, acts and churn; tests must leave it as it is.
 var rootfs = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "bulkhead-rootfs-")
 	if err != nil {
@@ -102,9 +102,11 @@ var rootfs = sync.OnceValues(func() (string, error) {
 			return "", err
 		}
 	}
-	out, err := exec.Command("gcc", "-static", "-w", "-o", filepath.Join(dir, "bin/acts"), "testdata/acts.c").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
+	for _, name := range []string{"acts", "churn"} {
+		out, err := exec.Command("gcc", "-static", "-w", "-o", filepath.Join(dir, "bin", name), "testdata/"+name+".c", "-lpthread", "-lrt").CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("%w: %s", err, out)
+		}
 	}
 	return dir, nil
 })
