@@ -176,14 +176,16 @@ func (ts *Timers) LimitCPU() {
 	ts.cpu.Set(max(time.Duration(l.Cur)*time.Second, 1), time.Second)
 }
 
-// maxTimers bounds what one process may have (RLIMIT_SIGPENDING does on Linux).
+// maxTimers bounds what one process may have, beside RLIMIT_SIGPENDING: each
+// timer has room for its signal (kernel/time/posix-timers.c, alloc_posix_timer).
+// On Linux the limit is a user's, here a process's.
 const maxTimers = 4096
 
 // Create is timer_create(2) on a clock that now reads.
 func (ts *Timers) Create(clock int32, now func() time.Duration, cpu bool, ev SigEvent) (*Timer, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if len(ts.posix) >= maxTimers {
+	if uint64(len(ts.posix)) >= min(maxTimers, ts.g.Limits.Get(unix.RLIMIT_SIGPENDING).Cur) {
 		return nil, unix.EAGAIN
 	}
 	for ts.posix[ts.next] != nil {

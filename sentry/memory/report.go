@@ -166,6 +166,20 @@ func (s *Space) Mincore(at Addr, n uint64) ([]byte, error) {
 // by the Sentry, so that is all. RLIMIT_MEMLOCK is the caller's (Sizes.Locked).
 func (s *Space) Lock(at Addr, n uint64) error { return s.setLocked(at, n, true) }
 
+// LockedBeside is how many bytes are locked outside of [at, at+n).
+func (s *Space) LockedBeside(at Addr, n uint64) uint64 {
+	s.mu.Lock()
+	defer s.unlock()
+	lo, hi := at&^(PageSize-1), Addr(pageUp(uint64(at)+n))
+	all := s.locked
+	for _, ar := range s.areas {
+		if from, to := max(lo, ar.start), min(hi, ar.end); all != 0 && ar.is(locked) && from < to {
+			all -= min(all, uint64(to-from))
+		}
+	}
+	return all
+}
+
 // Unlock takes that back.
 func (s *Space) Unlock(at Addr, n uint64) error { return s.setLocked(at, n, false) }
 

@@ -20,12 +20,14 @@ func keyCalls() []row {
 	}
 }
 
-// Bounds of all keys of the container (kernel.keys.maxkeys and maxbytes count a
-// user's, root's being more).
+// Bounds of all keys of the container, and of a user's that is not root
+// (kernel.keys.maxkeys and maxbytes).
 const (
-	maxKeys     = 2000
-	maxKeyBytes = 1 << 20
-	maxPayload  = 32767
+	userKeys     = 200
+	userKeyBytes = 20000
+	maxKeys      = 2000
+	maxKeyBytes  = 1 << 20
+	maxPayload   = 32767
 )
 
 // Permission bits of a key, for possessor; the same shifted right by 8, 16 and 24
@@ -68,9 +70,11 @@ func keysOf(t *kernel.Task) *keyTable { return &world(t).keys }
 
 // makeLocked makes a key of t's.
 func (kt *keyTable) makeLocked(t *kernel.Task, typ, desc string, payload []byte, perm uint32) (*key, error) {
-	if len(kt.at) >= maxKeys || kt.bytes+len(payload)+len(desc) > maxKeyBytes {
-		kt.sweepLocked(t)
-		if len(kt.at) >= maxKeys || kt.bytes+len(payload)+len(desc) > maxKeyBytes {
+	full := func() bool {
+		return len(kt.at) >= maxKeys || kt.bytes+len(payload)+len(desc) > maxKeyBytes || kt.beyondLocked(t.Creds().FSUID, 1, len(payload)+len(desc)+1)
+	}
+	if full() {
+		if kt.sweepLocked(t); full() {
 			return nil, unix.EDQUOT
 		}
 	}
@@ -86,6 +90,21 @@ func (kt *keyTable) makeLocked(t *kernel.Task, typ, desc string, payload []byte,
 	kt.at[k.id] = k
 	kt.bytes += len(payload) + len(desc)
 	return k, nil
+}
+
+// beyondLocked reports whether so many more keys and bytes are more than a user
+// may have (security/keys/key.c, key_alloc). A description counts with its zero.
+func (kt *keyTable) beyondLocked(uid uint32, keys, bytes int) bool {
+	if uid == 0 {
+		return false
+	}
+	for _, k := range kt.at {
+		if k.uid == uid {
+			keys++
+			bytes += len(k.desc) + 1 + len(k.payload)
+		}
+	}
+	return keys > userKeys || bytes > userKeyBytes
 }
 
 func (kt *keyTable) dropLocked(k *key) {
@@ -412,7 +431,7 @@ func addKey(t *kernel.Task, a *Args) (uintptr, error) {
 }
 
 func (kt *keyTable) updateLocked(k *key, payload []byte) error {
-	if kt.bytes+len(payload)-len(k.payload) > maxKeyBytes {
+	if more := len(payload) - len(k.payload); kt.bytes+more > maxKeyBytes || more > 0 && kt.beyondLocked(k.uid, 0, more) {
 		return unix.EDQUOT
 	}
 	kt.bytes += len(payload) - len(k.payload)

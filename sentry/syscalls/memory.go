@@ -73,6 +73,12 @@ func mmap(t *kernel.Task, a *Args) (uintptr, error) {
 		GrowsDown: flags&unix.MAP_GROWSDOWN != 0, Populate: flags&unix.MAP_POPULATE != 0 && flags&unix.MAP_NONBLOCK == 0,
 		Locked: flags&unix.MAP_LOCKED != 0, Noreserve: flags&unix.MAP_NORESERVE != 0, Low32: flags&unix.MAP_32BIT != 0,
 	}
+	if r.Locked && !t.Creds().Has(unix.CAP_IPC_LOCK) {
+		limit := t.Limit(unix.RLIMIT_MEMLOCK) // mm/mmap.c, mlock_future_ok
+		if r.Length > limit || t.MM().Sizes().Locked > limit-r.Length {
+			return 0, unix.EAGAIN
+		}
+	}
 	if flags&unix.MAP_ANONYMOUS != 0 {
 		r.Offset = 0
 		if shared {
@@ -191,7 +197,9 @@ func lock(t *kernel.Task, at memory.Addr, n uint64) (uintptr, error) {
 		if limit == 0 {
 			return 0, unix.EPERM
 		}
-		if n > limit {
+		// What is locked already costs nothing again (mm/mlock.c, do_mlock).
+		size := (n + uint64(at)%pageSize + pageSize - 1) &^ (pageSize - 1)
+		if size < n || size > limit || t.MM().LockedBeside(at, size) > limit-size {
 			return 0, unix.ENOMEM
 		}
 	}

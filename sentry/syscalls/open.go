@@ -84,6 +84,9 @@ func doOpen(t *kernel.Task, dirfd int, addr memory.Addr, how vfs.OpenHow) (uintp
 		how.Flags |= largeFile
 	}
 	how.Mode = how.Mode & 0o7777 &^ t.FS().Umask()
+	if err := t.FDs().Full(fdLimit(t)); err != nil {
+		return 0, err
+	}
 	d, err := vfs.Open(t, s, name, how)
 	if err != nil {
 		return 0, err

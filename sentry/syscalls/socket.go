@@ -189,6 +189,9 @@ func doAccept(t *kernel.Task, a *Args, flags int) (uintptr, error) {
 		return 0, err
 	}
 	defer s.d.Unref()
+	if err := t.FDs().Full(fdLimit(t)); err != nil {
+		return 0, err
+	}
 	d, err := s.accept(t, flags, a.Addr(1), a.Addr(2))
 	if err != nil {
 		return 0, err

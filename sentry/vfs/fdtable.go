@@ -121,6 +121,18 @@ func (t *FDTable) Install(d *Description, min int, cloexec bool, limit int) (int
 	return fd, nil
 }
 
+// Full is EMFILE if Install from number 0 on would be. Who is about to make or
+// take something asks first, so that it is not made or lost (fs/open.c,
+// do_sys_openat2); Install has the last word.
+func (t *FDTable) Full(limit int) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.low = t.open.free(t.low); t.low >= limit {
+		return unix.EMFILE
+	}
+	return nil
+}
+
 // putLocked sets fd and returns what was there.
 func (t *FDTable) putLocked(fd int, d *Description, cloexec bool) *Description {
 	if fd >= len(*t.slots.Load()) {
