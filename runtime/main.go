@@ -40,7 +40,14 @@ func main() {
 			os.Exit(helper(os.Args[2:]))
 		}
 	}
-	os.Exit(cli.Program{Began: began, Syscalls: syscallTable}.Main(os.Args[1:]))
+	os.Exit(cli.Program{Began: began, Syscalls: syscallTable, CallName: callName}.Main(os.Args[1:]))
+}
+
+func callName(nr int) string {
+	if nr < 0 || nr >= len(syscalls.Table) {
+		return ""
+	}
+	return syscalls.Table[nr].Name
 }
 
 // syscallTable prints what the Sentry answers, a line a call, and a summary.

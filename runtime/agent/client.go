@@ -208,6 +208,15 @@ func (c *Client) Stats(ctx context.Context, container string) (*Stats, error) {
 	return s, nil
 }
 
+// Metrics is Metering's.
+func (c *Client) Metrics(ctx context.Context, container string) (*Metrics, error) {
+	m := new(Metrics)
+	if err := c.call(ctx, "metrics", container, m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
 func (c *Client) Update(ctx context.Context, r *UpdateRequest) error {
 	return c.call(ctx, "update", r, nil)
 }

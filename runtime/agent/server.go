@@ -69,6 +69,13 @@ var methods = map[string]func(ctx context.Context, h Handler, body []byte, files
 	"stats": plain(func(ctx context.Context, h Handler, container string) (any, error) {
 		return answer(h.Stats(ctx, container))
 	}),
+	"metrics": plain(func(ctx context.Context, h Handler, container string) (any, error) {
+		m, ok := h.(Metering)
+		if !ok {
+			return nil, &Error{Message: "agent: this sandbox does not count", Errno: unix.ENOSYS}
+		}
+		return answer(m.Metrics(ctx, container))
+	}),
 	"update": plain(func(ctx context.Context, h Handler, r UpdateRequest) (any, error) {
 		return nil, h.Update(ctx, &r)
 	}),

@@ -35,6 +35,8 @@ type Program struct {
 	Began time.Time
 	// Syscalls prints the compatibility table; nil where the Sentry is not linked in.
 	Syscalls func(w io.Writer) error
+	// CallName is a system call's name by its number, "" if there is none.
+	CallName func(nr int) string
 }
 
 // app is one invocation.
@@ -44,6 +46,8 @@ type app struct {
 	log    *slog.Logger
 	format string // of the log
 	config string // the path of the configuration file
+
+	metricsAt string // --metrics of run and do
 }
 
 // exit is an error that carries nothing but an exit code.
@@ -211,7 +215,7 @@ func (a *app) root() *cobra.Command {
 	}{
 		{"easy", []*cobra.Command{a.do(), a.run(), a.exec()}},
 		{"life", []*cobra.Command{a.create(), a.start(), a.kill(), a.pause(), a.resume(), a.update(), a.delete(), a.checkpoint(), a.restore()}},
-		{"look", []*cobra.Command{a.list(), a.state(), a.ps(), a.events(), a.top(), a.trace(), a.debug()}},
+		{"look", []*cobra.Command{a.list(), a.state(), a.ps(), a.events(), a.top(), a.trace(), a.metrics(), a.debug()}},
 		{"about", []*cobra.Command{a.spec(), a.features(), a.syscalls(), a.version()}},
 	} {
 		for _, verb := range group.verbs {

@@ -69,6 +69,7 @@ writes stays in memory and is gone afterwards, but for directories named by
 	f.StringArrayVarP(&d.env, "env", "e", nil, "set NAME=VALUE, or leave out -NAME; may be repeated")
 	f.StringVarP(&d.cwd, "cwd", "C", "", "working directory (default: this one)")
 	f.StringVarP(&d.user, "user", "u", "", "run as UID[:GID] (default: as we are)")
+	a.metricsFlag(c)
 	f.BoolVar(&d.net, "net", false, "share the host's network instead of having none")
 	return c
 }

@@ -93,8 +93,17 @@ func size(bytes uint64) string {
 
 func (a *app) debug() *cobra.Command {
 	return &cobra.Command{
-		Use: "debug ID [stacks]", Short: "Ask a sandbox about itself", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.ids,
-		Long: "Print what a sandbox says of itself, or with \"stacks\" where each of its goroutines is.",
+		Use: "debug ID [WHAT]", Short: "Ask a sandbox about itself", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.ids,
+		Long: `Print what a sandbox says of itself and of what runs inside:
+
+  (nothing)  platform, tasks, memory, what the platform counts: calls by the way
+             they came, call sites patched, and refused with the reason
+  stacks     where each goroutine of the Sentry is
+  tasks      each thread with its state, the system call it is in, its time
+  maps       each process's memory
+  fds        each process's open files
+  mounts     each mount namespace
+  calls      how often each system call was answered, and each error given`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.rt.Open(args[0])
 			if err != nil {

@@ -33,6 +33,9 @@ ended it). Signals go to the program; a terminal is connected to this one.`,
 			if err != nil {
 				return on(args[0], err)
 			}
+			if detach && a.metricsAt != "" {
+				return errors.New("run: --metrics needs somebody who stays; see bulkhead metrics --listen")
+			}
 			if detach {
 				return on(args[0], a.runDetached(cmd.Context(), o))
 			}
@@ -41,6 +44,7 @@ ended it). Signals go to the program; a terminal is connected to this one.`,
 	}
 	m.flags(c)
 	c.Flags().BoolVarP(&detach, "detach", "d", false, "return when the program has started")
+	a.metricsFlag(c)
 	c.Flags().BoolVar(&keep, "keep", false, "do not delete the container after its end")
 	return c
 }
@@ -60,6 +64,11 @@ func (a *app) runDetached(ctx context.Context, o *container.Create) error {
 
 // runForeground is the whole life of a container.
 func (a *app) runForeground(ctx context.Context, o *container.Create, keep bool) (err error) {
+	stop, err := a.serveMetrics(ctx, o.ID)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	attach := o.Bundle.Spec.Process.Terminal && o.ConsoleSocket == ""
 	if attach {
 		var rows, columns uint16

@@ -147,6 +147,18 @@ func (c *Container) Debug(ctx context.Context, what string) (text string, err er
 	return text, err
 }
 
+// Metrics is what the sandbox has counted.
+func (c *Container) Metrics(ctx context.Context) (m *agent.Metrics, err error) {
+	if err := c.alive(specs.StateCreated, specs.StateRunning); err != nil {
+		return nil, err
+	}
+	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) (err error) {
+		m, err = a.Metrics(ctx, "")
+		return err
+	})
+	return m, err
+}
+
 // Trace has the sandbox tell of system calls: TraceEvents as lines of JSON come to
 // to, until ctx ends, to has no reader any more, or the sandbox has ended (nil).
 func (c *Container) Trace(ctx context.Context, r *agent.TraceRequest, to *os.File) error {

@@ -22,14 +22,13 @@ func (c *Container) Stats(ctx context.Context) (*Stats, error) {
 		return nil, err
 	}
 	s := &Stats{}
+	var err error
+	if s.Host, err = c.HostStats(); err != nil {
+		return nil, err
+	}
 	g, err := c.group()
 	if err != nil {
 		return nil, err
-	}
-	if g != nil {
-		if s.Host, err = g.Stats(); err != nil {
-			return nil, err
-		}
 	}
 	if g == nil || !g.Frozen() {
 		err := c.ask(ctx, func(ctx context.Context, a *agent.Client) (err error) {
@@ -41,6 +40,15 @@ func (c *Container) Stats(ctx context.Context) (*Stats, error) {
 		}
 	}
 	return s, nil
+}
+
+// HostStats is what the host's control group has counted, nil if there is none.
+func (c *Container) HostStats() (*cgroups.Stats, error) {
+	g, err := c.group()
+	if err != nil || g == nil {
+		return nil, err
+	}
+	return g.Stats()
 }
 
 // Update changes limits. change edits what is in force now.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime"
-	"runtime/pprof"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -193,13 +191,9 @@ func (s *sandbox) Stats(context.Context, string) (*agent.Stats, error) {
 		Processes: uint64(n), PidsLimit: uint64(max(s.config.Limits.Pids, 0)),
 		Memory: s.arena.Usage(), MemoryLimit: uint64(max(s.config.Limits.Memory, 0)), OOMKills: s.kernel.OOMKills.Load(),
 	}
-	for _, g := range s.kernel.Groups() {
-		u, sys := g.CPUTime()
-		cu, cs := g.ChildCPUTime()
-		st.CPUUser += int64(u + cu)
-		st.CPUSystem += int64(sys + cs)
-	}
-	st.Calls, st.Faults = s.kernel.Served.Load(), s.kernel.Faults.Load()
+	u, sys := s.kernel.CPUTime()
+	st.CPUUser, st.CPUSystem = int64(u), int64(sys)
+	st.Calls, st.Faults = s.calls.Served(), s.kernel.Faults.Load()
 	return st, nil
 }
 
@@ -214,16 +208,3 @@ func (s *sandbox) Update(_ context.Context, r *agent.UpdateRequest) error {
 // Pause and Resume leave the work to the cgroup freezer.
 func (s *sandbox) Pause(context.Context, string) error  { return nil }
 func (s *sandbox) Resume(context.Context, string) error { return nil }
-
-// Debug shows the inside of the Sentry.
-func (s *sandbox) Debug(_ context.Context, what string) (string, error) {
-	var b strings.Builder
-	if what == "stacks" {
-		pprof.Lookup("goroutine").WriteTo(&b, 2)
-		return b.String(), nil
-	}
-	n, _ := s.kernel.Live()
-	fmt.Fprintf(&b, "platform %s (%s)\ntasks %d\nsystem calls %d\nmemory %d bytes\ngoroutines %d\n",
-		s.plat.Name(), s.why, n, s.kernel.Served.Load(), s.arena.Usage(), runtime.NumGoroutine())
-	return b.String(), nil
-}

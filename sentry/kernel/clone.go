@@ -77,6 +77,7 @@ func (t *Task) Clone(a CloneArgs) (*Task, error) {
 		n.mm.SetOwner(n.PID())
 	}
 	if n.group != t.group {
+		k.Started.Add(1)
 		n.group.Timers.LimitCPU()
 	}
 	if a.Flags&unix.CLONE_PARENT_SETTID != 0 {
@@ -248,6 +249,7 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 	n.group.inheritExe(g)
 	n.group.OOMScoreAdj.Store(g.OOMScoreAdj.Load())
 	n.group.Dumpable.Store(g.Dumpable.Load())
+	n.group.DumpFilter.Store(g.DumpFilter.Load())
 	n.group.Membarrier.Store(g.Membarrier.Load())
 	parent, via := g, t
 	if a.Flags&unix.CLONE_PARENT != 0 {
@@ -288,6 +290,7 @@ func (k *Kernel) newGroup(leader *Task, h *SignalHandlers) *ThreadGroup {
 		children: map[*ThreadGroup]struct{}{}, ended: make(chan struct{}),
 	}
 	g.Dumpable.Store(1)
+	g.DumpFilter.Store(defaultDump)
 	g.Timers.init(g)
 	return g
 }
@@ -341,6 +344,7 @@ func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
 // Begin lets a spawned task run.
 func (t *Task) Begin() {
 	t.publish()
+	t.k.Started.Add(1)
 	t.group.Timers.LimitCPU()
 	t.start()
 }

@@ -77,7 +77,9 @@ func (t *Task) doWork() bool {
 				t.beginStopLocked(sig)
 			}
 		default:
-			k.exitGroupLocked(t.group, coreStatus(sig))
+			k.mu.Unlock()
+			t.die(info)
+			k.mu.Lock()
 		}
 	}
 	if t.restoreMask {

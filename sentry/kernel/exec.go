@@ -90,6 +90,7 @@ func (t *Task) SingleOut() error {
 // Exec replaces the program. SingleOut came before.
 func (t *Task) Exec(img Image) {
 	k, g := t.k, t.group
+	k.Execs.Add(1)
 	old := t.mm
 	if t.Tracer() != nil {
 		img.MM.Unpatch()

@@ -32,6 +32,7 @@ func (t *Task) ExitGroup(status int32) {
 func (t *Task) exit() {
 	t.account(&t.sys)
 	k := t.k
+	t.joinDump()
 	t.exitEvent()
 	t.exitRobust()
 	t.exitPI()
@@ -65,6 +66,8 @@ func (t *Task) exit() {
 	u, s := t.CPUTime()
 	g.deadCPU[0] += u
 	g.deadCPU[1] += s
+	k.endedCPU[0] += u
+	k.endedCPU[1] += s
 	for i, x := range g.tasks {
 		if x == t {
 			g.tasks = append(g.tasks[:i], g.tasks[i+1:]...)
@@ -178,6 +181,7 @@ func (k *Kernel) groupEndedLocked(g *ThreadGroup, last *Task) {
 		}
 	}
 	g.dead = true
+	k.countEnd(g.exitStatus)
 	if p := g.exe.Load(); p != nil {
 		letExe(*p)
 	}

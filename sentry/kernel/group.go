@@ -21,6 +21,7 @@ type ThreadGroup struct {
 	Membarrier     atomic.Uint32 // commands of membarrier(2) that it registered for
 	OOMScoreAdj    atomic.Int32
 	Dumpable       atomic.Int32
+	DumpFilter     atomic.Uint32 // /proc/PID/coredump_filter
 	IO             IOCount
 	Timers         Timers
 	exe            atomic.Pointer[vfs.Path]
@@ -41,6 +42,7 @@ type ThreadGroup struct {
 	turn       int  // whose it is to take a CPU timer's signal
 	execed     bool
 	execing    *Task
+	dump       *dump         // the core file that is being written
 	execDone   chan struct{} // told when threads end while execing
 	oomKilled  bool
 

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -57,11 +58,14 @@ type Kernel struct {
 	BootID   string
 	Futex    futexTable
 	pi       piTable
-	Served   atomic.Uint64 // system calls served
 	Faults   atomic.Uint64 // page faults answered
-	Forks    atomic.Uint64
+	Forks    atomic.Uint64 // tasks made by clone(2) and fork(2)
+	Started  atomic.Uint64 // processes made, by these or from outside
+	Execs    atomic.Uint64
 	OOMKills atomic.Uint64
+	Ends     [EndKinds]atomic.Uint64 // processes, by how they ended
 	helpers  atomic.Int64
+	Core     CorePattern
 
 	vdso  vdso
 	first *Namespaces
@@ -70,7 +74,8 @@ type Kernel struct {
 	root     *PIDNamespace // knows all tasks, zombies included
 	live     int           // tasks that count against PIDs
 	limit    int
-	done     sync.WaitGroup // task goroutines
+	endedCPU [2]time.Duration // user, system: of tasks that have ended
+	done     sync.WaitGroup   // task goroutines
 	panicked atomic.Pointer[Panic]
 
 	onPanic func(*Panic)
@@ -99,6 +104,7 @@ func New(c Config) (*Kernel, error) {
 		BootID: fmt.Sprintf("%x-%x-4%x-a%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])[:36],
 		limit:  c.PIDs,
 	}
+	k.Core.Set("core")
 	k.first = k.firstNamespaces()
 	k.Futex.init()
 	c.Arena.SetOnLimit(k.killLargest)

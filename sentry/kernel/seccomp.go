@@ -261,12 +261,13 @@ func (t *Task) traceFiltered(again bool, data uint16) bool {
 func (t *Task) killFiltered(d *bpf.Data, value uint32, process bool) {
 	k := t.k
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	if process || len(t.group.tasks) == 1 {
+		k.mu.Unlock()
 		t.ctx.Rax = t.ctx.Orig_rax
-		k.exitGroupLocked(t.group, coreStatus(unix.SIGSYS))
+		t.die(seccompInfo(d, value))
 		return
 	}
+	defer k.mu.Unlock()
 	t.exitStatus, t.killed = int32(unix.SIGSYS), true
 	t.work.Or(workExit)
 }

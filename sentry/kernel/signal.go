@@ -304,7 +304,6 @@ func (t *Task) force(info *SigInfo) {
 	sig := info.Signo()
 	k := t.k
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	h := t.group.Handlers
 	h.mu.Lock()
 	a := &h.actions[sig]
@@ -315,14 +314,14 @@ func (t *Task) force(info *SigInfo) {
 	dfl := a.Handler == SigDfl
 	h.mu.Unlock()
 	if sig == unix.SIGKILL || dfl && t.group.id.ns.init == t.group && t.tr == nil {
-		k.exitGroupLocked(t.group, coreStatus(sig))
+		k.mu.Unlock()
+		t.die(info)
 		return
 	}
 	t.pending.add(info, ^uint64(0))
 	t.kick(workSignal)
+	k.mu.Unlock()
 }
-
-func coreStatus(sig unix.Signal) int32 { return int32(sig) }
 
 // Action is sigaction(2): it returns the old action and sets the new one.
 func (t *Task) Action(sig unix.Signal, act *SigAction) (SigAction, error) {

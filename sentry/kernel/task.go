@@ -68,6 +68,7 @@ type Task struct {
 	pending  pendingSignals
 	mask     SigSet // written by the task alone
 	killed   bool
+	leaving  bool               // it has begun to end
 	tr       *trace             // nil: nobody traces it
 	tracees  map[*Task]struct{} // whom it traces
 	halt     *halt              // the stop that it waits in
@@ -475,7 +476,6 @@ func (t *Task) handle(ev platform.Event) {
 	switch ev.Reason {
 	case platform.Syscall:
 		t.haveSyscall = true
-		t.k.Served.Add(1)
 		if t.hooks.Load() != 0 {
 			t.hookedCall()
 			return

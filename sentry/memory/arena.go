@@ -40,6 +40,9 @@ type Arena struct {
 	used  atomic.Int64 // pages
 	limit atomic.Int64 // pages, 0: none
 
+	shown  atomic.Int64 // pages of windows
+	cached atomic.Int64 // of used: copies of programs' text
+
 	// refs is indexed by unit. A page's count has the references in its low and
 	// the pins (I/O under way) in its high half: a page is free when both are 0,
 	// and may be written in place when there is one reference, pinned or not.
@@ -117,6 +120,23 @@ func (a *Arena) SetOnLimit(f func() bool) {
 
 // Usage is how many bytes are in use.
 func (a *Arena) Usage() uint64 { return uint64(a.used.Load()) * PageSize }
+
+// Figures are sizes in bytes.
+type Figures struct {
+	Used    uint64 // pages of applications, of tmpfs and memfds, and Text
+	Free    uint64 // once used, kept for the next who needs some
+	Text    uint64 // copies of files that are run (see text)
+	Windows uint64 // of the host's files shown to applications: the pages are its cache's, shared with everybody there
+}
+
+// Figures says what memory there is.
+func (a *Arena) Figures() Figures {
+	a.mu.Lock()
+	free := a.dirty
+	a.mu.Unlock()
+	return Figures{Used: a.Usage(), Free: uint64(free) * PageSize, Text: uint64(max(a.cached.Load(), 0)) * PageSize,
+		Windows: uint64(a.shown.Load()) * PageSize}
+}
 
 // Close unmaps everything. Nothing runs and no object is used any more.
 func (a *Arena) Close() error {
@@ -393,6 +413,7 @@ func (a *Arena) window(fd int, off int64, n uint32, writable bool) ([]byte, uint
 		a.mu.Unlock()
 		return nil, 0, err
 	}
+	a.shown.Add(int64(n))
 	return b, pfn, nil
 }
 
@@ -400,6 +421,7 @@ func (a *Arena) window(fd int, off int64, n uint32, writable bool) ([]byte, uint
 func (a *Arena) unwindow(pfn, n uint32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.shown.Add(-int64(n))
 	if a.closed {
 		return
 	}

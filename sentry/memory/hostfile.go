@@ -218,6 +218,7 @@ func (h *HostFile) release() {
 		h.old = append(h.old, h.text)
 	}
 	for _, t := range h.old {
+		h.a.cached.Add(-int64(t.o.Usage() / PageSize)) // whoever maps it yet has it as his own
 		t.o.Unref()
 	}
 	h.text, h.old = nil, nil

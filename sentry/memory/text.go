@@ -58,6 +58,7 @@ func (t *text) pages(fd int, off, n uint64) (Run, error) {
 		return Run{}, err
 	}
 	t.o.table.set(v, e)
+	t.o.a.cached.Add(int64(e.n))
 	return t.o.lookLocked(off, n)
 }
 

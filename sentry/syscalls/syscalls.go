@@ -79,6 +79,14 @@ func Number(name string) (int, bool) {
 	return nr, nr >= 0 && name != ""
 }
 
+// Name is the call of a number, "unknown" where Linux has none.
+func Name(nr int) string {
+	if nr >= 0 && nr < len(names) && names[nr] != "" {
+		return names[nr]
+	}
+	return "unknown"
+}
+
 // build makes the table of the families' rows; a number that stands twice is a
 // bug of ours.
 func build() (table [len(names)]Call) {
@@ -107,6 +115,7 @@ type Tracer interface {
 type Server struct {
 	log     *slog.Logger
 	unknown [len(names)]atomic.Bool // logged already
+	counts  counts
 	tracer  atomic.Pointer[Tracer]
 }
 
@@ -131,6 +140,7 @@ func (s *Server) Serve(t *kernel.Task) {
 	nr := uint64(uint32(c.Orig_rax)) // arch/x86/entry/common.c, do_syscall_64
 	if nr >= uint64(len(Table)) || Table[nr].Do == nil {
 		s.missing(t, nr)
+		s.counts.add(nr, unix.ENOSYS)
 		c.Rax = errno(unix.ENOSYS)
 		return
 	}
@@ -146,13 +156,16 @@ func (s *Server) Serve(t *kernel.Task) {
 		(*tr).Exit(t, call, &args, result, err)
 	}
 	t.SetSyscall(-1)
+	var e unix.Errno
 	switch err {
 	case nil:
 		c.Rax = uint64(result)
 	case errKeep:
 	default:
-		c.Rax = errno(s.errno(t, call, err))
+		e = s.errno(t, call, err)
+		c.Rax = errno(e)
 	}
+	s.counts.add(nr, e)
 }
 
 // errno is what the application is told of err: an errno as it is, anything else

@@ -278,6 +278,16 @@ func (t *FDTable) Clone() *FDTable {
 	return c
 }
 
+// Len is how many descriptors are open.
+func (t *FDTable) Len() (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, word := range t.open {
+		n += bits.OnesCount64(word)
+	}
+	return n
+}
+
 // FDs are the numbers in use, in order.
 func (t *FDTable) FDs() []int {
 	t.mu.Lock()

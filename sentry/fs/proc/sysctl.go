@@ -40,8 +40,9 @@ var sysctls = []sysctl{
 	{path: "kernel/ngroups_max", text: "65536"},
 	{path: "kernel/overflowuid", text: "65534"},
 	{path: "kernel/overflowgid", text: "65534"},
-	{path: "kernel/core_pattern", text: "core", keep: true},
-	{path: "kernel/core_uses_pid", text: "0", keep: true},
+	{path: "kernel/core_pattern", read: func(fs *FileSystem) string { p, _ := fs.Kernel.Core.Get(); return p },
+		write: func(fs *FileSystem, _ vfs.Context, s string) error { return fs.Kernel.Core.Set(s) }},
+	{path: "kernel/core_uses_pid", read: coreUsesPID, write: setCoreUsesPID},
 	{path: "kernel/core_pipe_limit", text: "0"},
 	{path: "kernel/randomize_va_space", text: "2"},
 	{path: "kernel/kptr_restrict", text: "1"},
@@ -228,6 +229,21 @@ var sysctls = []sysctl{
 	{path: "user/max_mnt_namespaces", text: "96018"},
 	{path: "user/max_inotify_instances", text: "128"},
 	{path: "user/max_inotify_watches", text: "524288"},
+}
+
+func coreUsesPID(fs *FileSystem) string {
+	if _, on := fs.Kernel.Core.Get(); on {
+		return "1"
+	}
+	return "0"
+}
+
+func setCoreUsesPID(fs *FileSystem, _ vfs.Context, s string) error {
+	v, err := parseInt([]byte(s))
+	if err == nil {
+		fs.Kernel.Core.SetUsesPID(v != 0)
+	}
+	return err
 }
 
 // tunables are the values of sysctls that keep what is written.

@@ -68,7 +68,7 @@ var taskFiles = []*taskFile{
 	{name: "gid_map", perm: 0o644, read: gidMap, open: openUser},
 	{name: "projid_map", perm: 0o644, read: fixed(idMap), open: openUser},
 	{name: "setgroups", perm: 0o644, read: setgroups, open: openUser},
-	{name: "coredump_filter", perm: 0o644, on: wholeOnly, read: fixed("00000033\n"), write: refuseWrite},
+	{name: "coredump_filter", perm: 0o644, on: wholeOnly, read: dumpFilter, write: setDumpFilter},
 	{name: "sched", perm: 0o644, read: sched, write: refuseWrite},
 	{name: "schedstat", perm: 0o444, read: schedstat},
 	{name: "timerslack_ns", perm: 0o666, on: wholeOnly, read: timerSlack, write: setTimerSlack},
@@ -324,6 +324,20 @@ func setTimerSlack(_ *FileSystem, ctx vfs.Context, s subject, b []byte) error {
 		v = 50000
 	}
 	s.t.Slack.Store(uint64(v))
+	return nil
+}
+
+func dumpFilter(_ *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
+	return fmt.Appendf(nil, "%08x\n", s.g.DumpFilter.Load()), nil
+}
+
+// setDumpFilter is fs/proc/base.c, proc_coredump_filter_write: nine bits.
+func setDumpFilter(_ *FileSystem, _ vfs.Context, s subject, b []byte) error {
+	v, err := strconv.ParseUint(strings.TrimSpace(string(b)), 0, 32)
+	if err != nil {
+		return unix.EINVAL
+	}
+	s.g.DumpFilter.Store(uint32(v) & 0x1ff)
 	return nil
 }
 

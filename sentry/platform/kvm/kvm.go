@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bulkhead/kvm"
@@ -50,6 +51,8 @@ type Platform struct {
 	stubPage, gatePage, idtPage, tablePage uint64
 
 	runners chan *runner // those without work
+
+	sites [siteOutcomes]atomic.Uint64
 
 	mu    sync.Mutex
 	all   []*vcpu

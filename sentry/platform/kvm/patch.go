@@ -88,10 +88,17 @@ func (t *thread) consider(c *platform.Context) {
 		return
 	}
 	found, ok := as.parseSite(c.Rip, uint32(c.Orig_rax))
-	if !ok || !found.aligned() && !as.alone() {
+	switch {
+	case !ok:
+		t.p.sites[siteUnknownForm].Add(1)
+		return
+	case !found.aligned() && !as.alone():
+		t.p.sites[siteUnaligned].Add(1)
 		return
 	}
-	if tramp, ok := as.patchLocked(found); ok && found.kind == siteCall {
+	tramp, outcome := as.patchLocked(found)
+	t.p.sites[outcome].Add(1)
+	if outcome == sitePatched && found.kind == siteCall {
 		t.v.slot.ret = tramp + trampPost // where the site is no more, for this thread
 	}
 }
@@ -182,24 +189,24 @@ var noOpcode = [256]bool{0x06: true, 0x07: true, 0x0e: true, 0x16: true, 0x17: t
 	0x27: true, 0x2f: true, 0x37: true, 0x3f: true, 0x60: true, 0x61: true, 0x82: true, 0x9a: true, 0xce: true,
 	0xd4: true, 0xd6: true, 0xea: true}
 
-// patchLocked makes a trampoline for s and the jump to it.
-func (as *addressSpace) patchLocked(s site) (uint64, bool) {
+// patchLocked makes a trampoline for s and the jump to it, and says what became of it.
+func (as *addressSpace) patchLocked(s site) (uint64, int) {
 	tramp, ok := as.placeLocked(s)
 	if !ok {
-		return 0, false
+		return 0, siteNoRoom
 	}
 	code := trampoline(s, tramp)
 	gpa, pte := as.lookup(tramp)
 	if pte&pteP == 0 {
-		return 0, false
+		return 0, siteNoRoom
 	}
 	copy(as.m.host(gpa, trampSize), code)
 	jump := binary.LittleEndian.AppendUint32([]byte{0xe9}, uint32(tramp-(s.at+5)))
 	if err := as.patcher.PatchText(platform.Addr(s.at), s.old, jump); err != nil {
-		return 0, false // not a mapping to be patched, or it changed: never again
+		return 0, siteRefused // not a mapping to be patched, or it changed: never again
 	}
 	as.sites.taken[(tramp-as.sites.area)/trampSize] = true
-	return tramp, true
+	return tramp, sitePatched
 }
 
 // placeLocked finds room for the trampoline of s.

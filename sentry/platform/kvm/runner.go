@@ -130,6 +130,7 @@ func (t *thread) watch(c *platform.Context) (platform.Event, error) {
 	for i := 1; ; i++ {
 		if v.slot.state.Load() == posted {
 			t.served++
+			v.tally.add(tallyExitless)
 			return t.call(c), nil
 		}
 		if v.out.Load() {
@@ -177,6 +178,7 @@ func (t *thread) wait() {
 func (t *thread) release() (kvm.Exit, error) {
 	t.crew = nil
 	t.v.out.Store(false)
+	t.v.tally.add(tallyExits)
 	return t.v.exit, t.v.err
 }
 

@@ -125,6 +125,7 @@ func (t *thread) next(c *platform.Context) (platform.Event, error) {
 	t.v.slot.spin.Store(0)
 	start := time.Now()
 	exit, err := t.v.VCPU.Run()
+	t.v.tally.add(tallyExits)
 	ev, err := t.decode(exit, err, c)
 	t.judge(ev, start)
 	return ev, err
@@ -146,6 +147,7 @@ func (t *thread) decode(exit kvm.Exit, err error, c *platform.Context) (platform
 			return t.gate(port-gatePorts, c)
 		}
 		if port == doorbell && v.slot.state.Load() == posted {
+			v.tally.add(tallyExitCalls)
 			return t.call(c), nil
 		}
 		return t.strayed(c)
@@ -177,6 +179,7 @@ func (t *thread) call(c *platform.Context) platform.Event {
 	t.v.at = inCall
 	if s.trapped.Load() != 0 {
 		s.trapped.Store(0)
+		t.v.tally.add(tallyTrapped)
 		t.consider(c)
 	}
 	if t.stepping {
@@ -196,6 +199,11 @@ func (t *thread) gate(vector int, c *platform.Context) (platform.Event, error) {
 	v.at = inGate
 	if vector == 6 && t.resumePatched(c.Rip) {
 		return platform.Event{}, nil
+	}
+	if ev.Reason == platform.Fault {
+		v.tally.add(tallyFaults)
+	} else {
+		v.tally.add(tallyExceptions)
 	}
 	if inStub(c.Rip) {
 		if vector == 1 { // a single step that went through SYSCALL
@@ -224,6 +232,7 @@ func (t *thread) strayed(c *platform.Context) (platform.Event, error) {
 	if inStub(c.Rip) {
 		v.slot.state.CompareAndSwap(leave, posted)
 		if v.slot.state.Load() == posted {
+			v.tally.add(tallyExitCalls)
 			return t.call(c), nil
 		}
 		return platform.Event{}, nil // answered meanwhile: it goes on
@@ -254,6 +263,7 @@ func (t *thread) interrupted(c *platform.Context) (platform.Event, error) {
 		return platform.Event{}, nil // on its way to post a call
 	case state == posted || state == leave:
 		v.slot.state.Store(posted)
+		v.tally.add(tallyExitCalls)
 		return t.call(c), nil
 	default: // answered: what the stub would do is done by the next load
 		rax := v.slot.rax
@@ -265,6 +275,7 @@ func (t *thread) interrupted(c *platform.Context) (platform.Event, error) {
 		c.Eflags &^= flagTF
 	}
 	t.intr.Store(false)
+	v.tally.add(tallyKicks)
 	return platform.Event{Reason: platform.Interrupted}, nil
 }
 

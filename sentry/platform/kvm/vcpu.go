@@ -29,6 +29,8 @@ type vcpu struct {
 	frame *frame
 	plain kvm.Sregs // as after a reset into user mode
 
+	tally tally
+
 	as *addressSpace // whose root is in CR3
 	at place
 

@@ -67,6 +67,7 @@ type Platform struct {
 	xstate   xstate
 	cpus     cpus
 	maxMaps  int // regions that one space may have
+	counts   counts
 
 	closing chan struct{} // ends keep
 	kept    sync.WaitGroup

@@ -58,6 +58,7 @@ func (t *Thread) Run(c *platform.Context, in platform.AddressSpace) (platform.Ev
 	as.running.Add(-1)
 	t.p.cpus.end(t)
 
+	t.p.counts.events[e.Reason].Add(1)
 	number := t.regs.Orig_rax
 	if e.Reason != platform.Syscall {
 		number = ^uint64(0)
