@@ -6,7 +6,7 @@ import (
 )
 
 var (
-	unittest = regexp.MustCompile(`(?m)^(test\S* \([^)]*\))(?:\n.*)?? \.\.\. ok$`)
+	unittest = regexp.MustCompile(`(?m)^PASSED (\S+)$`)
 	gotest   = regexp.MustCompile(`(?m)^\s*--- PASS: (\S+)`)
 )
 
@@ -15,6 +15,16 @@ const pythonModules = `os posix subprocess threading signal socket ssl select se
 	pathlib pty tty multiprocessing_fork multiprocessing_spawn asyncio concurrent_futures fcntl resource time
 	sqlite3 zipfile tarfile mailbox io epoll eintr poll fork1 wait3 wait4 pipes ioctl thread threadsignals
 	httpservers urllib2_localnet socketserver ftplib poplib smtplib openpty popen posixpath glob fileio largefile`
+
+// python runs a module's tests and prints which of them passed. It reads that from
+// the report, for what -v prints of a test can stand among what the test prints. test_socketserver
+// wants leave for a network, which to it is the loopback device.
+const python = `/usr/bin/python3 -m test -v --timeout 1200 --junit-xml report.xml $u test_$m
+/usr/bin/python3 -c '
+import xml.etree.ElementTree as e
+for c in e.parse("report.xml").iter("testcase"):
+    if all(c.find(x) is None for x in ("failure", "error", "skipped")):
+        print("PASSED", c.get("name"))'`
 
 // And of Go's.
 const goPackages = `os os/exec os/signal os/user io net net/http syscall runtime sync time path/filepath`
@@ -114,7 +124,7 @@ func apps() []app {
 	}
 	for _, m := range strings.Fields(pythonModules) {
 		list = append(list, app{name: "CPython test_" + m, need: "/usr/lib/python3.11/test/test_os.py", passed: unittest,
-			script: "/usr/bin/python3 -m test -v --timeout 120 test_" + m})
+			script: "m=" + m + "; u=; [ $m != socketserver ] || u='-u network'\n" + python})
 	}
 	for _, p := range strings.Fields(goPackages) {
 		binary := "/var/tmp/bulkhead-apps-" + strings.ReplaceAll(p, "/", "-") + ".test"
