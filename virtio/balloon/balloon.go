@@ -243,7 +243,7 @@ func (d *Device) Save() ([]byte, error) {
 // Restore implements virtio.Keeper.
 func (d *Device) Restore(b []byte) error {
 	var s state
-	if err := json.Unmarshal(b, &s); err != nil {
+	if err := virtio.ParseState(b, &s); err != nil {
 		return fmt.Errorf("balloon: restore: %w", err)
 	}
 	d.mu.Lock()

@@ -264,6 +264,16 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 }
 
+func FuzzRestore(f *testing.F) {
+	newDevice := func(*testing.T) virtio.Device {
+		return balloon.New(virtiotest.NewMemory(256<<10), &host{}, nil)
+	}
+	virtiotest.FuzzRestore(f, newDevice, nil,
+		slices.Concat(virtiotest.FuzzRequest(inflate, [][]byte{{5, 0, 0, 0}}, nil), virtiotest.FuzzReset, virtiotest.FuzzRequest(deflate, [][]byte{{5, 0, 0, 0}}, nil)),
+		[]byte(`{"Target":16,"Actual":5,"Poison":0}`), []byte(`{"Target":4294967295,"Actual":4294967295,"Poison":170}`),
+		[]byte(`{"Target":1}`), []byte(`{"Target":1,"Target":2,"Actual":0,"Poison":0}`))
+}
+
 func FuzzBalloon(f *testing.F) {
 	newDevice := func(*testing.T) virtio.Device {
 		return balloon.New(virtiotest.NewMemory(256<<10), &host{}, nil)

@@ -233,8 +233,8 @@ func (d *Device) Save() ([]byte, error) {
 // Restore implements virtio.Keeper. Another disk under a guest's file system
 // would be its end.
 func (d *Device) Restore(state []byte) error {
-	if len(state) != 9 {
-		return fmt.Errorf("disk %s: restore: %d bytes of state, want 9", d.disk.path, len(state))
+	if len(state) != 9 || state[8] > 1 {
+		return fmt.Errorf("disk %s: restore: a state of %d bytes that no machine writes", d.disk.path, len(state))
 	}
 	if then := binary.LittleEndian.Uint64(state); then != d.disk.sectors {
 		return fmt.Errorf("disk %s: restore: it has %d sectors, and had %d when the snapshot was taken; give the disk of that time",

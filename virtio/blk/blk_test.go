@@ -796,6 +796,19 @@ func FuzzBlk(f *testing.F) {
 	})
 }
 
+// FuzzRestore is a state that somebody wrote into a snapshot.
+func FuzzRestore(f *testing.F) {
+	path := image(f, pattern(1<<16))
+	state := func(sectors uint64, writeback byte) []byte {
+		return append(binary.LittleEndian.AppendUint64(nil, sectors), writeback)
+	}
+	virtiotest.FuzzRestore(f, func(t *testing.T) virtio.Device { return open(t, path, Options{}) }, nil,
+		slices.Concat(
+			virtiotest.FuzzRequest(0, [][]byte{head(kindOut, 0), make([]byte, 512)}, []int{1}), virtiotest.FuzzPause,
+			virtiotest.FuzzRequest(0, [][]byte{head(kindFlush, 0)}, []int{1}), virtiotest.FuzzReset),
+		state(1<<7, 0), state(1<<7, 1), state(1<<7, 2), state(1, 0), state(1<<7, 1)[:8])
+}
+
 // FuzzDriver is a driver that breaks every rule.
 func FuzzDriver(f *testing.F) {
 	path := image(f, pattern(1<<16))

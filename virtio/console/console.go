@@ -346,7 +346,7 @@ func (d *Device) Save() ([]byte, error) {
 // Restore implements virtio.Keeper. The size is the new terminal's.
 func (d *Device) Restore(b []byte) error {
 	var s state
-	if err := json.Unmarshal(b, &s); err != nil {
+	if err := virtio.ParseState(b, &s); err != nil {
 		return fmt.Errorf("console: restore: %w", err)
 	}
 	if s.Taken < 0 || len(s.Input) > inputLimit {

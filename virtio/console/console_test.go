@@ -214,6 +214,18 @@ func TestEmergency(t *testing.T) {
 	})
 }
 
+func FuzzRestore(f *testing.F) {
+	newDevice := func(t *testing.T) virtio.Device {
+		dev := console.New(nil, io.Discard, nil)
+		t.Cleanup(func() { dev.Close() })
+		return dev
+	}
+	virtiotest.FuzzRestore(f, newDevice, nil,
+		slices.Concat(virtiotest.FuzzRequest(transmit, [][]byte{[]byte("output")}, nil), virtiotest.FuzzRequest(receive, nil, []int{8, 2000}), virtiotest.FuzzReset, virtiotest.FuzzRequest(transmit, [][]byte{[]byte("x")}, nil)),
+		[]byte(`{"Taken":3,"Input":"aW5wdXQ=","Told":{"Cols":80,"Rows":24}}`), []byte(`{"Taken":0,"Input":null,"Told":{"Cols":0,"Rows":0}}`),
+		[]byte(`{"Taken":9223372036854775807,"Input":"","Told":{"Cols":0,"Rows":0}}`), []byte(`{"Taken":-1,"Input":null,"Told":{"Cols":0,"Rows":0}}`))
+}
+
 func FuzzConsole(f *testing.F) {
 	newDevice := func(t *testing.T) virtio.Device {
 		dev := console.New(strings.NewReader(strings.Repeat("input ", 2000)), io.Discard, nil)

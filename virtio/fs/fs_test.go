@@ -605,7 +605,7 @@ func TestRestoreBad(t *testing.T) {
 	good, err := d.Save()
 	must(t, err)
 	for _, test := range []struct{ name, state, want string }{
-		{"cut short", string(good[:len(good)/2]), "unexpected end"},
+		{"cut short", string(good[:len(good)/2]), "unexpected EOF"},
 		{"version", strings.Replace(string(good), `"Version":1`, `"Version":9`, 1), "version 9"},
 		{"twice", strings.Replace(string(good), `"Inodes":[{"ID":2`, `"Inodes":[{"ID":1`, 1), "inode 1 twice"},
 	} {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"bulkhead/virtio"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -72,7 +74,7 @@ func saved(n *inode) savedInode {
 // those that were open now.
 func (d *Device) Restore(b []byte) error {
 	var s state
-	if err := json.Unmarshal(b, &s); err != nil {
+	if err := virtio.ParseState(b, &s); err != nil {
 		return fmt.Errorf("fs: restore share %s: %w", d.tag, err)
 	}
 	if s.Version != stateVersion {
@@ -134,7 +136,14 @@ func (t *table) restore(s state) error {
 	}
 	for _, in := range s.Inodes {
 		for _, at := range in.Places { // none: it had no name any more, and is ESTALE
-			if dir := t.ids[at.Dir]; dir != nil && dir.kind == unix.S_IFDIR && checkName(at.Name) == nil {
+			dir := t.ids[at.Dir]
+			switch {
+			case dir == nil: // the guest has forgotten it
+			case dir.kind != unix.S_IFDIR:
+				return fmt.Errorf("inode %d lies in %d, which is no directory", in.ID, at.Dir)
+			case checkName(at.Name) != nil:
+				return fmt.Errorf("inode %d is called %q", in.ID, at.Name)
+			default:
 				t.placeLocked(t.ids[in.ID], place{dir, at.Name})
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"reflect"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -145,6 +146,9 @@ func FuzzRestore(f *testing.F) {
 			defer tr.Close()
 			if tr.Restore(s) != nil {
 				return
+			}
+			if again, err := tr.Save(); err != nil || !reflect.DeepEqual(again, s) {
+				t.Errorf("restored %+v, saved %+v, %v", s, again, err)
 			}
 			tr.Resume()
 			synctest.Wait()

@@ -84,6 +84,9 @@ func (t *Transport) restoreLocked(s State) error {
 	case s.DriverFeatures&^t.features != 0 && s.Status&FeaturesOK != 0:
 		return fmt.Errorf("the driver uses features %#x, which it has not here", s.DriverFeatures&^t.features)
 	}
+	if err := t.checkState(s); err != nil {
+		return err
+	}
 	t.driverFeatures = s.DriverFeatures
 	for i, saved := range s.Queues {
 		t.queues[i].Layout = saved.Layout
@@ -108,6 +111,34 @@ func (t *Transport) restoreLocked(s State) error {
 	t.generation.Store(s.Generation)
 	if t.may(DriverOK) {
 		t.activateLocked()
+	}
+	return nil
+}
+
+// checkState refuses what no transport of this kind can have saved.
+func (t *Transport) checkState(s State) error {
+	_, keeps := t.device.(virtio.Keeper)
+	switch {
+	case !s.Status.reachable():
+		return fmt.Errorf("no driver gets to the status %#x", s.Status)
+	case s.InterruptStatus&^(usedBuffer|configuration) != 0:
+		return fmt.Errorf("there are no such interrupts: %#x", s.InterruptStatus)
+	case s.Status&FeaturesOK != 0 && s.DriverFeatures&virtio.FeatureVersion1 == 0:
+		return errors.New("a driver of before version 1")
+	case !keeps && len(s.Own) > 0:
+		return fmt.Errorf("it keeps nothing, and the snapshot has %d bytes of it", len(s.Own))
+	}
+	for i, q := range s.Queues {
+		switch {
+		case s.Status&FeaturesOK == 0 && q != StateQueue{}:
+			return fmt.Errorf("queue %d is in use before features are", i)
+		case q.Size > t.queues[i].max:
+			return fmt.Errorf("queue %d has %d entries; there are up to %d", i, q.Size, t.queues[i].max)
+		case !q.Ready && q.QueueState != virtio.QueueState{}:
+			return fmt.Errorf("queue %d is not ready, and was used", i)
+		case s.Status&(DriverOK|NeedsReset|Failed) == DriverOK && q.NextAvail != q.NextUsed:
+			return fmt.Errorf("queue %d: its device holds %d chains", i, q.NextAvail-q.NextUsed)
+		}
 	}
 	return nil
 }

@@ -1,5 +1,7 @@
 package mmio
 
+import "slices"
+
 // Status is the Device Status field (§2.1).
 type Status uint32
 
@@ -12,13 +14,16 @@ const (
 	Failed      Status = 128
 )
 
+// rung is a step of a driver.
+type rung struct {
+	at, adds Status
+	enter    func(*Transport) bool
+}
+
 // ladder is the order in which a driver climbs (§3.1.1). From any rung 0 resets
 // and FAILED gives up; every other write is refused and counted. What enter does
 // not allow leaves the status as it is, which the driver sees.
-var ladder = []struct {
-	at, adds Status
-	enter    func(*Transport) bool
-}{
+var ladder = []rung{
 	{0, Acknowledge, nil},
 	{Acknowledge, Driver, nil},
 	{Acknowledge | Driver, FeaturesOK, (*Transport).featuresAgreed},
@@ -62,6 +67,12 @@ func (t *Transport) writeStatus(value uint32) bool {
 func (t *Transport) featuresAgreed() bool {
 	const version1 = 1 << 32
 	return t.driverFeatures&^t.features == 0 && t.driverFeatures&version1 != 0
+}
+
+// reachable tells whether a driver and its device can come to s.
+func (s Status) reachable() bool {
+	base := s &^ (NeedsReset | Failed)
+	return base == 0 || slices.ContainsFunc(ladder, func(r rung) bool { return base == r.at|r.adds })
 }
 
 // may tells whether all of these bits are set and nothing has gone wrong.

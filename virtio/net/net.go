@@ -340,8 +340,11 @@ func (d *Device) Restore(b []byte) error {
 		return fmt.Errorf("network %v: restore: %d bytes of state, want %d", d.host, len(b), modeSize)
 	}
 	m := mode{
-		chosen: b[0] != 0, mac: [6]byte(b[1:7]), offloads: binary.LittleEndian.Uint64(b[7:]) & guestOffloads,
+		chosen: b[0] != 0, mac: [6]byte(b[1:7]), offloads: binary.LittleEndian.Uint64(b[7:]),
 		pairs: int(binary.LittleEndian.Uint16(b[15:])), rx: b[17],
+	}
+	if b[0] > 1 || m.offloads&^guestOffloads != 0 || m.rx > 3 {
+		return fmt.Errorf("network %v: restore: a state that no machine writes: % x", d.host, b)
 	}
 	if m.pairs < 1 || m.pairs > len(d.pairs) {
 		return fmt.Errorf("network %v: restore: the guest uses %d queue pairs, the TAP has %d; give one with as many", d.host, m.pairs, len(d.pairs))

@@ -726,6 +726,26 @@ func FuzzNet(f *testing.F) {
 	})
 }
 
+// FuzzRestore is a state that somebody wrote into a snapshot.
+func FuzzRestore(f *testing.F) {
+	frame := append(make([]byte, headerSize), frameOf(60)...)
+	var w *wire
+	state := func(chosen byte, offloads uint64, pairs uint16, rx byte) []byte {
+		b := append([]byte{chosen}, 2, 0, 0, 0, 0, 1)
+		b = binary.LittleEndian.AppendUint64(b, offloads)
+		return append(binary.LittleEndian.AppendUint16(b, pairs), rx)
+	}
+	virtiotest.FuzzRestore(f, func(t *testing.T) virtio.Device {
+		w = newWire(t, 2, Options{})
+		return w
+	}, func(*virtiotest.Driver) {
+		w.peers[0].Write(frame)
+	},
+		slices.Concat(virtiotest.FuzzRequest(0, nil, []int{2000}), virtiotest.FuzzRequest(1, [][]byte{frame}, nil), virtiotest.FuzzPause,
+			virtiotest.FuzzRequest(4, [][]byte{{4, 0, 2, 0}}, []int{1}), virtiotest.FuzzReset, virtiotest.FuzzRequest(0, nil, []int{2000})),
+		state(1, guestOffloads, 2, 3), state(0, 0, 1, 0), state(1, 0, 0, 0), state(1, 0, 3, 0), state(1, ^uint64(0), 1, 0), state(2, 0, 1, 0), state(1, 0, 1, 4))
+}
+
 // FuzzDriver is a driver that breaks every rule, while frames arrive.
 func FuzzDriver(f *testing.F) {
 	frame := append(make([]byte, headerSize), frameOf(60)...)

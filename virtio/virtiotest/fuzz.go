@@ -1,6 +1,7 @@
 package virtiotest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"testing"
 	"testing/synctest"
@@ -25,6 +26,38 @@ func Fuzz(f *testing.F, newDevice func(t *testing.T) virtio.Device, settle func(
 	f.Fuzz(func(t *testing.T, features uint64, script []byte) {
 		run := func(t *testing.T, settle func(*Driver)) {
 			d := StartIn(t, NewMemory(fuzzRAM), newDevice(t), features)
+			play(d, script, func() { settle(d) })
+			d.Stop()
+		}
+		if settle != nil {
+			run(t, settle)
+			return
+		}
+		synctest.Test(t, func(t *testing.T) {
+			run(t, func(*Driver) { synctest.Wait() })
+		})
+	})
+}
+
+// FuzzRestore lets the devices that newDevice makes go on from states that somebody wrote
+// into a snapshot, with a driver that is hostile as well (Fuzz). A device refuses a
+// state, or takes it as it is: it would save the same again.
+func FuzzRestore(f *testing.F, newDevice func(t *testing.T) virtio.Device, settle func(*Driver), script []byte, states ...[]byte) {
+	for _, state := range states {
+		f.Add(state, uint64(0), script)
+		f.Add(state, ^uint64(0), script)
+	}
+	f.Fuzz(func(t *testing.T, state []byte, features uint64, script []byte) {
+		run := func(t *testing.T, settle func(*Driver)) {
+			dev := newDevice(t)
+			keeper := dev.(virtio.Keeper)
+			if keeper.Restore(state) != nil {
+				return
+			}
+			if again, err := keeper.Save(); err != nil || !bytes.Equal(again, state) {
+				t.Errorf("restored %q, saved %q, %v", state, again, err)
+			}
+			d := StartIn(t, NewMemory(fuzzRAM), dev, features)
 			play(d, script, func() { settle(d) })
 			d.Stop()
 		}

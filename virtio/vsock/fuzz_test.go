@@ -61,6 +61,14 @@ func FuzzRestored(f *testing.F) {
 	)
 }
 
+// FuzzRestore is a state that somebody wrote into a snapshot.
+func FuzzRestore(f *testing.F) {
+	event := virtiotest.FuzzRequest(eventQueue, nil, []int{8})
+	virtiotest.FuzzRestore(f, func(t *testing.T) virtio.Device { return fuzzedDevice(t) }, nil,
+		slices.Concat(event, fuzzBuffer, fuzzPacket(opRequest, 0, ""), event, virtiotest.FuzzPause, fuzzPacket(opData, 0, "hello"), virtiotest.FuzzReset, event),
+		[]byte{stateVersion, 0}, []byte{stateVersion, 1}, []byte{stateVersion, eventSize}, []byte{stateVersion, eventSize + 1}, []byte{stateVersion})
+}
+
 func fuzzPacket(op uint16, flags uint32, payload string) []byte {
 	h := header{srcCID: testCID, dstCID: hostCID, srcPort: 1, dstPort: 2, len: uint32(len(payload)), kind: stream, op: op, flags: flags, alloc: 100}
 	b := h.bytes()

@@ -6,6 +6,7 @@
 package i8042
 
 import (
+	"fmt"
 	"sync"
 )
 
@@ -184,10 +185,18 @@ func (c *Controller) Save() State {
 	return c.s
 }
 
-// Restore takes it back.
+// Check refuses what no guest can have made of a controller: a snapshot is a file, which
+// somebody may have changed.
+func (s State) Check() error {
+	if len(s.Out) > 1 || s.Silent && len(s.Out) == 0 || s.Pending != 0 && !takesByte[s.Pending] {
+		return fmt.Errorf("i8042: no controller is like %+v", s)
+	}
+	return nil
+}
+
+// Restore takes back a state that Check has passed.
 func (c *Controller) Restore(s State) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.s = s
-	c.s.Out = s.Out[:min(len(s.Out), 1)]
 }

@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"bulkhead/kvm"
+	"bulkhead/virtio"
 	"bulkhead/virtio/mmio"
 	"bulkhead/vmm/i8042"
 	"bulkhead/vmm/ram"
@@ -110,13 +110,7 @@ func OpenSnapshot(path string) (*Snapshot, error) {
 		return nil, err
 	}
 	s := &Snapshot{file: f}
-	d := json.NewDecoder(bytes.NewReader(f.State))
-	d.DisallowUnknownFields()
-	err = d.Decode(&s.state)
-	if err == nil {
-		err = s.state.check()
-	}
-	if err != nil {
+	if s.state, err = parseState(f.State); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("snapshot %s: %w", path, err)
 	}
@@ -124,12 +118,34 @@ func OpenSnapshot(path string) (*Snapshot, error) {
 	return s, nil
 }
 
+func parseState(b []byte) (state, error) {
+	var s state
+	if err := virtio.ParseState(b, &s); err != nil {
+		return s, err
+	}
+	return s, s.check()
+}
+
+// check finds what is wrong with a state for its own sake. What a device keeps is the
+// device's to check, and the registers of CPUs are KVM's.
 func (s *state) check() error {
 	switch {
 	case len(s.CPUs) < 1 || len(s.CPUs) > MostCPUs:
 		return fmt.Errorf("%d CPUs", len(s.CPUs))
 	case len(s.Chips) != chips:
 		return fmt.Errorf("%d interrupt controllers", len(s.Chips))
+	case s.TSCKHz <= 0:
+		return fmt.Errorf("a TSC of %d kHz", s.TSCKHz)
+	}
+	for i, c := range s.Chips {
+		if int(c.ID) != i {
+			return fmt.Errorf("interrupt controller %d in the place of %d", c.ID, i)
+		}
+	}
+	for _, check := range []func() error{s.UART.Check, s.Keyboard.Check, s.CMOS.Check} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
 	for i, c := range s.CPUs {
 		if len(c.XSave) != len(kvm.XSave{}) || len(c.LAPIC) != len(kvm.LAPIC{}) {

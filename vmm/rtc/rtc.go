@@ -6,6 +6,7 @@
 package rtc
 
 import (
+	"fmt"
 	"sync"
 	"time"
 )
@@ -30,6 +31,7 @@ const (
 	century   = 0x32
 	indexes   = 128 // bit 7 of the index masks NMIs, which nobody sends
 	divider   = 0x26
+	updating  = 0x80 // of status A
 	batteryOK = 0x80
 )
 
@@ -126,7 +128,7 @@ func (c *Clock) writeLocked(index, v byte) {
 	case statusC, statusD:
 		return
 	case statusA:
-		v &^= 0x80 // update in progress is the clock's to say
+		v &^= updating // the clock's to say
 	case statusB:
 		switch was := c.s.Cells[statusB]; {
 		case v&halt != 0 && was&halt == 0:
@@ -210,10 +212,18 @@ func (c *Clock) Save() State {
 	return c.s
 }
 
-// Restore takes it back.
+// Check refuses what no guest can have made of a clock: a snapshot is a file, which
+// somebody may have changed.
+func (s State) Check() error {
+	if s.Index >= indexes || s.Cells[statusA]&updating != 0 || s.Cells[statusC] != 0 || s.Cells[statusD] != 0 {
+		return fmt.Errorf("rtc: no clock is like %+v", s)
+	}
+	return nil
+}
+
+// Restore takes back a state that Check has passed.
 func (c *Clock) Restore(s State) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.Index %= indexes
 	c.s = s
 }

@@ -8,6 +8,7 @@
 package serial
 
 import (
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -296,12 +297,21 @@ func (u *UART) Save() State {
 	return s
 }
 
-// Restore takes it back, and shows the interrupt line as it was.
+// Check refuses what no guest can have made of a UART: a snapshot is a file, which
+// somebody may have changed.
+func (s State) Check() error {
+	if s.Enable > enableMask || s.FIFO > fifoOn || s.Modem > modemMask || len(s.In) > depth {
+		return fmt.Errorf("serial: no UART is like %+v", s)
+	}
+	return nil
+}
+
+// Restore takes back a state that Check has passed, and shows the interrupt line as it was.
 func (u *UART) Restore(s State) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.s = s
-	u.s.In = append([]byte(nil), s.In[:min(len(s.In), depth)]...)
+	u.s.In = append([]byte(nil), s.In...)
 	u.high = u.causeLocked() != noInterrupt
 }
 
