@@ -478,9 +478,12 @@ func (t *Task) handle(ev platform.Event) {
 		t.haveSyscall = true
 		if t.hooks.Load() != 0 {
 			t.hookedCall()
-			return
+		} else {
+			t.k.Calls.Serve(t)
 		}
-		t.k.Calls.Serve(t)
+		if t.k.io.n.Load() != 0 {
+			t.k.sendIO()
+		}
 	case platform.Fault:
 		t.fault(ev)
 	case platform.Signal:

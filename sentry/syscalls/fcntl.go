@@ -1,6 +1,8 @@
 package syscalls
 
 import (
+	"math"
+
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/kernel"
@@ -12,7 +14,7 @@ import (
 
 func fcntlCalls() []row {
 	return []row{
-		{unix.SYS_FCNTL, fcntl, Partial, "no leases and no directory notification"},
+		{unix.SYS_FCNTL, fcntl, Partial, "no leases; O_ASYNC sends no signals"},
 		{unix.SYS_FLOCK, flock, Full, ""},
 		{unix.SYS_IOCTL, ioctl, Full, "what each kind of file serves"},
 		{unix.SYS_FSYNC, fsync, Full, ""},
@@ -26,8 +28,6 @@ func fcntlCalls() []row {
 
 // Numbers that x/sys lacks (include/uapi/asm-generic/{fcntl,ioctls}.h).
 const (
-	ownerPID, ownerPgrp = 1, 2
-
 	fionread, fionbio, fionclex, fioclex, fioasync = 0x541B, 0x5421, 0x5450, 0x5451, 0x5452
 )
 
@@ -67,17 +67,18 @@ func fcntl(t *kernel.Task, a *Args) (uintptr, error) {
 		return 0, recordLock(t, d, cmd, a.Addr(2))
 	case unix.F_GETOWN:
 		o := d.Owner()
-		if o.Type == ownerPgrp {
+		if o.Type == kernel.OwnerJob {
 			return uintptr(-int64(o.PID)), nil
 		}
 		return uintptr(o.PID), nil
 	case unix.F_SETOWN:
-		o := d.Owner()
-		if o.Type, o.PID = ownerPID, int32(a.Int(2)); o.PID < 0 {
-			o.Type, o.PID = ownerPgrp, -o.PID
+		kind, pid := kernel.OwnerProcess, int32(a.Int(2))
+		if pid == math.MinInt32 {
+			return 0, unix.EINVAL
+		} else if pid < 0 {
+			kind, pid = kernel.OwnerJob, -pid
 		}
-		d.SetOwner(o)
-		return 0, nil
+		return 0, setOwner(t, d, kind, pid)
 	case unix.F_GETOWN_EX:
 		o := d.Owner()
 		return 0, outStruct(t, a.Addr(2), &[2]int32{int32(o.Type), o.PID})
@@ -86,13 +87,10 @@ func fcntl(t *kernel.Task, a *Args) (uintptr, error) {
 		if err != nil {
 			return 0, err
 		}
-		if v[0] < 0 || v[0] > ownerPgrp {
+		if v[0] < 0 || v[0] > kernel.OwnerJob {
 			return 0, unix.EINVAL
 		}
-		o := d.Owner()
-		o.Type, o.PID = int(v[0]), v[1]
-		d.SetOwner(o)
-		return 0, nil
+		return 0, setOwner(t, d, int(v[0]), v[1])
 	case unix.F_GETSIG:
 		return uintptr(d.Owner().Signal), nil
 	case unix.F_SETSIG:
@@ -103,6 +101,8 @@ func fcntl(t *kernel.Task, a *Args) (uintptr, error) {
 		o.Signal = a.Int(2)
 		d.SetOwner(o)
 		return 0, nil
+	case unix.F_NOTIFY:
+		return 0, dirNotify(t, d, fd, uint32(a[2]))
 	}
 	if f, ok := d.File().(sealer); ok && cmd == unix.F_GET_SEALS {
 		s, err := f.Seals()
@@ -114,6 +114,30 @@ func fcntl(t *kernel.Task, a *Args) (uintptr, error) {
 		return f.Fcntl(t, cmd, a[2])
 	}
 	return 0, unix.EINVAL
+}
+
+func setOwner(t *kernel.Task, d *vfs.Description, kind int, pid int32) error {
+	target, err := t.IOTarget(kind, pid)
+	if err != nil {
+		return err
+	}
+	o := d.Owner()
+	o.Type, o.PID, o.Target = kind, pid, target
+	d.SetOwner(o)
+	return nil
+}
+
+// dirNotify is F_NOTIFY. Where nobody owns the descriptor the caller does from now on
+// (fs/notify/dnotify/dnotify.c, fcntl_dirnotify).
+func dirNotify(t *kernel.Task, d *vfs.Description, fd int, want uint32) error {
+	if err := vfs.DirNotify(t.FDs(), d, fd, want); err != nil || !vfs.NotifiesOf(want) {
+		return err
+	}
+	target, err := t.IOTarget(kernel.OwnerProcess, t.PID())
+	if err == nil {
+		d.OwnUnlessOwned(vfs.Owner{Type: kernel.OwnerProcess, PID: t.PID(), Target: target})
+	}
+	return err
 }
 
 // sealer is a memfd.

@@ -28,10 +28,10 @@ type Pinner interface {
 
 // Owner is who gets SIGIO for a description (F_SETOWN_EX, F_SETSIG).
 type Owner struct {
-	Type   int // unix.F_OWNER_…
+	Type   int // of F_SETOWN_EX: thread, process, process group
 	PID    int32
 	Signal int
-	Creds  *Creds // of who called F_SETOWN
+	Target Target // nil: nobody
 }
 
 // Description is an open file description: what descriptors refer to.
@@ -223,6 +223,16 @@ func (d *Description) SetOwner(o Owner) {
 	d.mu.Lock()
 	d.owner = o
 	d.mu.Unlock()
+}
+
+// OwnUnlessOwned sets who gets SIGIO if nobody does.
+func (d *Description) OwnUnlessOwned(o Owner) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.owner.Target == nil {
+		o.Signal = d.owner.Signal
+		d.owner = o
+	}
 }
 
 // Ready says which of mask hold now.

@@ -155,6 +155,7 @@ func (t *FDTable) takeLocked(fd int) *Description {
 func (t *FDTable) drop(d *Description) {
 	if d != nil {
 		releaseLocks(t, d.path.Inode()) // any close by the process drops its POSIX locks
+		forgetNote(noteKey{t, d})
 		d.Unref()
 	}
 }

@@ -316,6 +316,113 @@ CASE(epoll_of_thousands)
 	E(epoll_wait(e, out, INT_MAX / sizeof *out + 1, 0));
 }
 
+// told says which real-time signals about descriptors have come, and forgets them.
+static void told(const char *what)
+{
+	sigset_t set;
+	siginfo_t i;
+	struct timespec none = {0};
+	sigemptyset(&set), sigaddset(&set, SIGIO), sigaddset(&set, SIGRTMIN + 1);
+	while (sigtimedwait(&set, &i, &none) > 0)
+		if (i.si_signo == SIGIO)
+			say("%s: SIGIO, code %d", what, i.si_code);
+		else
+			say("%s: code %d, band %#lx, descriptor %d", what, i.si_code, i.si_band, i.si_fd);
+}
+
+CASE(directory_notes)
+{
+	sigset_t set;
+	sigemptyset(&set), sigaddset(&set, SIGIO), sigaddset(&set, SIGRTMIN + 1);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	mkdir("d", 0755), mkdir("d/sub", 0755), mkdir("e", 0755);
+	put("f", "x");
+	int f = open("f", O_RDONLY), d = open("d", O_RDONLY), path = open("d", O_PATH);
+	E(fcntl(f, F_NOTIFY, DN_MULTISHOT));
+	E(fcntl(f, F_NOTIFY, DN_CREATE));
+	E(fcntl(path, F_NOTIFY, DN_CREATE));
+	E(fcntl(d, F_NOTIFY, DN_MULTISHOT));
+	E(fcntl(d, F_GETOWN));
+	E(fcntl(d, F_NOTIFY, DN_CREATE));
+	E(fcntl(d, F_GETOWN) == getpid());
+	put("d/a", "a");
+	told("created");
+	put("d/b", "b");
+	told("only once");
+	E(fcntl(d, F_SETSIG, SIGRTMIN + 1));
+	E(fcntl(d, F_NOTIFY, DN_CREATE | DN_MULTISHOT));
+	put("d/c", "c");
+	told("another");
+	unlink("d/c");
+	told("removed");
+	E(fcntl(d, F_NOTIFY, DN_DELETE | DN_RENAME));
+	rename("d/a", "d/a2");
+	told("renamed");
+	rename("d/a2", "e/a");
+	told("moved out");
+	rename("e/a", "d/a");
+	told("moved in");
+	rename("e", "d/e");
+	told("a directory in");
+	chmod("d/a", 0600);
+	told("changed");
+	E(fcntl(d, F_NOTIFY, DN_ATTRIB | DN_MODIFY | DN_ACCESS | DN_MULTISHOT));
+	chmod("d/a", 0644);
+	told("changed");
+	put("d/sub/x", "far below");
+	told("below");
+	int a = open("d/a", O_RDWR);
+	char c;
+	read(a, &c, 1);
+	told("read");
+	pwrite(a, "yy", 2, 0);
+	told("written");
+	ftruncate(a, 1);
+	told("cut");
+	int same = dup(d), again = open("d", O_RDONLY);
+	CHILD {
+		mkdir("d/of_child", 0755);
+		close(d);
+	}
+	told("by a child");
+	close(again);
+	mkdir("d/still", 0755);
+	told("still");
+	close(same); // any of its numbers
+	mkdir("d/after", 0755);
+	told("after the close");
+	again = open("d", O_RDONLY);
+	E(fcntl(again, F_SETOWN, 0x7fffff));
+	E(fcntl(again, F_SETOWN, -0x7fffff));
+	E(fcntl(again, F_SETOWN, INT_MIN));
+	E(fcntl(again, F_GETOWN));
+	struct f_owner_ex o = {9, 0};
+	E(fcntl(again, F_SETOWN_EX, &o));
+	o.type = F_OWNER_TID, o.pid = gettid();
+	E(fcntl(again, F_SETOWN_EX, &o));
+	E(fcntl(again, F_NOTIFY, DN_DELETE));
+	E(fcntl(again, F_GETOWN) == gettid());
+	rmdir("d/after");
+	told("to a thread");
+	setpgid(0, 0);
+	E(fcntl(again, F_SETOWN, -getpid()));
+	E(fcntl(again, F_SETSIG, SIGCHLD));
+	E(fcntl(again, F_SETSIG, 0));
+	E(fcntl(again, F_NOTIFY, DN_DELETE));
+	rmdir("d/still");
+	told("to a process group");
+	E(fcntl(again, F_NOTIFY, DN_CREATE | DN_MULTISHOT));
+	if (!fork()) {
+		setpgid(0, 0);
+		E(fcntl(again, F_NOTIFY, DN_CREATE | DN_MULTISHOT)); // this process's own, to the same group
+		mkdir("d/two", 0755);
+		told("in another group");
+		_exit(0);
+	}
+	wait(NULL);
+	told("twice told is once");
+}
+
 CASE(epoll_wakes)
 {
 	int e = epoll_create1(0), ev = eventfd(0, 0);
