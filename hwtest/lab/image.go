@@ -42,7 +42,6 @@ vhost-vsock 10 241
 
 // base is what all machines have in common.
 type base struct {
-	emulator  emulator
 	kernel    string // ELF
 	modules   string // directory
 	initramfs string // an uncompressed cpio
@@ -51,10 +50,6 @@ type base struct {
 
 // fetchBase makes the base, or finds it in the cache.
 func fetchBase(ctx context.Context) (base, error) {
-	emulator, err := findEmulator(ctx)
-	if err != nil {
-		return base{}, err
-	}
 	kernel, err := debian.FetchKernel(ctx, kernelPackage)
 	if err != nil {
 		return base{}, err
@@ -72,7 +67,7 @@ func fetchBase(ctx context.Context) (base, error) {
 	if err != nil {
 		return base{}, err
 	}
-	return base{emulator: emulator, kernel: elf, modules: kernel.Modules, initramfs: filepath.Join(dir, "initramfs.cpio"), busybox: filepath.Join(busybox.Dir, "bin/busybox")}, nil
+	return base{kernel: elf, modules: kernel.Modules, initramfs: filepath.Join(dir, "initramfs.cpio"), busybox: filepath.Join(busybox.Dir, "bin/busybox")}, nil
 }
 
 // makeInitramfs writes dir/initramfs.cpio: busybox, the early modules, init.sh.

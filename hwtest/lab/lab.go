@@ -136,7 +136,7 @@ func (m Machine) run(ctx context.Context, job Job, base base, image string) (int
 		defer cancel()
 	}
 	kernelLog, control := &tail{also: m.Console}, &tail{}
-	cmd := exec.CommandContext(ctx, base.emulator.path)
+	cmd := exec.CommandContext(ctx, qemu)
 	if job.Terminal {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	} else {
@@ -176,7 +176,7 @@ func (m Machine) run(ctx context.Context, job Job, base base, image string) (int
 	if ctx.Err() != nil {
 		return 0, fmt.Errorf("lab: run %s: %w%s%s", job.Cmd[0], context.Cause(ctx), said(cmd.Stderr, kernelLog), where(processors))
 	}
-	return 0, fmt.Errorf("lab: run %s: the machine ended before it did (%s: %v)%s", job.Cmd[0], base.emulator.path, ended, said(cmd.Stderr, kernelLog))
+	return 0, fmt.Errorf("lab: run %s: the machine ended before it did (%s: %v)%s", job.Cmd[0], qemu, ended, said(cmd.Stderr, kernelLog))
 }
 
 // exitCode reads what init.sh writes last.

@@ -30,10 +30,8 @@ func (m Machine) arguments(job Job, base base, image string, lines *wires) []str
 	}
 	if m.Icount {
 		args = append(args, "-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off")
-	} else if base.emulator.threads {
-		args = append(args, "-accel", "tcg,thread=multi")
 	} else {
-		args = append(args, "-accel", "tcg,thread=single")
+		args = append(args, "-accel", "tcg,thread=multi")
 	}
 	if job.Terminal {
 		args = append(args, "-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console", "-mon", "chardev=console")
