@@ -63,7 +63,7 @@ Its standard streams and exit code are those of lab.`,
 	}
 	flags := command.Flags()
 	flags.IntVar(&machine.Memory, "memory", 1024, "`MiB` of the machine")
-	flags.IntVar(&machine.CPUs, "cpus", 0, "processors (2; 1 with --icount)")
+	flags.IntVar(&machine.CPUs, "cpus", 0, "processors (1; with more, guests may fail by faults of QEMU)")
 	flags.BoolVar(&machine.Icount, "icount", false, "let the clock count instructions, one a nanosecond")
 	flags.BoolVar(&machine.Network, "network", false, "give it a network, behind this host's")
 	flags.StringVar(&machine.KernelArgs, "kernel-args", "", "`words` for the end of the kernel's command line")

@@ -15,10 +15,7 @@ func (m Machine) arguments(job Job, base base, image string, lines *wires) []str
 		memory = 1024
 	}
 	if cpus == 0 {
-		cpus = 2
-		if m.Icount {
-			cpus = 1
-		}
+		cpus = 1
 	}
 	args := []string{
 		"-M", "q35", "-cpu", "EPYC,+svm,+npt", "-m", strconv.Itoa(memory), "-smp", strconv.Itoa(cpus),

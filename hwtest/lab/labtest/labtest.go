@@ -81,10 +81,9 @@ func Inside(t testing.TB, m lab.Machine, shares ...lab.Share) bool {
 	return false
 }
 
-// machines is how many a test may have: QEMU's emulation of a guest's guest goes wrong
-// by itself now and then (a guest that spins for ever, a triple fault out of nothing:
-// docs/results/microvm.md), which tells nothing of the test. What fails twice, fails.
-// `make lab` gives one, to see all of it.
+// machines is how many a test may have. QEMU's emulation of a guest's guest went wrong by
+// itself (lab.Machine, CPUs) in ways that tell nothing of the test; what fails
+// twice, fails. `make lab` gives one, to see all of it.
 func machines() int {
 	if os.Getenv("BULKHEAD_SLOW") != "" {
 		return 1
