@@ -26,6 +26,8 @@ for port in /sys/class/virtio-ports/*; do
 	read -r name <"$port/name" && ln -sf "/dev/${port##*/}" "/run/lab/$name"
 done
 
+[ ! -e /run/lab/pulse ] || cat /run/lab/pulse >/dev/null & # pulse.go
+
 # The other modules come from the host, and modprobe finds them.
 p9=trans=virtio,version=9p2000.L,msize=512000
 mkdir -p "/lib/modules/$(uname -r)"
