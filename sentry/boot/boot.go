@@ -166,8 +166,11 @@ func (s *sandbox) boot() error {
 }
 
 func (s *sandbox) makeArena() (err error) {
-	s.arena, err = memory.NewArena(s.plat, uint64(max(s.config.Limits.Memory, 0)))
-	return err
+	if s.arena, err = memory.NewArena(s.plat, uint64(max(s.config.Limits.Memory, 0))); err != nil {
+		return err
+	}
+	s.arena.SetTotal(memoryTotal(0))
+	return nil
 }
 
 func (s *sandbox) reachGofer() error {

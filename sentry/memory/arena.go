@@ -39,6 +39,7 @@ type Arena struct {
 
 	used  atomic.Int64 // pages
 	limit atomic.Int64 // pages, 0: none
+	total atomic.Int64 // pages that there can be without a limit, 0: unknown
 
 	shown  atomic.Int64 // pages of windows
 	cached atomic.Int64 // of used: copies of programs' text
@@ -109,6 +110,17 @@ func (a *Arena) addWindows(part []byte, _ int64) error { return a.p.AddMemory(pa
 
 // SetLimit sets how many bytes may be in use; 0 is without limit.
 func (a *Arena) SetLimit(bytes uint64) { a.limit.Store(int64(bytes / PageSize)) }
+
+// SetTotal says how much memory the host has: what no allocation can pass, limit or not.
+func (a *Arena) SetTotal(bytes uint64) { a.total.Store(int64(bytes / PageSize)) }
+
+// most is how many pages there can be, whatever becomes free; 0: unknown.
+func (a *Arena) most() uint64 {
+	if l := a.limit.Load(); l > 0 {
+		return uint64(l)
+	}
+	return uint64(a.total.Load())
+}
 
 // SetOnLimit sets what is called when an allocation would pass the limit. It
 // runs without locks of this room and says whether memory may have become free.

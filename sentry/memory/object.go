@@ -256,13 +256,20 @@ func (o *Object) invalidate(off, n uint64, copies bool) {
 }
 
 // Allocate gives [off, off+n) memory, also behind the end (fallocate with
-// FALLOC_FL_KEEP_SIZE; Truncate sets a new size).
-func (o *Object) Allocate(off, n uint64) error {
+// FALLOC_FL_KEEP_SIZE; Truncate sets a new size). What there cannot be memory for
+// is ENOSPC before any is taken; where stop says so the rest is left out: EINTR.
+func (o *Object) Allocate(off, n uint64, stop func() bool) error {
 	if off+n < off || off+n > MaxObject {
 		return unix.EFBIG
 	}
 	end := (off + n + PageSize - 1) / PageSize
+	if most := o.a.most(); most > 0 && end-off/PageSize > most+o.Usage()/PageSize {
+		return unix.ENOSPC
+	}
 	for vpn, try := off/PageSize, 0; vpn < end; {
+		if stop() {
+			return unix.EINTR // mm/shmem.c, shmem_fallocate
+		}
 		o.mu.Lock()
 		e, err := o.makeLocked(vpn, end)
 		o.mu.Unlock()

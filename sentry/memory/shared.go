@@ -17,7 +17,7 @@ func NewShared(a *Arena, size uint64) (*Shared, error) {
 		s.Close()
 		return nil, err
 	}
-	if err := s.Object.Allocate(0, size); err != nil {
+	if err := s.Object.Allocate(0, size, func() bool { return false }); err != nil {
 		s.Close()
 		return nil, err
 	}

@@ -574,11 +574,31 @@ func TestObject(t *testing.T) {
 	if u := o.Usage(); u != PageSize {
 		t.Errorf("%d bytes are used", u)
 	}
-	if err := o.Allocate(100, 3*PageSize); err != nil || o.Usage() != 4*PageSize || o.Size() != 9000 {
+	if err := o.Allocate(100, 3*PageSize, func() bool { return false }); err != nil || o.Usage() != 4*PageSize || o.Size() != 9000 {
 		t.Error(err, o.Usage(), o.Size())
 	}
 	if err := o.Truncate(1 << 63); err != unix.EFBIG {
 		t.Error(err)
+	}
+}
+
+func TestAllocateWithinReason(t *testing.T) {
+	a, _ := newTestArena(t, true, 0)
+	a.SetTotal(64 << 20)
+	o := NewObject(a)
+	defer o.Unref()
+	never := func() bool { return false }
+	if err := o.Allocate(0, 65<<20, never); err != unix.ENOSPC || o.Usage() != 0 {
+		t.Errorf("more than the host has: %v, %d bytes used", err, o.Usage())
+	}
+	if err := o.Allocate(0, 32<<20, never); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Allocate(0, 65<<20, never); err != nil {
+		t.Errorf("half of it is there: %v", err)
+	}
+	if err := o.Allocate(70<<20, 60<<20, func() bool { return o.Usage() > 70<<20 }); err != unix.EINTR || o.Usage() > 75<<20 {
+		t.Errorf("a signal meanwhile: %v, %d bytes used", err, o.Usage())
 	}
 }
 

@@ -245,7 +245,7 @@ func (f *file) Allocate(ctx vfs.Context, mode uint32, off, n int64) error {
 	if r.fitLocked(off, n) < n {
 		return unix.ENOSPC
 	}
-	if err := r.object.Allocate(uint64(off), uint64(n)); err != nil {
+	if err := r.object.Allocate(uint64(off), uint64(n), interrupted(ctx)); err != nil {
 		return err
 	}
 	if grows {
@@ -255,6 +255,15 @@ func (f *file) Allocate(ctx vfs.Context, mode uint32, off, n int64) error {
 	}
 	r.modifiedLocked(ctx)
 	return nil
+}
+
+// interrupted says whether a signal waits for who calls, if that is a task: the one
+// thing that ends a fallocate of more than anybody has.
+func interrupted(ctx vfs.Context) func() bool {
+	if t, ok := ctx.(interface{ Interrupted() bool }); ok {
+		return t.Interrupted
+	}
+	return func() bool { return false }
 }
 
 // Fsync implements vfs.Syncer: memory is where it lasts.
