@@ -32,6 +32,8 @@ type Timer struct {
 	next     time.Duration // on the clock; 0 if disarmed
 	interval time.Duration
 	gen      uint64
+	patient  bool // see NewPatientTimer
+	held     bool // it went off and waits for Take
 	timer    *time.Timer
 	told     atomic.Int64 // overruns that the last signal told of
 
@@ -55,13 +57,37 @@ func NewTimer(now func() time.Duration, cpu bool, fire func(missed int64)) *Time
 	return &Timer{now: now, cpu: cpu, fire: fire}
 }
 
+// NewPatientTimer is NewTimer for one that goes off once and then, if it has an
+// interval, waits for Take. A thousand of a microsecond each, that nobody reads,
+// would otherwise keep every CPU busy (fs/timerfd.c, timerfd_read, does the same).
+func NewPatientTimer(now func() time.Duration, fire func(missed int64)) *Timer {
+	return &Timer{now: now, fire: fire, patient: true}
+}
+
+// Take lets a patient timer that went off go on, and says how often it would have
+// gone off meanwhile.
+func (t *Timer) Take() (missed int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.held {
+		return 0
+	}
+	t.held = false
+	if late := t.now() - t.next; late >= 0 {
+		missed = int64(late/t.interval) + 1
+		t.next += time.Duration(missed) * t.interval
+	}
+	t.armLocked()
+	return missed
+}
+
 // Set arms the timer for next on its clock (0 disarms), then every interval. It
 // returns what was left and the old interval.
 func (t *Timer) Set(next, interval time.Duration) (left, old time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	left, old = t.leftLocked(), t.interval
-	t.next, t.interval = next, interval
+	t.next, t.interval, t.held = next, interval, false
 	t.gen++
 	if t.timer != nil {
 		t.timer.Stop()
@@ -83,7 +109,11 @@ func (t *Timer) leftLocked() time.Duration {
 	if t.next == 0 {
 		return 0
 	}
-	return max(t.next-t.now(), 1)
+	left := t.next - t.now()
+	if t.held && left <= 0 {
+		left = t.interval - -left%t.interval
+	}
+	return max(left, 1)
 }
 
 // cpuStep is how often a CPU-time timer is looked at, at the least.
@@ -116,7 +146,9 @@ func (t *Timer) expire(gen uint64) {
 	} else {
 		missed = int64((now - t.next) / t.interval)
 		t.next += time.Duration(missed+1) * t.interval
-		t.armLocked()
+		if t.held = t.patient; !t.held {
+			t.armLocked()
+		}
 	}
 	t.mu.Unlock()
 	t.fire(missed)

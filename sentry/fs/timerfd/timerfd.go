@@ -28,7 +28,7 @@ type File struct {
 // New makes a timer on the clock that now reads; flags are O_NONBLOCK or none.
 func New(now func() time.Duration, flags int) *vfs.Description {
 	f := &File{now: now}
-	f.timer = kernel.NewTimer(now, false, f.expired)
+	f.timer = kernel.NewPatientTimer(now, f.expired)
 	return vfs.NewAnonymous(f, "anon_inode:[timerfd]", unix.O_RDWR|flags)
 }
 
@@ -81,7 +81,7 @@ func (f *File) Read(_ vfs.Context, dst memory.Buffers, _ int64) (int, error) {
 	if f.count == 0 {
 		return 0, unix.EAGAIN
 	}
-	n := dst.CopyOut(binary.LittleEndian.AppendUint64(nil, f.count))
+	n := dst.CopyOut(binary.LittleEndian.AppendUint64(nil, f.count+uint64(f.timer.Take())))
 	f.count = 0
 	return n, nil
 }

@@ -88,3 +88,24 @@ CASE(timers_to_threads)
 	long over = syscall(SYS_timer_getoverrun, t);
 	say("overrun %d, as the signal says %d", over > 5, over == i.si_overrun);
 }
+
+// A periodic timer that nobody reads goes on counting, and tells of it when it is read.
+CASE(timerfd_unread)
+{
+	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+	struct itimerspec t = {{0, 10000000}, {0, 10000000}};
+	uint64_t n = 0;
+	E(timerfd_settime(fd, 0, &t, NULL));
+	nap(65);
+	E(timerfd_gettime(fd, &t));
+	say("left within the interval %d", t.it_value.tv_sec == 0 && t.it_value.tv_nsec > 0 && t.it_value.tv_nsec <= 10000000);
+	E(read(fd, &n, 8));
+	say("at least six %d", n >= 6);
+	struct pollfd p = {fd, POLLIN};
+	E(poll(&p, 1, -1));
+	E(read(fd, &n, 8));
+	say("again %d", n >= 1);
+	t.it_interval.tv_nsec = t.it_value.tv_nsec = 0;
+	E(timerfd_settime(fd, 0, &t, NULL));
+	E(read(fd, &n, 8));
+}
