@@ -186,6 +186,18 @@ func (k *Kernel) zapLocked(g *ThreadGroup) {
 	}
 }
 
+// EndNamespace is what reboot(2) does outside Linux's first pid namespace: process 1
+// of the caller's is killed, and its parent hears that sig did it; the caller exits
+// (kernel/pid_namespace.c, reboot_pid_ns).
+func (t *Task) EndNamespace(sig unix.Signal) {
+	t.k.mu.Lock()
+	if g := t.PIDNamespace().init; g != nil && !g.dead {
+		t.k.killGroupLocked(g, sig)
+	}
+	t.k.mu.Unlock()
+	t.Exit(0)
+}
+
 // zapping: g is process 1 of a namespace that is ending, and waits for its children to go.
 func (g *ThreadGroup) zapping() bool { return g.id.ns.ended && g.id.ns.init == g }
 

@@ -38,7 +38,7 @@ func miscCalls() []row {
 		{unix.SYS_SYNC, syncAll, Full, ""},
 		{unix.SYS_VHANGUP, refuse(unix.EPERM), Partial, "refused"},
 		{unix.SYS_SYSLOG, syslog, Partial, "an empty kernel log"},
-		{unix.SYS_REBOOT, refuse(unix.EPERM), Partial, "refused"},
+		{unix.SYS_REBOOT, reboot, Full, "ends the pid namespace, as in any but Linux's first"},
 		{unix.SYS_ACCT, refuse(unix.EPERM), Partial, "refused"},
 		{unix.SYS_SWAPON, refuse(unix.EPERM), Partial, "refused"},
 		{unix.SYS_SWAPOFF, refuse(unix.EPERM), Partial, "refused"},
@@ -89,6 +89,32 @@ func sysfsCall(t *kernel.Task, a *Args) (uintptr, error) {
 		return uintptr(len(types)), nil
 	}
 	return 0, unix.EINVAL
+}
+
+// reboot(2). No container is in Linux's first pid namespace, and in no other does it
+// reach a machine: process 1 is killed by the signal that tells its parent which of
+// the two was asked for, and the rest is EINVAL (kernel/reboot.c).
+func reboot(t *kernel.Task, a *Args) (uintptr, error) {
+	if !t.Creds().HasIn(t.PIDNamespace().Owner(), unix.CAP_SYS_BOOT) {
+		return 0, unix.EPERM
+	}
+	if a.Uint32(0) != unix.LINUX_REBOOT_MAGIC1 {
+		return 0, unix.EINVAL
+	}
+	switch a.Uint32(1) {
+	case unix.LINUX_REBOOT_MAGIC2, 0x05121996, 0x16041998, 0x20112000: // and A, B, C (linux/reboot.h)
+	default:
+		return 0, unix.EINVAL
+	}
+	switch a.Uint32(2) {
+	case unix.LINUX_REBOOT_CMD_RESTART, unix.LINUX_REBOOT_CMD_RESTART2:
+		t.EndNamespace(unix.SIGHUP)
+	case unix.LINUX_REBOOT_CMD_HALT, unix.LINUX_REBOOT_CMD_POWER_OFF:
+		t.EndNamespace(unix.SIGINT)
+	default:
+		return 0, unix.EINVAL
+	}
+	return 0, nil
 }
 
 // lsm_list_modules(2): an empty list.

@@ -129,6 +129,22 @@ CASE(ns_set_tid)
 	status("child", s);
 }
 
+// What comes before reboot(2) does anything. The command is 0 throughout, which only
+// says who hears of Ctrl-Alt-Del, for natively nobody shall find out the hard way.
+CASE(ns_reboot_refused)
+{
+	const unsigned one = 0xfee1dead, two = 0x28121969;
+	E(syscall(SYS_reboot, 0, 0, 0, 0));
+	E(syscall(SYS_reboot, one, 0, 0, 0));
+	E(syscall(SYS_reboot, 0, two, 0, 0));
+	E(syscall(SYS_reboot, one, -1, 0, 0));
+	CHILD {
+		setuid(1000); // who may not hears that, whatever the magic
+		E(syscall(SYS_reboot, 0, 0, 0, 0));
+		E(syscall(SYS_reboot, one, two, 0, 0));
+	}
+}
+
 CASE(ns_uts)
 {
 	char before[65], now[65];
