@@ -43,7 +43,7 @@ func TestDevices(t *testing.T) {
 		write(t, in, data)
 		must(t, os.Truncate(create(t, out), size))
 		code, _ := run(t, k.with(`cat /sys/block/vda/serial; sha256sum /dev/vda && dd if=/dev/vda of=/dev/vdb bs=1M && sync`,
-			"--disk", in+",ro,id=first", "--disk", out+",queues=2", "--cpus", "2")...)
+			"--disk", in+",ro,id=first", "--disk", out+",queues=2", "--cpus", processors(t))...)
 		b, err := os.ReadFile(out)
 		if code != 0 || err != nil || fmt.Sprintf("%x", sha256.Sum256(b)) != sum {
 			t.Errorf("exit code %d, %v, or what the guest copied differs", code, err)

@@ -70,6 +70,17 @@ func slow(t *testing.T) bool {
 	return os.Getenv("BULKHEAD_SLOW") != "" || os.Getenv(lab.Variable) == "" && native(t)
 }
 
+// processors is how many a guest has that works its devices for long: two; one in the
+// lab, where QEMU's emulation loses a busy guest of two now and then (lab.Machine, CPUs),
+// but for `make lab`.
+func processors(t *testing.T) string {
+	t.Helper()
+	if os.Getenv(lab.Variable) != "" && !slow(t) {
+		return "1"
+	}
+	return "2"
+}
+
 // inLinux is true where guests of ours boot Linux: here, or in the lab.
 func inLinux(t *testing.T, m lab.Machine) bool {
 	t.Helper()

@@ -41,7 +41,7 @@ func testShare(t *testing.T, name string) {
 	// The share that is tested lies over its /mnt, and over /srv the test.
 	cmdline := "console=ttyS0 quiet panic=-1 pci=off bulkhead.root=/mnt/root bulkhead.share=work:/mnt/root/mnt bulkhead.share=bin:/mnt/root/srv:ro " +
 		"bulkhead.env=BULKHEAD_FS_TEST_GUEST=/mnt bulkhead.env=TMPDIR=/tmp"
-	code, out := run(t, append(k.args, "--cmdline", cmdline, "--memory", "512M", "--cpus", "2",
+	code, out := run(t, append(k.args, "--cmdline", cmdline, "--memory", "512M", "--cpus", processors(t),
 		"--share", "root=/,ro", "--share", "work="+work, "--share", "bin="+filepath.Dir(program)+",ro",
 		k.path, "--", "/srv/fs.test", "-test.v", "-test.run", "^"+name+"$")...)
 	if code != 0 || !strings.Contains(out, "--- PASS: "+name+" ") {
