@@ -55,6 +55,9 @@ func testExceptions(t *testing.T, newPlatform Make) {
 			if why := emulated[c.name]; why != "" && os.Getenv("BULKHEAD_LAB") != "" {
 				t.Skip(why + ": to be run on a processor")
 			}
+			if c.name == "SS" {
+				needWildStack(t)
+			}
 			_, g := newGuest(t, newPlatform, c.guest)
 			if c.set != nil {
 				c.set(g)

@@ -46,6 +46,9 @@ func testHostileRegisters(t *testing.T, newPlatform Make) {
 		{"orig_rax", func(r *platform.Registers) { r.Orig_rax, r.Rax = 3, ^uint64(511) }, platform.Syscall},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.name == "rsp not canonical" && !wildStack() {
+				c.want = 0
+			}
 			p, g := newGuest(t, newPlatform, guestCall)
 			good := g.Registers
 			for _, fresh := range []bool{true, false} { // the first Run, and after one

@@ -22,7 +22,7 @@ func testRegisters(t *testing.T, newPlatform Make) {
 			v := rand.Uint64()
 			*p, want[i] = v, ^v
 		}
-		g.Rsp = rand.Uint64() // nothing of this guest's uses it
+		g.Rsp = anyStack() // nothing of this guest's uses it
 		rsp := g.Rsp
 		g.Rip = uint64(textAt)
 		g.Rax = uint64(round)
@@ -60,7 +60,7 @@ func testGarbage(t *testing.T, newPlatform Make) {
 		for _, p := range general(&regs) {
 			*p = rand.Uint64()
 		}
-		regs.Rax, regs.Rip, regs.Rsp = rand.Uint64(), uint64(textAt), rand.Uint64()
+		regs.Rax, regs.Rip, regs.Rsp = rand.Uint64(), uint64(textAt), anyStack()
 		g.Registers, g.Dirty = regs, platform.DirtyGPR
 		g.call(t, regs.Rax)
 		for i, p := range general(&g.Registers) {
@@ -129,6 +129,7 @@ func testBases(t *testing.T, newPlatform Make) {
 }
 
 func testBasesInside(t *testing.T, newPlatform Make) {
+	needFSGSBASE(t)
 	_, g := newGuest(t, newPlatform, guestWrbase)
 	g.Rdi, g.Rsi = 0x1234_5678_9000, 0x7654_3210_0000
 	e, err := g.run()
