@@ -163,20 +163,36 @@ static int ready[2];
 static void *waiting(void *mark)
 {
 	// Tell, then wait for ever with the mark in a register that calls keep.
-	write(ready[1], "x", 1);
+	pid_t me = syscall(SYS_gettid);
+	write(ready[1], &me, sizeof(me));
 	__asm__ volatile("mov %0, %%r12\n1: mov $34, %%eax\nsyscall\njmp 1b" ::"r"(mark) : "r12", "rax", "rcx", "r11", "memory");
 	return 0;
+}
+
+// asleep returns when a thread of this process sleeps, after all that it had to do.
+static void asleep(pid_t thread)
+{
+	char path[64], text[512];
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", thread);
+	for (char *state = 0; !state || state[2] != 'S'; sched_yield()) {
+		int fd = open(path, O_RDONLY);
+		ssize_t n = read(fd, text, sizeof(text) - 1);
+		close(fd);
+		text[n > 0 ? n : 0] = 0;
+		state = strrchr(text, ')');
+	}
 }
 
 static void crash_with_threads(void)
 {
 	pthread_t t;
-	char c;
+	pid_t c;
 	prctl(PR_SET_NAME, "the/name");
 	pipe(ready);
 	for (long i = 1; i <= 3; i++) {
 		pthread_create(&t, 0, waiting, (void *)(0x1111000000000000 * i));
-		read(ready[0], &c, 1);
+		read(ready[0], &c, sizeof(c));
+		asleep(c);
 	}
 	sigset_t m;
 	sigemptyset(&m);
