@@ -169,11 +169,21 @@ func (g *Group) Set(r *specs.LinuxResources) error {
 
 // Freeze stops all processes of the group, or lets them go on.
 func (g *Group) Freeze(frozen bool) error {
+	const freezeTries = 20
 	state, verb := cgroups.Thawed, "thaw"
 	if frozen {
 		state, verb = cgroups.Frozen, "freeze"
 	}
-	if err := g.m.Freeze(state); err != nil {
+	err := g.m.Freeze(state)
+	// The kernel's first freezer gives up on a group whose processes are traced and a
+	// host that is busy; what the library does within a fifth of a second is tried a while longer.
+	for range freezeTries {
+		if err == nil || !frozen {
+			break
+		}
+		err = g.m.Freeze(state)
+	}
+	if err != nil {
 		return fmt.Errorf("cgroup %s: %s: %w", g.place.Path, verb, err)
 	}
 	return nil
