@@ -166,7 +166,7 @@ func TestCancel(t *testing.T) {
 // TestTimeout: a machine that hangs is ended, and it is said where it was.
 func TestTimeout(t *testing.T) {
 	_, err := try(t, Machine{}, Job{Cmd: []string{"sleep", "100000"}, Timeout: 10 * time.Second})
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no end after 10s") || !strings.Contains(err.Error(), "CPU#1\nRIP=") {
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no end after 10s") || !strings.Contains(err.Error(), "CPU#0\nRIP=") {
 		t.Errorf("error %v", err)
 	}
 }
