@@ -5,6 +5,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"bulkhead/sentry/jail"
 )
 
 // Escapes are what a gofer that has been taken over might try. Each is run in
@@ -21,7 +23,7 @@ var Escapes = map[string]struct {
 	"a device":                 {func() error { _, err := unix.Openat2(treeFD, "null", &unix.OpenHow{}); return err }, "permission denied"},
 	"a new device":             {func() error { return unix.Mknodat(treeFD, "disk", unix.S_IFBLK, 0x800) }, "operation not permitted"},
 	"through a symlink":        {func() error { _, err := unix.Openat2(treeFD, "out", &unix.OpenHow{}); return err }, "too many levels of symbolic links"},
-	"root's capabilities":      {func() error { return capsetAll(^uint32(0)) }, "operation not permitted"},
+	"root's capabilities":      {func() error { return jail.SetCapabilities(^uint32(0)) }, "operation not permitted"},
 	"a program":                {func() error { return unix.Exec("/bin/sh", nil, nil) }, "bad system call"},
 	"a process":                {func() error { _, _, e := unix.RawSyscall(unix.SYS_FORK, 0, 0, 0); return e }, "bad system call"},
 	"a signal":                 {func() error { return unix.Kill(1, 0) }, "bad system call"},

@@ -133,7 +133,7 @@ func dropCaps(n needs) error {
 			kept |= 1 << c.bit
 		}
 	}
-	return capsetAll(kept)
+	return jail.SetCapabilities(kept)
 }
 
 // raise makes the kept capabilities effective again on this thread, which has

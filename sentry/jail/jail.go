@@ -44,5 +44,5 @@ func DropCapabilities() error {
 			return err
 		}
 	}
-	return capsetAll()
+	return SetCapabilities(0)
 }
