@@ -55,8 +55,8 @@ type Machine struct {
 	// CPUs is how many processors it has; 0 is 1. With more, each a thread of QEMU, its emulation
 	// goes wrong under guests (seen with 7.2 and 10.0): an exit of a guest that is entered
 	// with an interrupt leaves the machine's own registers, CR3 and RIP, as the guest's, which ends
-	// in a triple fault or a spin. One in twenty guests with two vCPUs met it, or one in three when
-	// the host had much else to do; of those on one processor none did.
+	// in a triple fault or a spin. Three of nine guests of two vCPUs that worked their devices on a busy host
+	// met it, and none of those seen on one processor, which has another fault (pulse.go).
 	CPUs    int
 	Network bool // eth0 with the host's network behind a NAT, the host at 10.0.2.2
 	// Icount lets the clock count instructions, one a nanosecond. Timings

@@ -135,7 +135,7 @@ func FuzzTable(f *testing.F) {
 func TestMinutes(t *testing.T) {
 	count, _ := strconv.Atoi(os.Getenv("BULKHEAD_TABLE"))
 	if count == 0 {
-		t.Skip("make fuzz-table runs it")
+		t.Skip("set BULKHEAD_TABLE to how many programs are to run; make fuzz-table has go's fuzzing run them")
 	}
 	from, _ := strconv.Atoi(os.Getenv("BULKHEAD_TABLE_SEED"))
 	b := newBench(t)

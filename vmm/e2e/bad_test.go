@@ -200,7 +200,7 @@ func badSnapshots(t *testing.T) []badFile {
 func TestNoKVM(t *testing.T) {
 	if sys, err := kvm.Open(); err == nil {
 		sys.Close()
-		t.Skip("needs a host without /dev/kvm")
+		t.Skip("needs a host without /dev/kvm: unshare -m, then mount a /dev that lacks it")
 	}
 	_, err := kvm.Open()
 	refused(t, err.Error()+": ", microGuest(t, t.TempDir()))

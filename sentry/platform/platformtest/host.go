@@ -56,7 +56,7 @@ func anyStack() uint64 {
 func needWildStack(t *testing.T) {
 	t.Helper()
 	if !wildStack() {
-		t.Skip("this host's kernel cannot return to a stack pointer that is not canonical (kvm_pvm guest): to be run on another")
+		t.Skip("this host's kernel cannot return to a stack pointer that is not canonical (kvm_pvm guest): to be run where the kernel is on a processor or under VMX or SVM")
 	}
 }
 
@@ -68,7 +68,7 @@ const fsgsbase = 1 << 1
 func needFSGSBASE(t *testing.T) {
 	t.Helper()
 	if os.Getenv("BULKHEAD_LAB") == "" && hwcap2()&fsgsbase == 0 {
-		t.Skip("this host's kernel does not offer wrfsbase (AT_HWCAP2), and does not see what it wrote")
+		t.Skip("this host's kernel does not offer wrfsbase (AT_HWCAP2), and does not see what it wrote: Linux 5.9 or newer has it, unless under kvm_pvm or booted with nofsgsbase")
 	}
 }
 
