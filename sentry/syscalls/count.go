@@ -12,8 +12,8 @@ import (
 const errnos = 134
 
 // counts are calls that were answered. A place is a call's number; what has none of
-// ours shares the last. One more store of a line that the same call's next use has
-// in its cache costs a nanosecond.
+// ours shares the last. What the stores cost where threads of
+// several processors make one call at once has not been measured.
 type counts struct {
 	calls  [len(names) + 1]struct{ done, failed, again atomic.Uint64 }
 	errors [errnos]atomic.Uint64
