@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -58,9 +59,16 @@ func (e *echo) ReadConfig(at uint32, b []byte) {
 	}
 }
 
-func (e *echo) WriteConfig(uint32, []byte)   {}
-func (e *echo) Save() ([]byte, error)        { return []byte{e.state}, nil }
-func (e *echo) Restore(b []byte) (err error) { e.state = b[0]; return }
+func (e *echo) WriteConfig(uint32, []byte) {}
+func (e *echo) Save() ([]byte, error)      { return []byte{e.state}, nil }
+
+func (e *echo) Restore(b []byte) error {
+	if len(b) != 1 {
+		return fmt.Errorf("echo: %d bytes of state, want 1", len(b))
+	}
+	e.state = b[0]
+	return nil
+}
 
 // guest is a driver that reaches its device through registers.
 type guest struct {
