@@ -48,6 +48,9 @@ func (s *Space) each(at Addr, n uint64, want platform.Access, f func([]byte) int
 	for done := uint64(0); done < n; {
 		s.mu.RLock()
 		b, r, ok := s.view(at+Addr(done), n-done, want)
+		if !ok && want&platform.Write == 0 {
+			b, ok = s.viewZeros(at+Addr(done), n-done, want)
+		}
 		part := 0
 		if ok {
 			part = f(b)
@@ -59,7 +62,7 @@ func (s *Space) each(at Addr, n uint64, want platform.Access, f func([]byte) int
 			return done, unix.EFAULT
 		}
 		if !ok {
-			if err := s.Fault(at+Addr(done), want); err != nil {
+			if err := s.fault(at+Addr(done), want, false); err != nil {
 				return done, copyErr(err)
 			}
 		}
@@ -228,7 +231,7 @@ func (s *Space) Pin(at Addr, n uint64, want platform.Access) (Buffers, func(), e
 			done += uint64(len(b))
 			continue
 		}
-		if err := s.Fault(at+Addr(done), want); err != nil {
+		if err := s.fault(at+Addr(done), want, false); err != nil {
 			if done > 0 {
 				break
 			}

@@ -21,9 +21,10 @@ type area struct {
 	dev, ino   uint64
 	path       func() string
 
-	// mapped says that the platform may show something here; shownBytes is about how
-	// much of a host's file it does.
+	// mapped says that the platform may show something here, zeros that it may in
+	// holes of anonymous memory, too; shownBytes is about how much of a host's file.
 	mapped     bool
+	zeros      bool // in holes, too: see Space.showZeros
 	shownBytes uint64
 
 	// Fault-around: how many pages the last one made, and where.
@@ -199,7 +200,7 @@ func (s *Space) merge(lo, hi Addr) {
 		}
 		s.forget(b)
 		s.resize(a, a.start, b.end)
-		a.mapped = a.mapped || b.mapped
+		a.mapped, a.zeros = a.mapped || b.mapped, a.zeros || b.zeros
 		a.shownBytes += b.shownBytes
 	}
 	if keep < i {

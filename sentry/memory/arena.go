@@ -36,6 +36,7 @@ type Arena struct {
 	p       platform.Platform
 	private bool
 	fd      int // the memfd, or -1
+	zeros   zeros
 
 	used  atomic.Int64 // pages
 	limit atomic.Int64 // pages, 0: none
@@ -69,9 +70,12 @@ func NewArena(p platform.Platform, limit uint64) (*Arena, error) {
 	a := &Arena{p: p, private: p.Private(), fd: -1}
 	a.SetLimit(limit)
 	var err error
+	if a.zeros.fd, err = newZeros(); err != nil {
+		return nil, err
+	}
 	if !a.private {
 		if a.fd, err = unix.MemfdCreate("bulkhead-arena", unix.MFD_CLOEXEC); err != nil {
-			return nil, fmt.Errorf("memory: make a memfd: %w", err)
+			return nil, errors.Join(fmt.Errorf("memory: make a memfd: %w", err), a.Close())
 		}
 	}
 	if a.pages, err = newRegion(maxPages, a.addPages); err != nil {
@@ -167,8 +171,10 @@ func (a *Arena) Close() error {
 			err = errors.Join(err, r.close())
 		}
 	}
-	if a.fd >= 0 {
-		err = errors.Join(err, unix.Close(a.fd))
+	for _, fd := range []int{a.fd, a.zeros.fd} {
+		if fd >= 0 {
+			err = errors.Join(err, unix.Close(fd))
+		}
 	}
 	return err
 }

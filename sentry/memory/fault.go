@@ -17,10 +17,15 @@ const (
 // Fault makes at accessible as wanted, if the areas allow it: nil means try
 // again. unix.EFAULT: nothing is mapped (SEGV_MAPERR); unix.EACCES: not like
 // this (SEGV_ACCERR); unix.ENXIO: the file ends before (BUS_ADRERR); unix.ENOMEM.
-func (s *Space) Fault(at Addr, access platform.Access) error {
+//
+// A load from memory that was never stored into is shown zeros, and makes no page.
+func (s *Space) Fault(at Addr, access platform.Access) error { return s.fault(at, access, true) }
+
+// fault is for the Sentry, too, which sees what has a page alone: not zeros.
+func (s *Space) fault(at Addr, access platform.Access, zeros bool) error {
 	for try := 0; ; try++ {
 		s.mu.Lock()
-		err := s.faultLocked(at, access)
+		err := s.faultLocked(at, access, zeros)
 		s.unlock()
 		if !s.a.relieve(err, try) {
 			return errnoOf(err)
@@ -28,7 +33,7 @@ func (s *Space) Fault(at Addr, access platform.Access) error {
 	}
 }
 
-func (s *Space) faultLocked(at Addr, access platform.Access) error {
+func (s *Space) faultLocked(at Addr, access platform.Access, zeros bool) error {
 	if s.dead || at >= s.limit {
 		return unix.EFAULT
 	}
@@ -42,7 +47,11 @@ func (s *Space) faultLocked(at Addr, access platform.Access) error {
 	if !ar.allows(access) {
 		return unix.EACCES
 	}
-	return s.resolve(ar, vpn(at), access&platform.Write != 0)
+	v, write := vpn(at), access&platform.Write != 0
+	if zeros && !write && s.table.get(v) == 0 && s.showZeros(ar, v) {
+		return nil
+	}
+	return s.resolve(ar, v, write)
 }
 
 // growStack extends a stack down to at, by whole windows where it may

@@ -457,6 +457,30 @@ func TestModel(t *testing.T) {
 	}
 }
 
+// TestModelZeros is the model where zeros are shown for as little as four pages, and
+// no page is made before a store.
+func TestModelZeros(t *testing.T) {
+	for _, tune := range []*tuning{&cheapFaults, &dearFaults} {
+		was := *tune
+		tune.eager, tune.zeros, tune.window = eagerTop, 4, 2
+		t.Cleanup(func() { *tune = was })
+	}
+	looked := 0
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			a, _ := newTestArena(t, seed%2 == 0, 0)
+			r := rand.New(rand.NewPCG(seed, 2))
+			(&model{t: t, pick: r.IntN, a: a}).run(400)
+			if a.zeros.host != nil {
+				looked++
+			}
+		})
+	}
+	if looked < 50 {
+		t.Errorf("%d of 60 runs looked at zeros", looked)
+	}
+}
+
 func FuzzModel(f *testing.F) {
 	f.Add([]byte("\x00\x10\x20\x03\x07\x05\x05\x09\x05\x06\x01\x02\x03"))
 	f.Add([]byte("\x01\x00\x28\x02\x00\x05\x08\x01\x02\x08\x02\x05\x04\x01\x02\x03\x09"))

@@ -117,7 +117,7 @@ func (ar *area) readOnly() bool {
 // protectForeign sets what is not exclusive to access without stores, unless
 // there is nothing of that kind.
 func (s *Space) protectForeign(ar *area, lo, hi uint64, access platform.Access) error {
-	if ar.obj == nil && s.table.exclusives(lo, hi) == s.table.has(lo, hi) {
+	if ar.obj == nil && !ar.zeros && s.table.exclusives(lo, hi) == s.table.has(lo, hi) {
 		return nil
 	}
 	return s.as.Protect(addr(lo), (hi-lo)*PageSize, access&^platform.Write)
@@ -130,7 +130,7 @@ func (s *Space) protectOwn(ar *area, lo, hi uint64, access platform.Access) erro
 	if own == 0 {
 		return nil
 	}
-	if ar.obj == nil && own == all {
+	if ar.obj == nil && !ar.zeros && own == all {
 		return s.as.Protect(addr(lo), (hi-lo)*PageSize, access)
 	}
 	// What is scattered wider than this is left to faults.

@@ -153,7 +153,8 @@ func (s *Space) relocate(ar *area, r remap) (Addr, error) {
 	moved := new(area)
 	*moved = *ar
 	moved.off = ar.offset(r.old)
-	moved.start, moved.end, moved.mapped, moved.shownBytes = to, to+Addr(r.newSize), false, 0
+	moved.start, moved.end = to, to+Addr(r.newSize)
+	moved.mapped, moved.zeros, moved.shownBytes = false, false, 0
 	if moved.obj == nil {
 		moved.off = 0
 	}
