@@ -233,8 +233,27 @@ func (d *Dentry) setLocked(name string, e entry) {
 }
 
 func (d *Dentry) putLocked(name string, c *Dentry) {
+	if d.super.transient {
+		d.sweepLocked(name)
+		d.setLocked(name, entry{weak: weak.Make(c)})
+		return
+	}
 	d.setLocked(name, entry{strong: c, until: d.leaseEnd()})
 	cached.add(c)
+}
+
+// sweepLocked makes room for a new name among those whose dentries nobody used any
+// more, each time that there are twice as many.
+func (d *Dentry) sweepLocked(name string) {
+	n := len(d.children)
+	if _, ok := d.children[name]; ok || n < 64 || n&(n-1) != 0 || d.complete {
+		return
+	}
+	for name, e := range d.children {
+		if e.strong == nil && !e.known && !e.absent() && e.weak.Value() == nil {
+			delete(d.children, name)
+		}
+	}
 }
 
 // dropLocked forgets name: it is unknown whether it exists.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"golang.org/x/sys/unix"
 
@@ -121,6 +122,44 @@ func TestDentryCache(t *testing.T) {
 				t.Errorf("%d lookups and %d lists, want %d and %d", d.lookups, d.lists, row.lookups, row.lists)
 			}
 		})
+	}
+}
+
+// transientFS is a listFS of which nothing is kept that nobody uses.
+type transientFS struct{ listFS }
+
+func (transientFS) Transient() {}
+
+// TestTransient: what was looked up and let go is kept nowhere, and what is in use
+// stays the same place.
+func TestTransient(t *testing.T) {
+	d := &listDir{files: map[string]*listFile{"a": {2}}, volatile: true}
+	ns := NewNamespace(transientFS{listFS{d}}, MountOptions{})
+	w := &world{t: t, ns: ns, root: ns.Root(), at: ns.Root()}
+	held := w.path("/a")
+	gone := map[string]weak.Pointer[Dentry]{}
+	for i := range 300 {
+		name := fmt.Sprint(i)
+		d.files[name] = &listFile{uint64(i) + 3}
+		gone[name] = weak.Make(w.path("/" + name).Dentry)
+		if i%2 == 0 { // and nobody asks for it again
+			delete(d.files, name)
+		}
+		if i%64 == 63 {
+			runtime.GC()
+		}
+	}
+	runtime.GC()
+	for name, p := range gone {
+		if p.Value() != nil {
+			t.Errorf("the dentry of %s is kept", name)
+		}
+	}
+	if w.path("/a") != held {
+		t.Error("a file in use is another place")
+	}
+	if n := ns.Root().Dentry.Remembered(); n > 150 {
+		t.Errorf("%d names are remembered", n)
 	}
 }
 

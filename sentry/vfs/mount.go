@@ -21,6 +21,8 @@ type Super struct {
 
 	handles handles
 
+	transient bool // see Transient
+
 	users    atomic.Int64 // mounts and open descriptions
 	writes   atomic.Int64 // files open for writing
 	released bool         // guarded by supers.mu
@@ -39,6 +41,7 @@ func takeSuper(fs FileSystem) *Super {
 	s := supers.of[fs]
 	if s == nil {
 		s = &Super{fs: fs}
+		_, s.transient = fs.(Transient)
 		s.root = newDentry(s, nil, "/", fs.Root())
 		supers.of[fs] = s
 	}

@@ -153,6 +153,13 @@ type Volatile interface {
 	Volatile() bool
 }
 
+// Transient is a file system of which the dentry cache keeps nothing that is not in
+// use: what stands for a process (/proc) holds much, and nobody asks for it again
+// when the process has gone (fs/proc/base.c, proc_flush_pid).
+type Transient interface {
+	Transient()
+}
+
 // Leaser is a Volatile directory whose answers, with or without a name, may be
 // believed for a while, as NFS does with its attributes.
 type Leaser interface {

@@ -88,10 +88,13 @@ type FileSystem struct {
 	cpu   [2]uint64 // user and system ticks shown last: they never go back
 }
 
+// Transient implements vfs.Transient.
+func (*FileSystem) Transient() {}
+
 // New makes one.
 func New(c Config) *FileSystem {
 	fs := &FileSystem{FileSystem: kernfs.New("proc", unix.PROC_SUPER_MAGIC), Config: c,
-		dirs: map[*kernel.Task]*taskDir{}, prune: 64, tunables: newTunables()}
+		dirs: map[*kernel.Task]*taskDir{}, prune: fewDirs, tunables: newTunables()}
 	fs.NoNew = true
 	fs.net = fs.newNet()
 	root := fs.Dir()

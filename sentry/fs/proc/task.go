@@ -69,6 +69,9 @@ type taskDir struct {
 	tasks map[*kernel.Task]*taskDir // of /proc/PID/task; under FileSystem.mu
 }
 
+// fewDirs is from how many directories on those of the dead are looked for.
+const fewDirs = 16
+
 // dir is the directory of a process; the same as long as that lives.
 func (fs *FileSystem) dir(s subject) *taskDir {
 	fs.mu.Lock()
@@ -86,7 +89,7 @@ func (fs *FileSystem) dirLocked(in map[*kernel.Task]*taskDir, s subject) *taskDi
 				delete(fs.dirs, t)
 			}
 		}
-		fs.prune = max(64, 2*len(fs.dirs))
+		fs.prune = max(fewDirs, 2*len(fs.dirs))
 	}
 	d := fs.newTaskDir(s)
 	in[s.t] = d
