@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +25,11 @@ type Names struct {
 	all      map[uint64]weak.Pointer[Endpoint] // for /proc/net/unix
 	auto     uint32                            // last autobind
 	watch    func(fd int, q *vfs.Queue) (stop func(), err error)
+	sweep    int // with so many sockets, those that the collector took are looked for
 }
+
+// fewSockets is from how many on that pays.
+const fewSockets = 128
 
 // abstractKey has the type in it: a name may be taken once by each.
 type abstractKey struct {
@@ -50,7 +55,19 @@ func NewNames() *Names {
 func (ns *Names) add(e *Endpoint) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
+	if len(ns.all) >= ns.sweep {
+		ns.sweepLocked()
+	}
 	ns.all[e.id] = weak.Make(e)
+}
+
+// sweepLocked forgets the sockets that nobody can reach and nobody released: those that
+// were sent through themselves (see the package's comment).
+func (ns *Names) sweepLocked() {
+	maps.DeleteFunc(ns.all, func(_ uint64, p weak.Pointer[Endpoint]) bool { return p.Value() == nil })
+	maps.DeleteFunc(ns.abstract, func(_ abstractKey, p weak.Pointer[Endpoint]) bool { return p.Value() == nil })
+	maps.DeleteFunc(ns.inodes, func(_ vfs.Inode, p weak.Pointer[Endpoint]) bool { return p.Value() == nil })
+	ns.sweep = max(fewSockets, 2*len(ns.all))
 }
 
 func (ns *Names) remove(e *Endpoint, n *name) {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -517,5 +518,21 @@ func BenchmarkPingPong(b *testing.B) {
 	for b.Loop() {
 		x.Write(c, memory.Buffers{buf}, 0)
 		y.Read(c, memory.Buffers{buf}, 0)
+	}
+}
+
+// TestForgotten: sockets that nobody released and nobody can reach are forgotten.
+func TestForgotten(t *testing.T) {
+	c, ns := newCaller(t), NewNames()
+	for i := range 10 * fewSockets {
+		if _, err := New(c, ns, unix.SOCK_STREAM, 0); err != nil {
+			t.Fatal(err)
+		}
+		if i%fewSockets == 0 {
+			runtime.GC()
+		}
+	}
+	if n := len(ns.all); n > 4*fewSockets {
+		t.Errorf("%d sockets are remembered", n)
 	}
 }
