@@ -131,7 +131,7 @@ func (s *Space) populateWrite(ar *area, lo, hi Addr) error {
 
 func (s *Space) populate(ar *area, lo, hi Addr, want platform.Access) error {
 	if !ar.allows(want) {
-		return unix.EFAULT
+		return unix.EINVAL
 	}
 	write := want == platform.Write
 	for v, end := vpn(lo), vpn(hi); v < end; v++ {
@@ -206,7 +206,15 @@ func (s *Space) punch(lo, hi Addr) error {
 	for i := s.index(lo); i < len(s.areas) && s.areas[i].start < hi; i++ {
 		ar := s.areas[i]
 		target, ok := backing(ar.obj).(*Object)
-		if !ok || !ar.is(shared) || ar.is(locked) {
+		if ar.obj == nil || ar.is(locked) {
+			s.mu.RUnlock()
+			return unix.EINVAL
+		}
+		if !ar.is(shared) || ar.max&platform.Write == 0 {
+			s.mu.RUnlock()
+			return unix.EACCES
+		}
+		if !ok {
 			s.mu.RUnlock()
 			return unix.EINVAL
 		}

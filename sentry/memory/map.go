@@ -32,6 +32,8 @@ type MapRequest struct {
 	Locked    bool
 	Noreserve bool
 	Low32     bool // MAP_32BIT
+	LockBound bool // LockLimit holds: the caller has not CAP_IPC_LOCK
+	LockLimit uint64
 
 	Name     string // for maps: a path or [stack]
 	Dev, Ino uint64
@@ -65,6 +67,10 @@ func (s *Space) mapLocked(r MapRequest) (Addr, error) {
 	}
 	if r.Prot&^r.MaxProt != 0 {
 		return 0, unix.EACCES
+	}
+	r.Locked = r.Locked || s.lockNew
+	if r.Locked && r.LockBound && s.locked+r.Length > r.LockLimit {
+		return 0, unix.EAGAIN
 	}
 	s.settle(r.Fixed, r.At)
 	at, err := s.place(r)

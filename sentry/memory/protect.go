@@ -8,6 +8,16 @@ import (
 
 // Protect does what mprotect(2) says.
 func (s *Space) Protect(at Addr, n uint64, access platform.Access) error {
+	return s.protect(at, n, access, false)
+}
+
+// ProtectStack is Protect with PROT_GROWSDOWN: from the start on of the stack
+// that at lies in.
+func (s *Space) ProtectStack(at Addr, n uint64, access platform.Access) error {
+	return s.protect(at, n, access, true)
+}
+
+func (s *Space) protect(at Addr, n uint64, access platform.Access, stack bool) error {
 	s.mu.Lock()
 	defer s.unlock()
 	if at%PageSize != 0 {
@@ -21,8 +31,15 @@ func (s *Space) Protect(at Addr, n uint64, access platform.Access) error {
 		return unix.ENOMEM
 	}
 	lo, hi := at, at+Addr(n)
-	if ar := s.find(lo); ar == nil {
+	ar := s.find(lo)
+	if ar == nil {
 		return unix.ENOMEM
+	}
+	if stack {
+		if !ar.is(growsDown) {
+			return unix.EINVAL
+		}
+		lo = ar.start
 	}
 	if s.sealedIn(lo, hi) {
 		return unix.EPERM

@@ -1,6 +1,8 @@
 package memory
 
 import (
+	"math"
+
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/platform"
@@ -162,28 +164,75 @@ func (s *Space) Mincore(at Addr, n uint64) ([]byte, error) {
 	return out, nil
 }
 
-// Lock marks [at, at+n) as locked, and makes it present. Nothing is ever swapped
-// by the Sentry, so that is all. RLIMIT_MEMLOCK is the caller's (Sizes.Locked).
-func (s *Space) Lock(at Addr, n uint64) error { return s.setLocked(at, n, true) }
+// Bits of an entry of /proc/PID/pagemap.
+const (
+	pagePresent   = 1 << 63
+	pageOfFile    = 1 << 61 // or of shared memory
+	pageExclusive = 1 << 56
+)
 
-// LockedBeside is how many bytes are locked outside of [at, at+n).
-func (s *Space) LockedBeside(at Addr, n uint64) uint64 {
-	s.mu.Lock()
-	defer s.unlock()
-	lo, hi := at&^(PageSize-1), Addr(pageUp(uint64(at)+n))
-	all := s.locked
-	for _, ar := range s.areas {
-		if from, to := max(lo, ar.start), min(hi, ar.end); all != 0 && ar.is(locked) && from < to {
-			all -= min(all, uint64(to-from))
+// Pagemap describes up to n pages from the one numbered first on, as far as
+// addresses go.
+func (s *Space) Pagemap(first, n uint64) []uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	end := min(vpn(s.limit), first+n)
+	var out []uint64
+	for v := first; v < end; v++ {
+		e := uint64(0)
+		switch ar := s.find(addr(v)); {
+		case ar == nil:
+		case s.table.get(v) != 0:
+			e = pagePresent
+			if s.table.exclusive(v) {
+				e |= pageExclusive
+			}
+		default:
+			if o, ok := aheadOf(ar.obj); ok && o.present(ar.offset(addr(v))) {
+				e = pagePresent | pageOfFile
+			}
 		}
+		out = append(out, e)
 	}
-	return all
+	return out
 }
 
-// Unlock takes that back.
-func (s *Space) Unlock(at Addr, n uint64) error { return s.setLocked(at, n, false) }
+// Lock marks [at, at+n) as locked, and makes it present. Nothing is ever swapped
+// by the Sentry, so that is all. ENOMEM: more than limit bytes would be locked.
+func (s *Space) Lock(at Addr, n, limit uint64) error { return s.setLocked(at, n, true, limit) }
 
-func (s *Space) setLocked(at Addr, n uint64, on bool) error {
+// Unlock takes that back.
+func (s *Space) Unlock(at Addr, n uint64) error { return s.setLocked(at, n, false, math.MaxUint64) }
+
+// LockAll is mlockall(2): it locks what is mapped, and with future what comes.
+func (s *Space) LockAll(current, future bool, limit uint64) error {
+	s.mu.Lock()
+	defer s.unlock()
+	s.settle(false, 0)
+	if current && s.virtual > limit {
+		return unix.ENOMEM
+	}
+	s.lockNew = future
+	if current {
+		for _, ar := range s.areas {
+			s.lockArea(ar, true)
+		}
+	}
+	return nil
+}
+
+// UnlockAll is munlockall(2).
+func (s *Space) UnlockAll() {
+	s.mu.Lock()
+	defer s.unlock()
+	s.settle(false, 0)
+	s.lockNew = false
+	for _, ar := range s.areas {
+		s.lockArea(ar, false)
+	}
+}
+
+func (s *Space) setLocked(at Addr, n uint64, on bool, limit uint64) error {
 	lo := at &^ (PageSize - 1)
 	hi := Addr(pageUp(uint64(at) + n))
 	if hi < lo {
@@ -194,26 +243,43 @@ func (s *Space) setLocked(at Addr, n uint64, on bool) error {
 	}
 	s.mu.Lock()
 	defer s.unlock()
+	if on && s.locked+uint64(hi-lo)-s.lockedIn(lo, hi) > limit {
+		return unix.ENOMEM
+	}
 	part, whole, err := s.covered(lo, hi)
 	if err != nil {
 		return err
 	}
 	for _, ar := range part {
-		if on == ar.is(locked) {
-			continue
-		}
-		s.grow(ar, -int64(ar.size()))
-		ar.flags ^= locked
-		s.grow(ar, int64(ar.size()))
-		if on && ar.prot != 0 {
-			s.populate(ar, ar.start, ar.end, ar.populateAs())
-		}
+		s.lockArea(ar, on)
 	}
 	s.merge(lo, hi)
 	if !whole {
 		return unix.ENOMEM
 	}
 	return nil
+}
+
+func (s *Space) lockArea(ar *area, on bool) {
+	if on == ar.is(locked) {
+		return
+	}
+	s.grow(ar, -int64(ar.size()))
+	ar.flags ^= locked
+	s.grow(ar, int64(ar.size()))
+	if on && ar.prot != 0 {
+		s.populate(ar, ar.start, ar.end, ar.populateAs())
+	}
+}
+
+// lockedIn is how many bytes of [lo, hi) are locked.
+func (s *Space) lockedIn(lo, hi Addr) (n uint64) {
+	for i := s.index(lo); i < len(s.areas) && s.areas[i].start < hi; i++ {
+		if ar := s.areas[i]; ar.is(locked) {
+			n += uint64(min(hi, ar.end) - max(lo, ar.start))
+		}
+	}
+	return n
 }
 
 // populateAs is the access with which mlock touches an area (mm/gup.c,

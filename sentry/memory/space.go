@@ -47,6 +47,7 @@ type Space struct {
 	peakPages                      uint64 // of the table's
 	brkStart, brk                  Addr
 	stackLow, stackHigh            Addr
+	lockNew                        bool // mlockall(MCL_FUTURE)
 	dead                           bool
 
 	storesMu sync.Mutex

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"bytes"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -609,7 +610,7 @@ func TestAdviceErrors(t *testing.T) {
 	at := mapAt(t, s, MapRequest{Length: PageSize, Prot: rw})
 	shm := mapAt(t, s, MapRequest{At: at - 16*PageSize, Length: 2 * PageSize, Prot: rw, Shared: true})
 	store(s, shm, 9)
-	s.Lock(at, 1)
+	s.Lock(at, 1, math.MaxUint64)
 	for _, row := range []struct {
 		at   Addr
 		n    uint64

@@ -317,6 +317,9 @@ func (r *aioRequest) prepare(t *kernel.Task) (err error) {
 		return err
 	}
 	write := cb.op == aioPwrite || cb.op == aioPwritev
+	if cb.op != aioPoll && cb.op != aioFsync && cb.op != aioFdsync && int64(cb.offset) < 0 {
+		return unix.EINVAL // rw_verify_area
+	}
 	switch cb.op {
 	case aioPread, aioPwrite:
 		r.pieces = []piece{{memory.Addr(cb.buf), min(cb.n, maxRW)}}

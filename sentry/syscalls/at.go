@@ -17,6 +17,9 @@ func startAt(t *kernel.Task, dirfd int, name string, empty bool) (vfs.Start, err
 	if dirfd == unix.AT_FDCWD || len(name) > 0 && name[0] == '/' {
 		return s, nil
 	}
+	if name == "" && !empty {
+		return s, unix.ENOENT // getname(), before anybody looks at dirfd
+	}
 	d, err := t.FDs().Get(dirfd)
 	if err != nil {
 		return s, err

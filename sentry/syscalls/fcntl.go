@@ -258,13 +258,13 @@ func shownPID(t *kernel.Task, global int32) int32 {
 }
 
 func flock(t *kernel.Task, a *Args) (uintptr, error) {
+	op := a.Int(1)
+	switch op &^ unix.LOCK_NB {
+	case unix.LOCK_SH, unix.LOCK_EX, unix.LOCK_UN:
+	default:
+		return 0, unix.EINVAL
+	}
 	return onFD(t, a.Int(0), func(_ vfs.Path, d *vfs.Description) error {
-		op := a.Int(1)
-		switch op &^ unix.LOCK_NB {
-		case unix.LOCK_SH, unix.LOCK_EX, unix.LOCK_UN:
-		default:
-			return unix.EINVAL
-		}
 		return t.Wait(vfs.LockQueue(d), ^vfs.Events(0), op&unix.LOCK_NB != 0, 0, func() error {
 			return vfs.Flock(d, op&^unix.LOCK_NB, t.Group().PID())
 		})

@@ -251,7 +251,7 @@ func timerfdCreate(t *kernel.Task, a *Args) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	return installNew(t, timerfd.New(c.now, flags&unix.TFD_NONBLOCK), flags&unix.TFD_CLOEXEC != 0)
+	return installNew(t, timerfd.New(c.now, int(id), flags&unix.TFD_NONBLOCK), flags&unix.TFD_CLOEXEC != 0)
 }
 
 func timerfdOf(t *kernel.Task, fd int) (*timerfd.File, *vfs.Description, error) {
@@ -281,7 +281,7 @@ func timerfdSettime(t *kernel.Task, a *Args) (uintptr, error) {
 		return 0, err
 	}
 	defer d.Unref()
-	left, old := f.Set(span(value), span(interval), a.Int(1)&unix.TFD_TIMER_ABSTIME != 0)
+	left, old := f.Set(span(value), span(interval), a.Int(1))
 	return 0, outItimerspec(t, a.Addr(3), old, left)
 }
 

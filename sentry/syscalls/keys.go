@@ -633,7 +633,10 @@ func (kt *keyTable) controlLocked(t *kernel.Task, op int, id int32, a *Args, tex
 		}
 		k.links = nil
 	case keyctlLink, keyctlUnlink:
-		ring, err := kt.ringLocked(t, int32(a.Int(2)), keyWrite)
+		ring, err := kt.getLocked(t, int32(a.Int(2)), op == keyctlLink, keyWrite, false)
+		if err == nil && !ring.ring {
+			err = unix.ENOTDIR
+		}
 		if err != nil {
 			return nil, 0, err
 		}

@@ -1,6 +1,9 @@
 package syscalls
 
 import (
+	"math"
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/fs/uring"
@@ -35,6 +38,12 @@ func memoryCalls() []row {
 	}
 }
 
+// legacyMap are the flags that MAP_SHARED_VALIDATE takes (include/linux/mman.h,
+// LEGACY_MAP_MASK): all that there were before it.
+const legacyMap = 0xf | unix.MAP_FIXED | unix.MAP_ANONYMOUS | unix.MAP_DENYWRITE | unix.MAP_EXECUTABLE | unix.MAP_GROWSDOWN |
+	unix.MAP_LOCKED | unix.MAP_NORESERVE | unix.MAP_POPULATE | unix.MAP_NONBLOCK | unix.MAP_STACK | unix.MAP_HUGETLB |
+	unix.MAP_32BIT | 0x80 /* MAP_ABOVE4G */ | 0x3f<<26 /* sizes of huge pages */
+
 func brk(t *kernel.Task, a *Args) (uintptr, error) { return uintptr(t.MM().Brk(a.Addr(0))), nil }
 
 // access turns PROT_ bits into what a page allows. x86 has no write-only pages.
@@ -56,11 +65,31 @@ func mmap(t *kernel.Task, a *Args) (uintptr, error) {
 	prot, flags, off := a.Int(2), a.Int(3), a[5]
 	kind := flags & 0xf // MAP_TYPE
 	shared := kind == unix.MAP_SHARED || kind == unix.MAP_SHARED_VALIDATE
-	switch {
-	case !shared && kind != unix.MAP_PRIVATE, off%pageSize != 0, a.Size(1) == 0:
+	anonymous := flags&unix.MAP_ANONYMOUS != 0
+	var d *vfs.Description
+	if off%pageSize != 0 {
 		return 0, unix.EINVAL
-	case kind == unix.MAP_SHARED_VALIDATE && flags&unix.MAP_SYNC != 0:
+	}
+	if !anonymous {
+		var err error
+		if d, err = t.FDs().Get(a.Int(4)); err != nil {
+			return 0, err
+		}
+		defer d.Unref()
+		if d.Flags()&unix.O_PATH != 0 {
+			return 0, unix.EBADF
+		}
+	}
+	bound, limit := lockBound(t)
+	switch {
+	case a.Size(1) == 0, !shared && kind != unix.MAP_PRIVATE:
+		return 0, unix.EINVAL
+	case kind == unix.MAP_SHARED_VALIDATE && anonymous, flags&unix.MAP_GROWSDOWN != 0 && (shared || !anonymous):
+		return 0, unix.EINVAL
+	case kind == unix.MAP_SHARED_VALIDATE && flags&^legacyMap != 0:
 		return 0, unix.EOPNOTSUPP
+	case flags&unix.MAP_LOCKED != 0 && bound && limit == 0:
+		return 0, unix.EPERM
 	}
 	const readImpliesExec = 0x0400000
 	if prot&unix.PROT_READ != 0 && t.Personality.Load()&readImpliesExec != 0 {
@@ -71,15 +100,9 @@ func mmap(t *kernel.Task, a *Args) (uintptr, error) {
 		Prot: access(prot), MaxProt: platform.Read | platform.Write | platform.Exec,
 		Fixed: flags&(unix.MAP_FIXED|unix.MAP_FIXED_NOREPLACE) != 0, NoReplace: flags&unix.MAP_FIXED_NOREPLACE != 0,
 		GrowsDown: flags&unix.MAP_GROWSDOWN != 0, Populate: flags&unix.MAP_POPULATE != 0 && flags&unix.MAP_NONBLOCK == 0,
-		Locked: flags&unix.MAP_LOCKED != 0, Noreserve: flags&unix.MAP_NORESERVE != 0, Low32: flags&unix.MAP_32BIT != 0,
+		LockBound: bound, LockLimit: limit, Locked: flags&unix.MAP_LOCKED != 0, Noreserve: flags&unix.MAP_NORESERVE != 0, Low32: flags&unix.MAP_32BIT != 0,
 	}
-	if r.Locked && !t.Creds().Has(unix.CAP_IPC_LOCK) {
-		limit := t.Limit(unix.RLIMIT_MEMLOCK) // mm/mmap.c, mlock_future_ok
-		if r.Length > limit || t.MM().Sizes().Locked > limit-r.Length {
-			return 0, unix.EAGAIN
-		}
-	}
-	if flags&unix.MAP_ANONYMOUS != 0 {
+	if anonymous {
 		r.Offset = 0
 		if shared {
 			o := memory.NewObject(t.Kernel().Arena)
@@ -95,11 +118,6 @@ func mmap(t *kernel.Task, a *Args) (uintptr, error) {
 		at, err := t.MM().Map(r)
 		return uintptr(at), err
 	}
-	d, err := t.FDs().Get(a.Int(4))
-	if err != nil {
-		return 0, err
-	}
-	defer d.Unref()
 	if err := mapFile(t, d, prot, &r); err != nil {
 		return 0, err
 	}
@@ -109,9 +127,6 @@ func mmap(t *kernel.Task, a *Args) (uintptr, error) {
 
 // mapFile completes r for a mapping of d, with the checks of mm/mmap.c, do_mmap.
 func mapFile(t *kernel.Task, d *vfs.Description, prot int, r *memory.MapRequest) error {
-	if d.Flags()&unix.O_PATH != 0 {
-		return unix.EBADF
-	}
 	if !d.Readable() {
 		return unix.EACCES
 	}
@@ -121,7 +136,7 @@ func mapFile(t *kernel.Task, d *vfs.Description, prot int, r *memory.MapRequest)
 		}
 		r.MaxProt &^= platform.Write
 	}
-	if d.Path().Ok() && d.Path().Mount.Flags()&unix.MS_NOEXEC != 0 {
+	if noexec(t, d) {
 		if prot&unix.PROT_EXEC != 0 {
 			return unix.EPERM
 		}
@@ -144,6 +159,23 @@ func mapFile(t *kernel.Task, d *vfs.Description, prot int, r *memory.MapRequest)
 	return loader.MapFile(t, d, r)
 }
 
+var neverRun = []int64{unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.ANON_INODE_FS_MAGIC, unix.SOCKFS_MAGIC, unix.PIPEFS_MAGIC, unix.NSFS_MAGIC, unix.PID_FS_MAGIC}
+
+// noexec is path_noexec: on a mount that says so, or on one of the kernel's own file
+// systems (sockets, anonymous inodes, proc), which do (SB_I_NOEXEC).
+func noexec(t *kernel.Task, d *vfs.Description) bool {
+	p := d.Path()
+	if !p.Ok() {
+		_, maps := d.File().(vfs.Mapper)
+		return !maps
+	}
+	if p.Mount.Flags()&unix.MS_NOEXEC != 0 {
+		return true
+	}
+	st, err := vfs.Statfs(t, p)
+	return err == nil && slices.Contains(neverRun, int64(st.Type))
+}
+
 func munmap(t *kernel.Task, a *Args) (uintptr, error) { return 0, t.MM().Unmap(a.Addr(0), a.Size(1)) }
 
 func mprotect(t *kernel.Task, a *Args) (uintptr, error) {
@@ -151,6 +183,12 @@ func mprotect(t *kernel.Task, a *Args) (uintptr, error) {
 	prot := a.Int(2)
 	if prot&^(unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC|grows|8 /* PROT_SEM */) != 0 || prot&grows == grows {
 		return 0, unix.EINVAL
+	}
+	switch {
+	case prot&unix.PROT_GROWSUP != 0 && a[1] != 0:
+		return 0, unix.EINVAL // no stack grows up on x86
+	case prot&unix.PROT_GROWSDOWN != 0:
+		return 0, t.MM().ProtectStack(a.Addr(0), a.Size(1), access(prot))
 	}
 	return 0, t.MM().Protect(a.Addr(0), a.Size(1), access(prot))
 }
@@ -191,19 +229,20 @@ func mlock2(t *kernel.Task, a *Args) (uintptr, error) {
 	return lock(t, a.Addr(0), a.Size(1))
 }
 
-func lock(t *kernel.Task, at memory.Addr, n uint64) (uintptr, error) {
-	limit := t.Limit(unix.RLIMIT_MEMLOCK)
-	if !t.Creds().Has(unix.CAP_IPC_LOCK) {
-		if limit == 0 {
-			return 0, unix.EPERM
-		}
-		// What is locked already costs nothing again (mm/mlock.c, do_mlock).
-		size := (n + uint64(at)%pageSize + pageSize - 1) &^ (pageSize - 1)
-		if size < n || size > limit || t.MM().LockedBeside(at, size) > limit-size {
-			return 0, unix.ENOMEM
-		}
+// lockBound says whether RLIMIT_MEMLOCK holds for t, and what it is.
+func lockBound(t *kernel.Task) (bound bool, limit uint64) {
+	if t.Creds().Has(unix.CAP_IPC_LOCK) {
+		return false, math.MaxUint64
 	}
-	return 0, t.MM().Lock(at, n)
+	return true, t.Limit(unix.RLIMIT_MEMLOCK)
+}
+
+func lock(t *kernel.Task, at memory.Addr, n uint64) (uintptr, error) {
+	_, limit := lockBound(t)
+	if limit == 0 {
+		return 0, unix.EPERM
+	}
+	return 0, t.MM().Lock(at, n, limit)
 }
 
 func mlockall(t *kernel.Task, a *Args) (uintptr, error) {
@@ -211,13 +250,17 @@ func mlockall(t *kernel.Task, a *Args) (uintptr, error) {
 	if flags == 0 || flags&^(unix.MCL_CURRENT|unix.MCL_FUTURE|unix.MCL_ONFAULT) != 0 || flags == unix.MCL_ONFAULT {
 		return 0, unix.EINVAL
 	}
-	if !t.Creds().Has(unix.CAP_IPC_LOCK) && t.Limit(unix.RLIMIT_MEMLOCK) == 0 {
+	_, limit := lockBound(t)
+	if limit == 0 {
 		return 0, unix.EPERM
 	}
-	return 0, nil
+	return 0, t.MM().LockAll(flags&unix.MCL_CURRENT != 0, flags&unix.MCL_FUTURE != 0, limit)
 }
 
-func munlockall(*kernel.Task, *Args) (uintptr, error) { return 0, nil }
+func munlockall(t *kernel.Task, _ *Args) (uintptr, error) {
+	t.MM().UnlockAll()
+	return 0, nil
+}
 
 // membarrier commands (include/uapi/linux/membarrier.h). Every system call of
 // ours passes through locked instructions on the caller's side; the other

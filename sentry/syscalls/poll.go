@@ -129,6 +129,10 @@ func doPoll(t *kernel.Task, at memory.Addr, n uint32, deadline time.Duration, no
 			continue
 		}
 		p.files[i], _ = t.FDs().Get(fd)
+		if d := p.files[i]; d != nil && d.Flags()&unix.O_PATH != 0 {
+			d.Unref()
+			p.files[i] = nil // as if it were not open
+		}
 	}
 	found, err := p.wait(t, deadline, now)
 	if err != nil {

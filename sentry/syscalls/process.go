@@ -309,6 +309,9 @@ func waitid(t *kernel.Task, a *Args) (uintptr, error) {
 			}
 		}
 	case unix.P_PIDFD:
+		if id < 0 {
+			return 0, unix.EINVAL
+		}
 		g, nonblock, err := groupOfPIDFD(t, int(id))
 		if err != nil {
 			return 0, err

@@ -157,12 +157,12 @@ func copyable(t *kernel.Task, src, dst *vfs.Description, in, out *int64, n uint6
 		return err
 	}
 	switch {
-	case !src.Readable(), !dst.Writable(), dst.Flags()&unix.O_APPEND != 0:
-		return unix.EBADF
 	case x.Type() == unix.S_IFDIR, y.Type() == unix.S_IFDIR:
 		return unix.EISDIR
 	case x.Type() != unix.S_IFREG, y.Type() != unix.S_IFREG:
 		return unix.EINVAL
+	case !src.Readable(), !dst.Writable(), dst.Flags()&unix.O_APPEND != 0:
+		return unix.EBADF
 	}
 	from, to := src.Pos(), dst.Pos()
 	if in != nil {
@@ -171,8 +171,12 @@ func copyable(t *kernel.Task, src, dst *vfs.Description, in, out *int64, n uint6
 	if out != nil {
 		to = *out
 	}
-	if int64(n) < 0 || from+int64(n) < from || to+int64(n) < to {
+	// fs/read_write.c, generic_copy_file_checks: the sums are unsigned.
+	if u, v := uint64(from), uint64(to); u+n < u || v+n < v {
 		return unix.EOVERFLOW
+	}
+	if to >= memory.MaxObject && n > 0 && from < x.Size {
+		return unix.EFBIG
 	}
 	left := min(int64(n), max(x.Size-from, 0))
 	if x.Ino == y.Ino && x.Dev == y.Dev && from < to+left && to < from+left {
@@ -231,7 +235,7 @@ func tee(t *kernel.Task, a *Args) (uintptr, error) {
 		return 0, err
 	}
 	defer release()
-	return moveBetween(t, src, dst, a.Size(2), a.Int(3)&unix.SPLICE_F_NONBLOCK != 0, false, func(n int) (int, error) {
+	return moveBetween(t, src, dst, a.Size(2), (a.Int(3)&unix.SPLICE_F_NONBLOCK|(src.Flags()|dst.Flags())&unix.O_NONBLOCK) != 0, false, func(n int) (int, error) {
 		return pipe.Tee(src, dst, n)
 	})
 }

@@ -85,7 +85,8 @@ func fdAttr(t *kernel.Task, fd int) (vfs.Attr, error) {
 const statFlags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH | unix.AT_NO_AUTOMOUNT
 
 func newfstatat(t *kernel.Task, a *Args) (uintptr, error) {
-	flags := a.Int(3)
+	const syncType = 0x6000 // AT_STATX_SYNC_TYPE, which fstatat ignores
+	flags := a.Int(3) &^ syncType
 	if flags&^statFlags != 0 {
 		return 0, unix.EINVAL
 	}

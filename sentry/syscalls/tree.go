@@ -485,6 +485,9 @@ func getcwd(t *kernel.Task, a *Args) (uintptr, error) {
 	if len(name) > 10 && name[len(name)-10:] == " (deleted)" {
 		return 0, unix.ENOENT
 	}
+	if len(name) >= unix.PathMax {
+		return 0, unix.ENAMETOOLONG
+	}
 	if uint64(len(name)+1) > a.Size(1) {
 		return 0, unix.ERANGE
 	}

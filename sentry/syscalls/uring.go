@@ -81,10 +81,14 @@ func uringSetup(t *kernel.Task, a *Args) (uintptr, error) {
 	case p.Flags&uring.SetupSQPoll != 0:
 		return 0, unix.EPERM // as kernels before 5.11 without privilege; libraries go on without
 	case p.Flags&uring.SetupAttachWQ != 0:
-		if d, err := ringOf(t, int(int32(p.WQFD))); err != nil {
-			return 0, unix.EBADF
-		} else {
+		// io_uring/sqpoll.c, io_sq_offload_create
+		switch d, err := ringOf(t, int(int32(p.WQFD))); err {
+		case nil:
 			d.Unref()
+		case unix.EBADF:
+			return 0, unix.ENXIO
+		default:
+			return 0, unix.EINVAL
 		}
 	}
 	d, err := uring.New(t.Kernel().Arena, a.Uint32(0), &p)

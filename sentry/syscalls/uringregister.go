@@ -38,6 +38,9 @@ func uringRegister(t *kernel.Task, a *Args) (uintptr, error) {
 	}
 	defer d.Unref()
 	g := d.File().(*uring.Ring).Requests.(*ring)
+	if at == 0 && (op == registerBuffers || op == registerFiles) {
+		return 0, unix.EFAULT
+	}
 	switch op {
 	case registerBuffers:
 		return 0, g.registerBuffers(t, at, n)

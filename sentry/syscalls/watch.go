@@ -50,6 +50,7 @@ func inotifyAddWatch(t *kernel.Task, a *Args) (uintptr, error) {
 	const known = unix.IN_ALL_EVENTS | unix.IN_UNMOUNT | unix.IN_Q_OVERFLOW | unix.IN_IGNORED | unix.IN_ONLYDIR |
 		unix.IN_DONT_FOLLOW | unix.IN_EXCL_UNLINK | unix.IN_MASK_CREATE | unix.IN_MASK_ADD | unix.IN_ISDIR | unix.IN_ONESHOT
 	mask := a.Uint32(2)
+	// A bit that is known to no other use is enough, were it one that only the kernel sets.
 	if mask&known == 0 || mask&unix.IN_MASK_ADD != 0 && mask&unix.IN_MASK_CREATE != 0 {
 		return 0, unix.EINVAL
 	}

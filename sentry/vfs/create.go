@@ -125,6 +125,9 @@ func MakeSymlink(ctx Context, target string, s Start, name string) error {
 func Link(ctx Context, old Path, s Start, name string) error {
 	_, err := makeAt(ctx, s, name, false, func(dir Path, last string) (Inode, error) {
 		d := dir.Dentry
+		if d.Dead() {
+			return nil, unix.ENOENT
+		}
 		if old.Mount != dir.Mount {
 			return nil, unix.EXDEV
 		}

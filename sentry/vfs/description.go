@@ -203,6 +203,9 @@ func (d *Description) SetFlags(ctx Context, flags int) error {
 			return unix.EPERM
 		}
 	}
+	if flags&unix.O_DIRECT != 0 && old&unix.O_DIRECTORY != 0 {
+		return unix.EINVAL
+	}
 	now := old&^settable | flags&settable
 	d.flags.Store(int32(now))
 	if s, ok := d.file.(FlagSetter); ok && now != old {
@@ -236,7 +239,13 @@ func (d *Description) OwnUnlessOwned(o Owner) {
 }
 
 // Ready says which of mask hold now.
-func (d *Description) Ready(mask Events) Events { return d.file.Ready(mask) }
+func (d *Description) Ready(mask Events) Events {
+	if mask&(EventRdNorm|EventWrNorm) == 0 {
+		return d.file.Ready(mask)
+	}
+	got := d.file.Ready(mask | ordinary(mask))
+	return (got | normal(got)) & (mask | EventErr | EventHup)
+}
 
 // Queue is where changes of Ready are told.
 func (d *Description) Queue() *Queue { return d.file.Queue() }

@@ -18,7 +18,33 @@ const (
 	EventHup   Events = unix.POLLHUP
 	EventNval  Events = unix.POLLNVAL
 	EventRdHup Events = unix.POLLRDHUP
+
+	// POLLRDNORM and POLLWRNORM, which come with EventIn and EventOut. No File needs
+	// to know them.
+	EventRdNorm Events = 0x40
+	EventWrNorm Events = 0x100
 )
+
+// normal is what comes with events, ordinary what it comes with.
+func normal(events Events) (e Events) {
+	if events&EventIn != 0 {
+		e |= EventRdNorm
+	}
+	if events&EventOut != 0 {
+		e |= EventWrNorm
+	}
+	return e
+}
+
+func ordinary(events Events) (e Events) {
+	if events&EventRdNorm != 0 {
+		e |= EventIn
+	}
+	if events&EventWrNorm != 0 {
+		e |= EventOut
+	}
+	return e
+}
 
 // Waiter hears of events in a Queue. Notify is called with Queue.mu held: it
 // must not block nor call the Queue, and does little more than wake somebody.
@@ -82,6 +108,7 @@ func (q *Queue) Notify(events Events) {
 	if q.n.Load() == 0 {
 		return
 	}
+	events |= normal(events)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	told := false

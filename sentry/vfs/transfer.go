@@ -155,6 +155,9 @@ func (d *Description) Seek(ctx Context, off int64, whence int) (int64, error) {
 	if d.Flags()&unix.O_PATH != 0 {
 		return 0, unix.EBADF
 	}
+	if whence < unix.SEEK_SET || whence > unix.SEEK_HOLE {
+		return 0, unix.EINVAL
+	}
 	if _, own := d.file.(Seeker); !d.placed && !own {
 		return 0, unix.ESPIPE
 	}

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"encoding/binary"
 	"slices"
 	"strings"
 
@@ -33,6 +34,9 @@ func xattrs(ctx Context, p Path, name string, want Access) (_ Xattrs, err error)
 		refusal = unix.ENODATA
 	}
 	space, rest, dot := strings.Cut(name, ".")
+	if !dot {
+		space = "" // what has no dot is in no space
+	}
 	if dot && rest == "" {
 		defer func() { // only now xattr_resolve_name finds the name too short
 			if err == nil {
@@ -87,7 +91,21 @@ func Setxattr(ctx Context, p Path, name string, value []byte, flags int) error {
 	if len(value) > maxXattrValue {
 		return unix.E2BIG
 	}
+	if name == "security.capability" && !isFileCaps(value) {
+		return unix.EINVAL
+	}
 	return changeXattr(ctx, p, name, func(x Xattrs) error { return x.SetXattr(ctx, name, value, flags) })
+}
+
+// isFileCaps checks the shape of a struct vfs_cap_data or vfs_ns_cap_data
+// (security/commoncap.c, cap_convert_nscap).
+func isFileCaps(b []byte) bool {
+	const revision2, revision3 = 0x02000000, 0x03000000
+	if len(b) < 4 {
+		return false
+	}
+	revision := binary.LittleEndian.Uint32(b) & 0xff000000
+	return len(b) == 20 && revision == revision2 || len(b) == 24 && revision == revision3
 }
 
 // Removexattr is removexattr(2).

@@ -30,7 +30,9 @@ func New(initial uint64, flags int) *vfs.Description {
 	return vfs.NewAnonymous(f, "anon_inode:[eventfd]", unix.O_RDWR|flags&unix.EFD_NONBLOCK)
 }
 
-// Count is for /proc/PID/fdinfo.
+// Semaphore and Count are for /proc/PID/fdinfo.
+func (f *File) Semaphore() bool { return f.semaphore }
+
 func (f *File) Count() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()

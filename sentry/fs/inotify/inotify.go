@@ -164,6 +164,9 @@ func (in *Instance) pushLocked(e event) {
 // Stream implements vfs.Stream.
 func (in *Instance) Stream() {}
 
+// Seek does nothing (fs/read_write.c, noop_llseek).
+func (in *Instance) Seek(_ vfs.Context, pos, _ int64, _ int) (int64, error) { return pos, nil }
+
 // Queue implements vfs.File.
 func (in *Instance) Queue() *vfs.Queue { return &in.queue }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -144,8 +145,23 @@ func (fs *FileSystem) describe(s subject, fd int, f *vfs.Description) []byte {
 	}
 	b := fmt.Appendf(nil, "pos:\t%d\nflags:\t0%o\nmnt_id:\t%d\nino:\t%d\n", f.Pos(), flags, f.Path().Mount.ID(), ino)
 	switch x := f.File().(type) {
-	case interface{ Count() uint64 }: // eventfd
-		b = fmt.Appendf(b, "eventfd-count: %16x\n", x.Count())
+	case interface { // eventfd
+		Count() uint64
+		Semaphore() bool
+	}:
+		semaphore := 0
+		if x.Semaphore() {
+			semaphore = 1
+		}
+		b = fmt.Appendf(b, "eventfd-count: %16x\neventfd-id: %d\neventfd-semaphore: %d\n", x.Count(), ino, semaphore)
+	case interface { // timerfd
+		State() (clock int, ticks uint64, flags int)
+		Left() (left, interval time.Duration)
+	}:
+		clock, ticks, flags := x.State()
+		left, interval := x.Left()
+		b = fmt.Appendf(b, "clockid: %d\nticks: %d\nsettime flags: 0%o\nit_value: (%d, %d)\nit_interval: (%d, %d)\n", clock, ticks, flags,
+			left/time.Second, left%time.Second, interval/time.Second, interval%time.Second)
 	case interface{ Mask() kernel.SigSet }: // signalfd
 		b = fmt.Appendf(b, "sigmask:\t%016x\n", uint64(x.Mask()))
 	case interface{ PID() *kernel.PID }: // pidfd

@@ -313,7 +313,8 @@ func TestTree(t *testing.T) {
 	}
 }
 
-// TestReadAll opens everything that can be listed and reads it.
+// TestReadAll opens everything that can be listed and reads it, but for pagemap, which has
+// 256 GiB (proc_pagemap of the corpus).
 func TestReadAll(t *testing.T) {
 	w := newWorld(t)
 	n := 0
@@ -331,7 +332,7 @@ func TestReadAll(t *testing.T) {
 			case e.Name == "." || e.Name == "..":
 			case e.Type == unix.DT_DIR && depth < 6:
 				walk(name, depth+1)
-			case e.Type == unix.DT_REG:
+			case e.Type == unix.DT_REG && e.Name != "pagemap":
 				n++
 				if _, err := w.try(strings.TrimPrefix(name, "/proc/")); err != nil && !strings.Contains(name, "/attr/") && !strings.HasSuffix(name, "/mem") {
 					t.Errorf("%s: %v", name, err)

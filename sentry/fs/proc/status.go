@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +49,7 @@ func status(fs *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
 	t, g := s.t, s.g
 	c := t.Creds()
 	jobs := g.Jobs()
-	line("Name", "%s", escape(t.Comm(), "\n\\"))
+	line("Name", "%s", strings.NewReplacer("\n", `\n`, `\`, `\\`).Replace(t.Comm()))
 	if f := s.fs(); f != nil {
 		line("Umask", "%04o", f.Umask())
 	}

@@ -19,15 +19,18 @@ type File struct {
 	vfs.NoFile
 	now   func() time.Duration
 	timer *kernel.Timer
+	clock int // its number
 	queue vfs.Queue
 
 	mu    sync.Mutex
 	count uint64
+	how   int // the flags of the last timerfd_settime
 }
 
-// New makes a timer on the clock that now reads; flags are O_NONBLOCK or none.
-func New(now func() time.Duration, flags int) *vfs.Description {
-	f := &File{now: now}
+// New makes a timer on the clock that now reads, whose number is clock; flags are
+// O_NONBLOCK or none.
+func New(now func() time.Duration, clock, flags int) *vfs.Description {
+	f := &File{now: now, clock: clock}
 	f.timer = kernel.NewPatientTimer(now, f.expired)
 	return vfs.NewAnonymous(f, "anon_inode:[timerfd]", unix.O_RDWR|flags)
 }
@@ -39,17 +42,26 @@ func (f *File) expired(missed int64) {
 	f.queue.Notify(vfs.EventIn)
 }
 
-// Set arms the timer, relative to now or for a time on the clock, and returns
-// what was left and the old interval. What had expired is forgotten.
-func (f *File) Set(value, interval time.Duration, absolute bool) (left, old time.Duration) {
-	if value != 0 && !absolute {
+// Set arms the timer, relative to now or for a time on the clock (TFD_TIMER_ABSTIME
+// in flags), and returns what was left and the old interval. What had expired is
+// forgotten.
+func (f *File) Set(value, interval time.Duration, flags int) (left, old time.Duration) {
+	if value != 0 && flags&unix.TFD_TIMER_ABSTIME == 0 {
 		value += f.now()
 	}
 	left, old = f.timer.Set(value, interval)
 	f.mu.Lock()
-	f.count = 0
+	f.count, f.how = 0, flags
 	f.mu.Unlock()
 	return left, old
+}
+
+// State is what /proc/PID/fdinfo tells: the clock, expirations not read yet, and
+// the flags that Set had.
+func (f *File) State() (clock int, ticks uint64, flags int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.clock, f.count, f.how
 }
 
 // Left is the time to the next expiry, and the interval.

@@ -56,6 +56,9 @@ func (s *Socket) count(cmd uint32) (int, error) {
 	s.settleLocked()
 	switch s.phase {
 	case listening:
+		if cmd == unix.SIOCATMARK {
+			return 0, nil
+		}
 		return 0, unix.EINVAL
 	case connected:
 	default:

@@ -164,7 +164,9 @@ func (o *Options) Get(name int) ([]byte, error) {
 	case unix.SO_TIMESTAMP_OLD, unix.SO_TIMESTAMPNS_OLD, unix.SO_TIMESTAMP_NEW, unix.SO_TIMESTAMPNS_NEW:
 		return Bool(o.stamp == stamps[name]), nil
 	case unix.SO_MARK:
-		return Int(0), nil
+		return Int(int(o.ints[name])), nil
+	case unix.SO_LOCK_FILTER:
+		return Int(0), nil // nor can one be attached
 	}
 	return nil, unix.ENOPROTOOPT
 }
@@ -200,8 +202,11 @@ func (o *Options) Set(c Caller, name int, b []byte) error {
 		if p.flag && v != 0 {
 			v = 1
 		}
-		if name == unix.SO_RCVLOWAT && v <= 0 {
-			v = 1
+		if name == unix.SO_RCVLOWAT {
+			if v < 0 {
+				v = 1<<31 - 1
+			}
+			v = max(v, 1)
 		}
 		if name == unix.SO_PRIORITY && (v < 0 || v > 6) && !Capable(c, unix.CAP_NET_ADMIN) {
 			return unix.EPERM
@@ -232,10 +237,10 @@ func (o *Options) set(c Caller, name int, v int32) error {
 	case unix.SO_PASSSEC:
 		o.passSecurity = v != 0
 	case unix.SO_MARK:
-		if !admin {
+		if !admin && !Capable(c, unix.CAP_NET_RAW) {
 			return unix.EPERM
 		}
-		return unix.ENOPROTOOPT
+		o.ints[name] = v
 	case unix.SO_TYPE, unix.SO_PROTOCOL, unix.SO_DOMAIN, unix.SO_ERROR, unix.SO_ACCEPTCONN, unix.SO_SNDLOWAT:
 		return unix.ENOPROTOOPT
 	default:

@@ -1,6 +1,7 @@
 package unix
 
 import (
+	"cmp"
 	"encoding/binary"
 
 	"golang.org/x/sys/unix"
@@ -72,6 +73,11 @@ func (e *Endpoint) SetOption(c socket.Caller, level, name int, value []byte) err
 	if level != unix.SOL_SOCKET {
 		return unix.EOPNOTSUPP
 	}
+	if name == unix.SO_REUSEPORT {
+		if v, err := socket.ParseInt(value); err != nil || v != 0 {
+			return cmp.Or(err, error(unix.EOPNOTSUPP)) // sk_setsockopt: of IP sockets only
+		}
+	}
 	err := e.opts.Set(c, name, value)
 	if err == nil && name == unix.SO_SNDBUF {
 		e.queue.Notify(vfs.EventOut)
@@ -93,7 +99,7 @@ func (e *Endpoint) Ioctl(ctx vfs.Context, cmd uint32, arg uint64) (uintptr, erro
 		v = n
 	case unix.SIOCATMARK:
 		if e.typ != unix.SOCK_STREAM {
-			return 0, unix.EINVAL
+			return 0, unix.EOPNOTSUPP
 		}
 	default:
 		return 0, unix.ENOTTY
