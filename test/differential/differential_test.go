@@ -4,6 +4,7 @@
 package differential
 
 import (
+	"hash/crc32"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,9 +15,20 @@ import (
 	"bulkhead/test/rig"
 )
 
-// corpus compiles testdata/corpus. Its cases pass bad pointers and sizes on
+// builds are the ways to compile the corpus. musl-gcc leaves out the kernel's headers,
+// which are glibc's neighbours.
+var builds = []struct {
+	name, compiler string
+	flags          []string
+}{
+	{"static", "gcc", []string{"-static"}},
+	{"dynamic", "gcc", nil},
+	{"musl", "musl-gcc", []string{"-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"}},
+}
+
+// compile makes a build of testdata/corpus. Its cases pass bad pointers and sizes on
 // purpose, which gcc would warn of.
-func corpus(t *testing.T, compiler string, flags ...string) string {
+func compile(t *testing.T, compiler string, flags ...string) string {
 	t.Helper()
 	sources, err := filepath.Glob("testdata/corpus/*.c")
 	if err != nil {
@@ -43,36 +55,61 @@ func cases(t *testing.T, program string) []string {
 	return names
 }
 
-// TestStatic runs each case in a sandbox of its own, static against glibc.
-func TestStatic(t *testing.T) {
+// batch is how many cases share a sandbox: a start costs as much as most cases do.
+const batch = 30
+
+// TestCorpus runs each case in one of the builds, which its name chooses, so that every
+// build gets its share of every file; with BULKHEAD_SLOW (make test-apps) in all of them.
+func TestCorpus(t *testing.T) {
 	rig.NeedRoot(t)
-	program := corpus(t, "gcc", "-static")
-	for _, name := range cases(t, program) {
-		t.Run(name, func(t *testing.T) {
-			command := rig.Command{Args: []string{program, name}}
-			want := command.Native(t)
-			rig.EachPlatform(t, func(t *testing.T, platform string) {
-				rig.Compare(t, want, command.In(t, platform))
-			})
+	for i, build := range builds {
+		t.Run(build.name, func(t *testing.T) {
+			rig.Need(t, build.compiler)
+			program := compile(t, build.compiler, build.flags...)
+			names := cases(t, program)
+			if os.Getenv("BULKHEAD_SLOW") == "" {
+				names = slices.DeleteFunc(names, func(name string) bool {
+					return crc32.ChecksumIEEE([]byte(name))%uint32(len(builds)) != uint32(i)
+				})
+			}
+			for names := range slices.Chunk(names, batch) {
+				compare(t, program, names)
+			}
 		})
 	}
 }
 
-// TestDynamic runs all cases one after the other in one sandbox, with each libc's loader.
-func TestDynamic(t *testing.T) {
-	rig.NeedRoot(t)
-	// musl-gcc leaves out the kernel's headers, which are glibc's neighbours.
-	kernel := []string{"-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"}
-	for compiler, flags := range map[string][]string{"gcc": nil, "musl-gcc": kernel} {
-		t.Run(compiler, func(t *testing.T) {
-			rig.Need(t, compiler)
-			command := rig.Command{Args: []string{corpus(t, compiler, flags...), "-a"}}
-			want := command.Native(t)
-			rig.EachPlatform(t, func(t *testing.T, platform string) {
-				rig.Compare(t, want, command.In(t, platform))
+// compare runs cases of a program in one go, and compares each by itself.
+func compare(t *testing.T, program string, names []string) {
+	t.Helper()
+	command := rig.Command{Args: append([]string{program}, names...)}
+	native := command.Native(t)
+	want := parts(native.Out)
+	for _, platform := range rig.Platforms(t) {
+		all := command.In(t, platform)
+		if all.Err != native.Err || all.Code != native.Code {
+			t.Errorf("%s exited %d, natively %d; on standard error:\n%s", platform, all.Code, native.Code, all.Err)
+		}
+		got := parts(all.Out)
+		for _, name := range names {
+			t.Run(name+"/"+platform, func(t *testing.T) {
+				if want[name] == "" {
+					t.Error("it printed nothing natively")
+				}
+				rig.Compare(t, rig.Result{Out: want[name]}, rig.Result{Out: got[name]})
 			})
-		})
+		}
 	}
+}
+
+// parts cuts what several cases printed at the line "==== NAME" before each.
+func parts(out string) map[string]string {
+	all := map[string]string{}
+	for _, part := range strings.Split("\n"+out, "\n==== ")[1:] {
+		name, text, _ := strings.Cut(part, "\n")
+		all[name] = text
+	}
+	return all
 }
 
 // TestGo runs a static Go program's cases: its run time asks other things of a kernel than libc's.

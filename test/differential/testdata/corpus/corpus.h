@@ -3,6 +3,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -82,7 +83,25 @@ void status(const char *what, int wait_status);
 		for (pid_t child_pid_ = (child_pid = fork()); child_pid_ == 0; _exit(0))
 extern pid_t child_pid;
 
+// A row of a table of constants: struct named flags[] = {N(O_RDONLY), N(O_RDWR)}.
+struct named {
+	const char *name;
+	long value;
+};
+#define N(constant) {#constant, constant}
+#define EACH(row, table) for (int row = 0; row < (int)(sizeof table / sizeof *table); row++)
+
+// ROW(call, format, …) prints what a call answered under a name of its own.
+#define ROW(call, ...)                                                            \
+	do {                                                                      \
+		char row_name[256];                                               \
+		snprintf(row_name, sizeof row_name, __VA_ARGS__);                 \
+		errno = 0;                                                        \
+		answer(row_name, (long)(call));                                   \
+	} while (0)
+
 void put(const char *path, const char *text);  // makes a file of text
+int clear(int dirfd);                          // removes all in a directory, and closes it
 void show(const char *path);                   // prints a file
 void dump(const char *name, const void *bytes, long size);
 void nap(int milliseconds);

@@ -1,4 +1,4 @@
-// corpus NAME runs one case; corpus -l lists them; corpus -a runs all, each in a child.
+// corpus NAME... runs these cases, each in a child; corpus -a runs all; corpus -l lists them.
 #include "corpus.h"
 
 extern const struct test_case __start_cases[], __stop_cases[];
@@ -120,6 +120,24 @@ void until_state(pid_t pid, char wanted)
 		nap(1);
 }
 
+int clear(int dirfd)
+{
+	DIR *dir = fdopendir(dirfd);
+	if (!dir)
+		return -1;
+	int left = 0;
+	for (struct dirent *e; (e = readdir(dir));) {
+		if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+			continue;
+		if (unlinkat(dirfd, e->d_name, 0) == 0)
+			continue;
+		int in = openat(dirfd, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+		left |= in < 0 || clear(in) || unlinkat(dirfd, e->d_name, AT_REMOVEDIR);
+	}
+	closedir(dir);
+	return left;
+}
+
 static int run(const struct test_case *c)
 {
 	char dir[] = "/tmp/corpus.XXXXXX", remove[64];
@@ -137,7 +155,9 @@ static int run(const struct test_case *c)
 	waitpid(pid, &s, 0);
 	if (s)
 		status(c->name, s);
-	snprintf(remove, sizeof remove, "rm -rf %s", dir);
+	if (clear(open(dir, O_RDONLY | O_DIRECTORY)) == 0 && rmdir(dir) == 0)
+		return s != 0;
+	snprintf(remove, sizeof remove, "rm -rf %s", dir); // deeper than we have descriptors
 	return system(remove) || s != 0;
 }
 
@@ -153,18 +173,18 @@ int main(int argc, char **argv)
 	sigset_t none;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	int list = argc > 1 && !strcmp(argv[1], "-l"), all = argc > 1 && !strcmp(argv[1], "-a");
 	for (const struct test_case *c = __start_cases; c < __stop_cases; c++) {
-		if (argc > 1 && !strcmp(argv[1], "-l"))
+		int wanted = all;
+		for (int i = 1; i < argc; i++)
+			wanted |= !strcmp(argv[i], c->name);
+		if (list)
 			say("%s", c->name);
-		else if (argc > 1 && !strcmp(argv[1], "-a")) {
-			say("== %s", c->name);
+		else if (wanted) {
+			say("==== %s", c->name);
 			failed |= run(c);
-		} else if (argc > 1 && !strcmp(argv[1], c->name)) {
-			failed |= run(c);
-			found = 1;
-		} else
-			continue;
-		found = 1;
+		}
+		found |= list | wanted;
 	}
 	if (!found)
 		say("corpus: no such case");

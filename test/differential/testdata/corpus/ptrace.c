@@ -874,7 +874,7 @@ CASE(ptrace_thread_exec)
 
 static void interrupted_sleep(void)
 {
-	struct timespec t = {0, 100000000};
+	struct timespec t = {0, 600000000}; // far longer than it takes to interrupt it twice
 	OK(nanosleep(&t, 0));
 	struct pollfd f = {-1};
 	E(poll(&f, 1, 100));
