@@ -108,20 +108,26 @@ func goroutines() {
 }
 
 func timers() {
-	var order []int
+	// Which goroutine is first of two that are both due is the scheduler's choice.
+	var fired []int
 	var mutex sync.Mutex
 	var group sync.WaitGroup
+	began := time.Now()
 	for i := 5; i > 0; i-- {
 		group.Add(1)
-		time.AfterFunc(time.Duration(i)*40*time.Millisecond, func() {
+		after := time.Duration(i) * 40 * time.Millisecond
+		time.AfterFunc(after, func() {
 			mutex.Lock()
-			order = append(order, i)
-			mutex.Unlock()
+			defer mutex.Unlock()
+			if time.Since(began) >= after {
+				fired = append(fired, i)
+			}
 			group.Done()
 		})
 	}
 	group.Wait()
-	fmt.Println(order)
+	slices.Sort(fired)
+	fmt.Println(fired)
 	ticker := time.NewTicker(time.Millisecond)
 	for range 20 {
 		<-ticker.C
