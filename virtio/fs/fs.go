@@ -56,17 +56,13 @@
 package fs
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-
-	"bulkhead/virtio"
 )
 
 const (
@@ -98,13 +94,8 @@ type Options struct {
 
 // Device implements virtio.Runner, Configured, Resetter and Keeper.
 type Device struct {
-	tag     string
-	queues  int
+	*Front
 	session *session
-	slots   chan struct{} // one for each request under way
-
-	active *virtio.Active
-	work   sync.WaitGroup
 }
 
 // New opens the directory. It reads /proc/self, and keeps a descriptor of it: a
@@ -118,13 +109,16 @@ func New(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Device{
-		tag:     o.Tag,
-		queues:  o.Queues,
-		session: newSession(t, o.Log),
-		slots:   make(chan struct{}, o.Workers),
-	}, nil
+	d := &Device{session: newSession(t, o.Log)}
+	d.Front = &Front{tag: o.Tag, queues: o.Queues, slots: make(chan struct{}, o.Workers), server: d}
+	return d, nil
 }
+
+// Handle implements Server, for a Front in another process.
+func (d *Device) Handle(in, out [][]byte) (int, error) { return d.session.handle(in, out) }
+
+// Forget implements Server.
+func (d *Device) Forget() { d.session.reset() }
 
 func (o Options) defaults() Options {
 	o.Queues = orElse(o.Queues, 1)
@@ -197,95 +191,6 @@ func closeIfOpen(fd int) error {
 	}
 	return unix.Close(fd)
 }
-
-func (d *Device) ID() virtio.DeviceID { return virtio.FS }
-func (d *Device) Features() uint64    { return 0 }
-
-func (d *Device) Queues() []uint16 {
-	sizes := []uint16{hiprio: hiprioSize}
-	for range d.queues {
-		sizes = append(sizes, requestSize)
-	}
-	return sizes
-}
-
-// ReadConfig is struct virtio_fs_config (§5.11.4).
-func (d *Device) ReadConfig(at uint32, b []byte) {
-	var config [tagSize + 4]byte
-	copy(config[:tagSize], d.tag)
-	binary.LittleEndian.PutUint32(config[tagSize:], uint32(d.queues))
-	clear(b)
-	if at < uint32(len(config)) {
-		copy(b, config[at:])
-	}
-}
-
-// WriteConfig ignores the driver: all of the space is read-only.
-func (d *Device) WriteConfig(uint32, []byte) {}
-
-func (d *Device) Start(a *virtio.Active) error {
-	d.active = a
-	for i, q := range a.Queues {
-		if q != nil {
-			q.Release()
-			d.work.Go(func() { d.take(i, q) })
-		}
-	}
-	return nil
-}
-
-// take serves a queue until it is stopped or breaks. Requests are answered as they
-// are done, not in the order in which they came (§5.11.6.2); those of hiprio are
-// done in order and never wait.
-func (d *Device) take(i int, q *virtio.Queue) {
-	for {
-		c, err := q.Next()
-		if c == nil && err == nil {
-			err = q.Wait()
-		}
-		switch {
-		case errors.Is(err, virtio.ErrStopped):
-			return
-		case err != nil:
-			d.active.Fail(fmt.Errorf("fs: queue %d: %w", i, err))
-			return
-		case c == nil:
-		case i == hiprio:
-			d.serve(q, c)
-		default:
-			d.slots <- struct{}{}
-			d.work.Go(func() {
-				d.serve(q, c)
-				<-d.slots
-			})
-		}
-	}
-}
-
-// serve answers one request. The chain goes back also when it broke the
-// protocol, so that the rings are all there is to save.
-func (d *Device) serve(q *virtio.Queue, c *virtio.Chain) {
-	n, err := d.session.handle(c.ReadSegments(), c.WriteSegments())
-	if pushed := q.Push(c, n); err == nil {
-		err = pushed
-	}
-	if err != nil {
-		d.active.Fail(err)
-	}
-}
-
-// Stop lets requests under way end; nothing that they do can wait for the guest.
-func (d *Device) Stop() {
-	if d.active == nil {
-		return
-	}
-	d.active.Interrupt()
-	d.work.Wait()
-	d.active = nil
-}
-
-// Reset forgets what the guest knew, as its unmount does.
-func (d *Device) Reset() { d.session.reset() }
 
 // Close lets go of the host's files. The device has been stopped.
 func (d *Device) Close() error {

@@ -207,6 +207,13 @@ func (m *Memory) Slice(addr virtio.Addr, n uint64) ([]byte, error) {
 	return nil, fmt.Errorf("ram: no %d bytes of memory at %#x", n, uint64(addr))
 }
 
+// Offset is where in Bytes b lies, which is a slice of it; ok is false for any other.
+func (m *Memory) Offset(b []byte) (at uint64, ok bool) { return offset(m.host, b) }
+
+// File is the memfd behind Bytes, byte for byte, or a negative number where the
+// memory is no other process's to map. It stays the memory's.
+func (m *Memory) File() int { return m.fd }
+
 // Release gives back to the host those pages that lie wholly within b, a slice of
 // the guest's memory; they read 0 when the guest comes to them again.
 func (m *Memory) Release(b []byte) error {
