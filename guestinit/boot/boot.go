@@ -1,5 +1,6 @@
 // Package boot brings a guest up as its PID 1, runs one command, and takes the
-// guest down with the command's exit code. It knows its configuration
+// guest down with the command's exit code; or it leaves the guest to guestinit/agent,
+// which runs containers, until the host hangs up. It knows its configuration
 // (guestinit/config) and nothing of the host.
 //
 // All of it runs on the main goroutine, which stays on the main thread: the
@@ -17,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/guestinit/agent"
 	"bulkhead/guestinit/config"
 )
 
@@ -60,6 +62,10 @@ func (g *guest) live() {
 		g.end(powerOff(config.ExitInit))
 	}
 	g.reached(config.Prepared)
+	if g.config.Agent {
+		complain(agent.Run())
+		g.end(powerOff(config.ExitInit))
+	}
 	g.end(g.run())
 }
 

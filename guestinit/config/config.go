@@ -61,6 +61,10 @@ func (s Stage) String() string {
 type Config struct {
 	Hostname string `json:"hostname,omitempty"`
 
+	// Agent makes the guest serve the agent protocol to its host in place of a
+	// command: it runs containers.
+	Agent bool `json:"agent,omitempty"`
+
 	// Args is the command; none means a shell: /bin/sh, or the built-in one.
 	Args []string `json:"args,omitempty"`
 	// Env is added to a PATH, HOME and TERM.

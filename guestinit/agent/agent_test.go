@@ -1,0 +1,153 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestMountPoint: what the container's files say leads no further than its root.
+func TestMountPoint(t *testing.T) {
+	outside, inside := t.TempDir(), t.TempDir()
+	must(t, os.Symlink(outside, filepath.Join(inside, "away")))
+	must(t, os.Symlink("../../../../../../../..", filepath.Join(inside, "up")))
+	must(t, os.Symlink("loop", filepath.Join(inside, "loop")))
+	must(t, os.WriteFile(filepath.Join(inside, "file"), nil, 0o600))
+	root, err := unix.Open(inside, unix.O_PATH|unix.O_DIRECTORY, 0)
+	must(t, err)
+	defer unix.Close(root)
+	for _, row := range []struct {
+		name string
+		file bool
+		want string // below the root; "" is refused
+	}{
+		{"/a/b/c", false, "a/b/c"},
+		{"/a/b/f", true, "a/b/f"},
+		{"/a/b/f", true, "a/b/f"},
+		{"../../x", false, "x"},
+		{"/up/y", false, "y"},
+		{"/away/z", false, ""}, // it would be there in the container, and is not
+		{"/file", true, "file"},
+		{"/file/d", false, ""},
+		{"/loop/d", false, ""},
+		{"/", false, "."},
+	} {
+		fd, err := mountPoint(root, row.name, row.file)
+		if row.want == "" {
+			if err == nil {
+				t.Errorf("%s: a place for a mount", row.name)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", row.name, err)
+			continue
+		}
+		at, err := os.Readlink(fdPath(fd))
+		unix.Close(fd)
+		if want := filepath.Join(inside, row.want); err != nil || at != want {
+			t.Errorf("%s: %s, want %s (%v)", row.name, at, want, err)
+		}
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) != 0 {
+		t.Errorf("made outside: %v", left)
+	}
+}
+
+func TestParseOptions(t *testing.T) {
+	for _, row := range []struct {
+		options string
+		flags   uintptr
+		data    string
+	}{
+		{"", 0, ""},
+		{"nosuid,noexec,nodev,ro", unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV | unix.MS_RDONLY, ""},
+		{"ro,rw", 0, ""},
+		{"rbind,rprivate,ro", unix.MS_RDONLY, ""},
+		{"nosuid,mode=755,size=64k", unix.MS_NOSUID, "mode=755,size=64k"},
+	} {
+		flags, data := parseOptions(strings.Split(row.options, ","))
+		if flags != row.flags || data != row.data {
+			t.Errorf("%s: %#x, %q", row.options, flags, data)
+		}
+	}
+}
+
+func TestHome(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "passwd")
+	must(t, os.WriteFile(path, []byte("root:x:0:0::/root:/bin/sh\nbad line\nuser:x:7:7::/home/user\nnone:x:8:8:::\n"), 0o600))
+	for uid, want := range map[uint32]string{0: "/root", 7: "/home/user", 8: "/", 9: "/"} {
+		if got := home(path, uid); got != want {
+			t.Errorf("%d: %s, want %s", uid, got, want)
+		}
+	}
+	if got := home(path+"-", 0); got != "/" {
+		t.Errorf("without a file: %s", got)
+	}
+}
+
+func TestLookUp(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "program"), nil, 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "text"), nil, 0o644))
+	must(t, os.Mkdir(filepath.Join(dir, "dir"), 0o755))
+	env := []string{"PATH=/nowhere:" + dir}
+	for _, row := range []struct{ name, path, err string }{
+		{"program", dir + "/program", ""},
+		{dir + "/program", dir + "/program", ""},
+		{"missing", "", `exec: "missing": executable file not found in $PATH`},
+		{"text", "", `exec: "text": permission denied`},
+		{"dir", "", `exec: "dir": permission denied`},
+		{"/missing", "", `exec: "/missing": no such file or directory`},
+	} {
+		path, err := lookUp(row.name, env)
+		if path != row.path || (err == nil) != (row.err == "") || err != nil && err.Error() != row.err {
+			t.Errorf("%s: %q, %v", row.name, path, err)
+		}
+	}
+	if _, err := lookUp("missing", env); !errors.Is(err, unix.ENOENT) {
+		t.Error("a program that is not there is no ENOENT")
+	}
+}
+
+func TestCapabilities(t *testing.T) {
+	if set, err := capabilities("effective", []string{"CAP_CHOWN", "CAP_CHECKPOINT_RESTORE"}); err != nil || set != 1|1<<unix.CAP_CHECKPOINT_RESTORE {
+		t.Errorf("%#x, %v", set, err)
+	}
+	if _, err := capabilities("effective", []string{"CAP_FLY"}); err == nil {
+		t.Error("a capability that is none was taken")
+	}
+}
+
+// TestDescribe looks at a process of its own.
+func TestDescribe(t *testing.T) {
+	c := exec.Command("sleep", "1000")
+	must(t, c.Start())
+	defer func() {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+	}()
+	list := describe("/proc", []int{os.Getpid(), c.Process.Pid, 1 << 30})
+	if len(list) != 2 {
+		t.Fatalf("%d processes", len(list))
+	}
+	p := list[1]
+	if int(p.Pid) != innerPID(c.Process.Pid) || int(p.Parent) != innerPID(os.Getpid()) || p.Threads != 1 || p.Uid != uint32(os.Geteuid()) || list[0].Memory == 0 || list[0].Threads < 2 {
+		t.Errorf("%v", list)
+	}
+	if !ends(unix.SIGTERM) || ends(unix.SIGWINCH) || ends(unix.SIGKILL) {
+		t.Error("which signals end a process")
+	}
+}

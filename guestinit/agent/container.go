@@ -1,0 +1,24 @@
+package agent
+
+import "slices"
+
+// container is one in the guest. Its fields are server.mu's.
+type container struct {
+	name     string
+	ordinary bool // signals end its init as they end any process
+	group    *group
+	init     *process
+	others   []*process // started by Exec and not yet waited for
+}
+
+func (c *container) first() *process {
+	if c == nil {
+		return nil
+	}
+	return c.init
+}
+
+// forget drops what one Wait has taken. Init stays: it stands for the container.
+func (c *container) forget(p *process) {
+	c.others = slices.DeleteFunc(c.others, func(o *process) bool { return o == p })
+}

@@ -1,0 +1,311 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/runtime/agent/rpc"
+)
+
+// process is one that the host started.
+type process struct {
+	pid, inner int // as the guest has it; as the container does
+	container  *container
+	isInit     bool
+	streams    *streams
+	gate       *os.File // the stage waits for a byte of it
+	report     *os.File // on which it tells of an exec that failed
+
+	mu      sync.Mutex
+	started bool
+	asked   unix.Signal // which signal was made a SIGKILL of
+
+	status unix.WaitStatus // once exited is closed
+	exited chan struct{}   // closed by the reaper
+	ended  chan struct{}   // closed when the streams are settled as well
+}
+
+// reap waits for every child of this process, which as the guest's init has every
+// orphan as well. Forks happen under server.mu, so that none ends unknown.
+func (s *server) reap() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGCHLD)
+	for range signals {
+		s.mu.Lock()
+		for {
+			var status unix.WaitStatus
+			pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil || pid == 0 {
+				break
+			}
+			if p := s.processes[pid]; p != nil {
+				delete(s.processes, pid)
+				p.status = status
+				close(p.exited)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// launch makes a process up to just before its program.
+func (s *server) launch(ctx context.Context, c *container, st *stage, names *rpc.Streams) (_ *process, err error) {
+	p := &process{container: c, isInit: !st.Join, exited: make(chan struct{}), ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			p.abandon()
+		}
+	}()
+	if p.streams, err = s.openStreams(names, st.Process.Terminal); err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(st)
+	if err != nil {
+		return nil, err
+	}
+	configRead, configWrite, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer configRead.Close()
+	defer configWrite.Close()
+	gateRead, gateWrite, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer gateRead.Close()
+	p.gate = gateWrite
+	ours, theirs, err := reportPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	p.report = ours
+	if err := s.fork(c, p, st, []*os.File{configRead, theirs, gateRead}); err != nil {
+		return nil, err
+	}
+	p.streams.forked()
+	theirs.Close()
+	configRead.Close()
+	gateRead.Close()
+	if _, err := configWrite.Write(text); err != nil && !errors.Is(err, unix.EPIPE) {
+		return nil, fmt.Errorf("configure the process: %w", err)
+	}
+	configWrite.Close()
+	master, err := readReport(ours)
+	if err != nil {
+		return nil, err
+	}
+	if st.Process.Terminal && master == nil {
+		return nil, errors.New("the process has no terminal")
+	}
+	p.inner = innerPID(p.pid)
+	p.streams.begin(master)
+	go p.settle()
+	return p, nil
+}
+
+// fork starts this program again as a stage. It runs on a thread of its own where
+// that has to be in the container's pid namespace for its children to be.
+func (s *server) fork(c *container, p *process, st *stage, files []*os.File) error {
+	attr := &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(c.group.dir.Fd())}
+	if !st.Join {
+		attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
+	}
+	var fds []uintptr
+	for _, f := range append(p.streams.theirs[:], files...) {
+		fds = append(fds, f.Fd())
+	}
+	start := func() (err error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		p.pid, err = syscall.ForkExec("/proc/self/exe", []string{StageName}, &syscall.ProcAttr{Env: []string{}, Files: fds, Sys: attr})
+		if err != nil {
+			return fmt.Errorf("start a process: %w", err)
+		}
+		s.processes[p.pid] = p
+		return nil
+	}
+	if !st.Join {
+		return start()
+	}
+	first := c.init.pid
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread is spoiled
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", first))
+		if err == nil {
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWPID)
+			ns.Close()
+		}
+		if err != nil {
+			done <- fmt.Errorf("the container has ended: %w", err)
+			return
+		}
+		done <- start()
+	}()
+	if err := <-done; err != nil {
+		return err
+	}
+	return nil
+}
+
+// release lets the program run.
+func (p *process) release() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.started {
+		return unix.EALREADY
+	}
+	p.started = true
+	_, err := p.gate.Write([]byte{1})
+	p.gate.Close()
+	if err == nil {
+		// The end of the report is the exec; before it there is the error, if any.
+		_, err = readReport(p.report)
+	}
+	p.report.Close()
+	return err
+}
+
+// abandon ends a process that did not come to be.
+func (p *process) abandon() {
+	for _, f := range []*os.File{p.gate, p.report} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if p.pid != 0 {
+		_ = unix.Kill(p.pid, unix.SIGKILL) // ESRCH: it has ended by itself
+	}
+	if p.streams != nil {
+		p.streams.close()
+	}
+}
+
+// settle waits for the end, and for what was printed before it.
+func (p *process) settle() {
+	<-p.exited
+	if p.isInit {
+		// All of the container's processes have ended with it, and what they wrote to
+		// files goes to the host.
+		p.streams.drain()
+		syncShare()
+	} else {
+		p.streams.count()
+	}
+	close(p.ended)
+}
+
+// outcome is that of a process that has ended.
+func (p *process) outcome() *rpc.WaitResponse {
+	w := &rpc.WaitResponse{Stdout: p.streams.sent(1), Stderr: p.streams.sent(2)}
+	if !p.status.Signaled() {
+		w.Code = int32(p.status.ExitStatus())
+		return w
+	}
+	w.Signal, w.Core = int32(p.status.Signal()), p.status.CoreDump()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asked != 0 && p.status.Signal() == unix.SIGKILL {
+		w.Signal = int32(p.asked)
+	}
+	return w
+}
+
+// signal sends one. The first process of a pid namespace gets no signal that it has
+// no handler for (pid_namespaces(7)); where it is to be as any other, what would
+// have ended it does.
+func (p *process) signal(n unix.Signal) error {
+	select {
+	case <-p.exited:
+		return unix.ESRCH
+	default:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.isInit && p.container.ordinary && ends(n) && defaultAction(p.pid, n) {
+		p.asked, n = n, unix.SIGKILL
+	}
+	return unix.Kill(p.pid, n)
+}
+
+// ends tells whether a signal ends a process that does nothing about it (signal(7)).
+func ends(n unix.Signal) bool {
+	switch n {
+	case 0, unix.SIGKILL, unix.SIGCHLD, unix.SIGURG, unix.SIGWINCH, unix.SIGCONT, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+		return false
+	}
+	return true
+}
+
+// defaultAction tells whether a process neither catches, ignores nor blocks a signal.
+func defaultAction(pid int, n unix.Signal) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		name, value, _ := strings.Cut(line, ":")
+		switch name {
+		case "SigBlk", "SigIgn", "SigCgt":
+			if mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64); err != nil || mask>>(n-1)&1 != 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// innerPID is the number that a process has in its innermost pid namespace.
+func innerPID(pid int) int {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(b)) {
+		if list, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			if fields := strings.Fields(list); len(fields) > 0 {
+				n, _ := strconv.Atoi(fields[len(fields)-1])
+				return n
+			}
+		}
+	}
+	return 0
+}
+
+func (p *process) resize(rows, columns uint16) error {
+	m := p.streams.terminal()
+	if m == nil {
+		return unix.ENOTTY
+	}
+	raw, err := m.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+	})
+	return errors.Join(err, failed)
+}
+
+func syncShare() {
+	f, err := os.Open(shared)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	_ = unix.Syncfs(int(f.Fd())) // a host that is gone has no use for it
+}
