@@ -1,5 +1,6 @@
 // Command bulkhead is the OCI runtime. It is also, under hidden verbs, every
-// process that it starts: the sandbox, the gofer and the stand-in of exec. Those
+// process that it starts: the sandbox, the gofer, what stands in their places where
+// the wall is a machine, and the stand-in of exec. Those
 // are told apart here, before anything of the command line is built, since a
 // start has milliseconds and a helper should stay small.
 package main
@@ -18,6 +19,9 @@ import (
 	"bulkhead/sentry/boot"
 	"bulkhead/sentry/gofer"
 	"bulkhead/sentry/syscalls"
+	"bulkhead/vmm/host"
+	machine "bulkhead/vmm/sandbox"
+	"bulkhead/vmm/share"
 )
 
 // began is as early as a program of Go's can tell.
@@ -25,8 +29,10 @@ var began = time.Now()
 
 // helpers are the hidden verbs.
 var helpers = map[string]func(args []string) int{
-	sandbox.Verb:      boot.Main,
-	sandbox.GoferVerb: gofer.Main,
+	sandbox.Verb:        boot.Main,
+	sandbox.GoferVerb:   gofer.Main,
+	sandbox.MachineVerb: machine.Main,
+	sandbox.ShareVerb:   share.Main,
 	container.StandInVerb: func(args []string) int {
 		signals := make(chan os.Signal, 64)
 		signal.Notify(signals)
@@ -40,7 +46,7 @@ func main() {
 			os.Exit(helper(os.Args[2:]))
 		}
 	}
-	os.Exit(cli.Program{Began: began, Syscalls: syscallTable, CallName: callName}.Main(os.Args[1:]))
+	os.Exit(cli.Program{Began: began, Syscalls: syscallTable, CallName: callName, Machine: host.Check}.Main(os.Args[1:]))
 }
 
 func callName(nr int) string {

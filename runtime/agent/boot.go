@@ -89,6 +89,11 @@ type Files struct {
 	KVM      int    `json:"kvm,omitempty"`      // /dev/kvm
 	NoKVM    string `json:"noKVM,omitempty"`    // why it is absent, for people
 	Preserve []int  `json:"preserve,omitempty"` // become 3, 4, … of init (--preserve-fds)
+
+	// Of a machine: what it boots, and where its console goes.
+	Kernel  int `json:"kernel,omitempty"`
+	Init    int `json:"init,omitempty"`    // guestinit
+	Console int `json:"console,omitempty"` // append
 }
 
 // ReadBootConfig reads the configuration from ConfigFD. It is io.EOF when the

@@ -37,6 +37,8 @@ type Program struct {
 	Syscalls func(w io.Writer) error
 	// CallName is a system call's name by its number, "" if there is none.
 	CallName func(nr int) string
+	// Machine says why this host runs no machine, for --isolation=vm.
+	Machine func() error
 }
 
 // app is one invocation.
@@ -66,6 +68,7 @@ const (
 // Main runs the program and gives its exit code.
 func (p Program) Main(args []string) int {
 	a := &app{Program: p}
+	a.rt.Machine = p.Machine
 	root := a.root()
 	root.SetArgs(args)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
@@ -166,8 +169,10 @@ const about = `Bulkhead runs containers that do not share the host's kernel.
 
 A container's programs run in user mode, under KVM where there is /dev/kvm or
 under ptrace where there is not, and every system call they make is answered by
-an application kernel of our own, the Sentry. The verbs are those of runc, so
-that docker and containerd use bulkhead as they use runc.`
+an application kernel of our own, the Sentry. With --isolation=vm they run on a
+Linux of their own, in a machine of ours, where the host's KVM runs one natively.
+The verbs are those of runc, so that docker and containerd use bulkhead as they
+use runc.`
 
 const examples = `  Try a command behind the wall, with the host's files to read and nothing to break:
     bulkhead do uname -a
@@ -176,6 +181,9 @@ const examples = `  Try a command behind the wall, with the host's files to read
   See where the start's time goes, or choose how the programs run:
     bulkhead --debug do true
     bulkhead --platform=ptrace do true
+
+  In a machine with a Linux kernel of its own (make kernel; hwtest says whether this host can):
+    bulkhead --isolation=vm do uname -a
 
   An OCI bundle by hand:
     mkdir -p b/rootfs && cd b && bulkhead spec     # then fill rootfs

@@ -39,6 +39,9 @@ type Runtime struct {
 	Isolation     string // "": the annotation's, or sentry
 	Overlay       string // none, memory, dir=…; "" is none
 
+	// Machine says why this host runs no machine, nil if it does: isolation vm.
+	Machine func() error
+
 	// Weaker than the bundle's annotations.
 	DefaultPlatform, DefaultIsolation, DefaultOverlay string
 
@@ -120,9 +123,18 @@ func (c *Container) locked() bool {
 }
 
 func (c *Container) frozen() bool {
+	if c.isMachine() {
+		return c.State.Paused
+	}
 	g, err := c.group()
 	return err == nil && g != nil && g.Frozen()
 }
+
+// isMachine tells one whose pause is its machine's. Its control group cannot be
+// frozen: before Linux 6.14 KVM's kernel thread of each machine is in it, which no
+// freezer of version 2 stops, so that the group is never said to be frozen
+// (arch/x86/kvm/mmu/mmu.c, kvm_mmu_post_init_vm).
+func (c *Container) isMachine() bool { return c.State.Isolation == vmWall }
 
 // group is nil where the container has none.
 func (c *Container) group() (*cgroup.Group, error) {

@@ -26,6 +26,11 @@ func (c *Container) Crash(code int) error {
 	if err != nil {
 		return nil
 	}
+	if c.State.Isolation == vmWall {
+		if line := guestLine(log); line != "" {
+			return fmt.Errorf("the guest ended, and the container with it: %s", line)
+		}
+	}
 	why := crashLine(log)
 	if why == "" {
 		return nil
@@ -63,6 +68,18 @@ func crashLine(log []byte) string {
 		found = append([]byte("panic: "), value...)
 	}
 	return string(bytes.TrimSpace(found[:min(len(found), 300)]))
+}
+
+// guestLine is how a machine's guest ended, of the last line that tells of it.
+func guestLine(log []byte) (found string) {
+	for line := range bytes.Lines(log) {
+		for _, mark := range []string{`msg="guest ended" `, `"msg":"guest ended",`} {
+			if _, rest, ok := bytes.Cut(line, []byte(mark)); ok {
+				found = string(bytes.TrimSpace(rest))
+			}
+		}
+	}
+	return found[:min(len(found), 1000)]
 }
 
 // tail is the end of a log.

@@ -110,24 +110,32 @@ func (n *creation) rollBack() {
 	}
 }
 
-// walls are the kinds of isolation, each with the reason why it cannot be had, if any.
-var walls = []struct{ name, refused string }{
-	{"sentry", ""},
-	{"vm", "this build has no microVMs yet; use --isolation=sentry"},
-}
+// The kinds of isolation.
+const (
+	sentryWall = "sentry"
+	vmWall     = "vm"
+)
 
-func pickWall(name string) error {
-	var names []string
-	for _, w := range walls {
-		if w.name == name {
-			if w.refused != "" {
-				return fmt.Errorf("isolation %s: %s", name, w.refused)
-			}
-			return nil
-		}
-		names = append(names, w.name)
+// pickWall refuses what this host cannot do before anything is made.
+func (n *creation) pickWall(name string) error {
+	switch {
+	case name == sentryWall:
+		return nil
+	case name != vmWall:
+		return fmt.Errorf("isolation %q is unknown (%s, %s)", name, sentryWall, vmWall)
+	case n.rt.Machine == nil:
+		return errors.New("isolation vm: this build has no machines; use --isolation=sentry")
 	}
-	return fmt.Errorf("isolation %q is unknown (%s)", name, strings.Join(names, ", "))
+	if err := n.rt.Machine(); err != nil {
+		return fmt.Errorf("isolation vm: %w; --isolation=sentry needs no such host", err)
+	}
+	switch {
+	case n.PreserveFDs > 0:
+		return errors.New("isolation vm: --preserve-fds: descriptors cannot be handed into a machine")
+	case n.c.State.Platform == "ptrace":
+		return errors.New("isolation vm: --platform=ptrace is the Sentry's; a machine runs on kvm")
+	}
+	return nil
 }
 
 // choose settles wall, platform and overlay before anything is made.
@@ -144,13 +152,13 @@ func (n *creation) choose(context.Context) error {
 	if err := state.CheckID(n.ID); err != nil {
 		return err
 	}
-	if err := pickWall(s.Isolation); err != nil {
-		return err
-	}
 	switch s.Platform {
 	case "auto", "kvm", "ptrace":
 	default:
 		return fmt.Errorf("platform %q is unknown (auto, kvm, ptrace)", s.Platform)
+	}
+	if err := n.pickWall(s.Isolation); err != nil {
+		return err
 	}
 	for i, ns := range n.spec.Linux.Namespaces {
 		if ns.Path == "" {
@@ -259,7 +267,47 @@ func (n *creation) openFiles(context.Context) (err error) {
 		return err
 	}
 	n.own = append(n.own, n.config.Preserve...)
+	if n.c.State.Isolation == vmWall {
+		if err := n.openMachine(); err != nil {
+			return err
+		}
+	}
 	return n.shareFiles()
+}
+
+// openMachine opens what a machine boots: beside this program, or where make install
+// puts things.
+func (n *creation) openMachine() (err error) {
+	m := &sandbox.Machine{}
+	if m.Kernel, err = openBeside("vmlinux", "make it (make kernel)"); err != nil {
+		return fmt.Errorf("isolation vm: the guest's kernel: %w", err)
+	}
+	n.own = append(n.own, m.Kernel)
+	if m.Init, err = openBeside("guestinit", "build it (make build)"); err != nil {
+		return fmt.Errorf("isolation vm: the guest's init: %w", err)
+	}
+	n.own = append(n.own, m.Init)
+	if m.Console, err = os.OpenFile(n.c.dir.Console(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+		return err
+	}
+	n.own = append(n.own, m.Console)
+	n.config.Machine = m
+	return nil
+}
+
+func openBeside(name, remedy string) (*os.File, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Dir(self)
+	places := []string{filepath.Join(dir, name), filepath.Join(dir, "../libexec/bulkhead", name)}
+	for _, p := range places {
+		if f, err := os.Open(p); !errors.Is(err, os.ErrNotExist) {
+			return f, err
+		}
+	}
+	return nil, fmt.Errorf("neither %s nor %s is there; %s", places[0], places[1], remedy)
 }
 
 // Inherited are copies of the descriptors 3 to n+2, for --preserve-fds. They are
@@ -287,6 +335,8 @@ func (n *creation) shareFiles() error {
 		// Who may annotate a container is not thereby entitled to write anywhere.
 		return fmt.Errorf("annotation %s: %q is neither none nor memory", overlayAnnotation, chosen)
 	case overlay == "none" && dir == "", overlay == "memory" && dir == "":
+	case overlay == "dir" && n.c.State.Isolation == vmWall:
+		return errors.New("isolation vm: --overlay=dir: a machine's root is written through (none) or in its memory (memory)")
 	case overlay == "dir" && filepath.IsAbs(dir):
 		// One directory a container, so that two do not share an upper layer.
 		dir = filepath.Join(dir, "bulkhead-"+n.ID)

@@ -37,7 +37,9 @@ func (c *Container) Signal(ctx context.Context, n unix.Signal, all bool) error {
 		}
 		// The kill waits for the thaw, which goes last so that nothing runs in between.
 		err = c.State.Sandbox.Signal(unix.SIGKILL)
-		g.Freeze(false)
+		if g != nil {
+			g.Freeze(false)
+		}
 		return err
 	}
 	client, err := c.dial(ctx)
@@ -71,7 +73,7 @@ func (c *Container) Signal(ctx context.Context, n unix.Signal, all bool) error {
 }
 
 // Pause stops the container and Resume lets it go on: first the Sentry is told,
-// then its processes are frozen.
+// then its processes are frozen. A machine stops its vCPUs, and no more is needed.
 func (c *Container) Pause(ctx context.Context) error {
 	if err := c.lock(); err != nil {
 		return err
@@ -79,6 +81,13 @@ func (c *Container) Pause(ctx context.Context) error {
 	defer c.dir.Unlock()
 	if err := c.alive(specs.StateRunning, specs.StateCreated); err != nil {
 		return err
+	}
+	if c.isMachine() {
+		if err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Pause(ctx, "") }); err != nil {
+			return err
+		}
+		c.State.Paused = true
+		return c.dir.Save(c.State)
 	}
 	g, err := c.group()
 	if err != nil {
@@ -105,18 +114,27 @@ func (c *Container) Resume(ctx context.Context) error {
 		}
 		return errors.New("container is not paused")
 	}
-	g, err := c.group()
-	if err != nil {
+	if c.isMachine() {
+		c.State.Paused = false
+		if err := c.dir.Save(c.State); err != nil {
+			return err
+		}
+	} else if err := c.thaw(); err != nil {
 		return err
 	}
-	if err := g.Freeze(false); err != nil {
-		return err
-	}
-	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Resume(ctx, "") })
+	err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Resume(ctx, "") })
 	if errors.Is(err, ErrNotRunning) || errors.Is(err, agent.ErrGone) {
 		return nil // it went on, and ended: by a signal that came while it was paused
 	}
 	return err
+}
+
+func (c *Container) thaw() error {
+	g, err := c.group()
+	if err != nil {
+		return err
+	}
+	return g.Freeze(false)
 }
 
 // ask makes one call that is answered at once.

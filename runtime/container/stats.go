@@ -26,11 +26,7 @@ func (c *Container) Stats(ctx context.Context) (*Stats, error) {
 	if s.Host, err = c.HostStats(); err != nil {
 		return nil, err
 	}
-	g, err := c.group()
-	if err != nil {
-		return nil, err
-	}
-	if g == nil || !g.Frozen() {
+	if !c.frozen() {
 		err := c.ask(ctx, func(ctx context.Context, a *agent.Client) (err error) {
 			s.Inside, err = a.Stats(ctx, "")
 			return err

@@ -1,5 +1,5 @@
-// Package sandbox starts the processes of a wall: the sandbox, which runs the
-// container, and the gofer, which holds its files. Both are this program again,
+// Package sandbox starts the processes of a wall: the sandbox (the Sentry, or a
+// machine), which runs the container, and the gofer, which holds its files. Both are this program again,
 // each in namespaces of its own and with exactly the descriptors that
 // runtime/agent names. It knows nothing of bundles, state or verbs.
 //
@@ -23,11 +23,20 @@ import (
 
 // The hidden verbs, and the names under which the processes show in ps.
 const (
-	Verb      = "sandbox"
-	GoferVerb = "gofer"
-	name      = "bulkhead-sandbox"
-	goferName = "bulkhead-gofer"
+	Verb        = "sandbox"
+	GoferVerb   = "gofer"
+	MachineVerb = "machine" // in the sandbox's place
+	ShareVerb   = "share"   // in the gofer's
+	name        = "bulkhead-sandbox"
+	goferName   = "bulkhead-gofer"
 )
+
+// Machine is what a sandbox that is a machine starts with besides.
+type Machine struct {
+	Kernel  *os.File
+	Init    *os.File // guestinit
+	Console *os.File // where its console goes
+}
 
 // Config is what the processes start with. All files stay the caller's.
 type Config struct {
@@ -39,6 +48,7 @@ type Config struct {
 	NoKVM    string   // why nil
 	Preserve []*os.File
 	Gofer    agent.GoferConfig
+	Machine  *Machine // nil: the Sentry
 
 	Join        []specs.LinuxNamespace // namespaces to enter, those with a path
 	HostNetwork bool                   // stay in our network namespace
@@ -111,13 +121,24 @@ func Start(c *Config) (_ *Sandbox, err error) {
 		s.Files.Preserve = append(s.Files.Preserve, len(files))
 		files = append(files, f)
 	}
+	verb, goferVerb := Verb, GoferVerb
+	if m := c.Machine; m != nil {
+		verb, goferVerb = MachineVerb, ShareVerb
+		for _, f := range []struct {
+			to *int
+			f  *os.File
+		}{{&s.Files.Kernel, m.Kernel}, {&s.Files.Init, m.Init}, {&s.Files.Console, m.Console}} {
+			*f.to = len(files)
+			files = append(files, f.f)
+		}
+	}
 	err = within(c.Join, func() (err error) {
-		s.Process, err = start(name, Verb, files, c.sandboxAttr(true))
+		s.Process, err = start(name, verb, files, c.sandboxAttr(true))
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 			// No user namespaces here (user.max_user_namespaces is 0), or the
 			// program is not executable for others. The other walls stand.
 			c.Warn("the sandbox has no user namespace of its own: this host refuses one (user.max_user_namespaces, kernel.unprivileged_userns_clone)", "err", err)
-			s.Process, err = start(name, Verb, files, c.sandboxAttr(false))
+			s.Process, err = start(name, verb, files, c.sandboxAttr(false))
 		}
 		return err
 	})
@@ -125,7 +146,7 @@ func Start(c *Config) (_ *Sandbox, err error) {
 		return nil, fmt.Errorf("start the sandbox: %w", err)
 	}
 	// Second, since it is sooner done with its own start.
-	s.Gofer, err = start(goferName, GoferVerb,
+	s.Gofer, err = start(goferName, goferVerb,
 		[]*os.File{null, null, null, goferConfig, goferEnd, nil, nil, c.Log}, c.goferAttr())
 	if err != nil {
 		return nil, fmt.Errorf("start the gofer: %w", err)

@@ -33,6 +33,7 @@ const (
 	lockFile  = "lock"
 	socket    = "control.sock"
 	logFile   = "sandbox.log"
+	console   = "console.log"
 )
 
 // Sentinels in runc's words, which containerd's shim looks for.
@@ -59,7 +60,8 @@ type State struct {
 	Sandbox Process `json:"sandbox"`
 	Gofer   Process `json:"gofer"`
 
-	Isolation   string                `json:"isolation"` // sentry, vm
+	Isolation   string                `json:"isolation"`        // sentry, vm
+	Paused      bool                  `json:"paused,omitempty"` // of a machine; a Sentry's control group says so itself
 	Platform    string                `json:"platform,omitempty"`
 	Terminal    bool                  `json:"terminal,omitempty"`
 	Cgroup      *cgroup.Place         `json:"cgroup,omitempty"`     // nil: none was made
@@ -195,6 +197,9 @@ func (d *Dir) Socket() string { return filepath.Join(d.Path, socket) }
 
 // Log is where the sandbox logs unless told otherwise.
 func (d *Dir) Log() string { return filepath.Join(d.Path, logFile) }
+
+// Console is what the kernel of a machine has printed.
+func (d *Dir) Console() string { return filepath.Join(d.Path, console) }
 
 // Load reads state.json.
 func (d *Dir) Load() (*State, error) {

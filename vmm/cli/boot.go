@@ -16,9 +16,9 @@ import (
 	"bulkhead/virtio/balloon"
 	"bulkhead/vmm/boot"
 	words "bulkhead/vmm/config"
+	"bulkhead/vmm/host"
 	"bulkhead/vmm/machine"
 	"bulkhead/vmm/ram"
-	"bulkhead/vmm/ring0"
 	"bulkhead/vmm/terminal"
 
 	"github.com/spf13/cobra"
@@ -177,7 +177,7 @@ func (r *run) life(force bool) (machine.Ending, error) {
 // is wrong with the host: it is said on any.
 func (r *run) assemble(force bool) error {
 	sys, none := kvm.Open()
-	may := func() error { return explain(none) }
+	may := func() error { return host.Explain(none) }
 	if none == nil {
 		defer sys.Close()
 		may = sync.OnceValue(func() error { return mayRun(sys, force) })
@@ -247,30 +247,12 @@ func (r *run) prepare() (c machine.Config, loaded func() (boot.Entry, error), er
 	return c, loaded, err
 }
 
-// explain says what to do about /dev/kvm.
-func explain(err error) error {
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("%w: this host has no KVM, or its module is not loaded (modprobe kvm_intel or kvm_amd); `hwtest` says more", err)
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%w: become a member of its group, kvm, or root", err)
-	}
-	return err
-}
-
 // mayRun refuses a host that would not get a Linux guest to its init.
 func mayRun(sys *kvm.System, force bool) error {
 	if force {
 		return nil
 	}
-	native, reason, err := ring0.Native(sys)
-	switch {
-	case err != nil:
-		return err
-	case !native:
-		return fmt.Errorf("this host cannot run a Linux guest: %s; `hwtest` says what it can do, and `hwtest lab` has a machine that can", reason)
-	}
-	return nil
+	return host.MayRun(sys)
 }
 
 // build makes the machine.

@@ -1,0 +1,339 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"bulkhead/hwtest/lab"
+	"bulkhead/kernels/linux"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// runtimeProgram is the path of bulkhead, with guestinit and a kernel beside it.
+func runtimeProgram(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(filepath.Dir(program(t)), "bulkhead")
+	if os.Getenv(lab.Variable) != "" {
+		return path
+	}
+	built(t, "bulkhead", "build", "bulkhead/runtime")
+	image, found, err := linux.Find()
+	must(t, err)
+	if !found {
+		t.Skip("needs our kernel for the guest: make kernel")
+	}
+	link := filepath.Join(filepath.Dir(path), "vmlinux")
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	must(t, os.Symlink(image.ELF, link))
+	return path
+}
+
+// container is a bundle under test, whose program is busybox's shell.
+type container struct {
+	t       *testing.T
+	program string
+	dir     string
+	spec    *specs.Spec
+}
+
+// box makes a bundle with a root of busybox.
+func box(t *testing.T, script string) *container {
+	t.Helper()
+	c := &container{t: t, program: runtimeProgram(t), dir: t.TempDir()}
+	root := filepath.Join(c.dir, "rootfs")
+	for _, dir := range []string{"bin", "etc", "tmp", "proc", "dev", "sys", "mnt"} {
+		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
+	}
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Skip("needs busybox for the container (apt-get install busybox-static):", err)
+	}
+	b, err := os.ReadFile(busybox)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(root, "bin/busybox"), b, 0o755))
+	for _, name := range []string{"sh", "echo", "cat", "id", "env", "pwd", "sleep", "kill", "ls", "stat", "hostname", "mount", "grep", "wc", "tty", "stty", "head", "touch", "chown", "true", "yes", "dd"} {
+		must(t, os.Symlink("busybox", filepath.Join(root, "bin", name)))
+	}
+	must(t, os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"), 0o644))
+	text, err := exec.Command(c.program, "spec", "--bundle", c.dir).CombinedOutput()
+	if err != nil {
+		t.Fatalf("spec: %v\n%s", err, text)
+	}
+	text, err = os.ReadFile(filepath.Join(c.dir, "config.json"))
+	must(t, err)
+	c.spec = new(specs.Spec)
+	must(t, json.Unmarshal(text, c.spec))
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(c.dir, "log"))
+			t.Logf("log:\n%s", log)
+		}
+	})
+	c.spec.Process.Args = []string{"sh", "-c", script}
+	c.spec.Process.Terminal = false
+	c.spec.Root.Readonly = false
+	return c
+}
+
+func (c *container) command(wall, verb string, args ...string) *exec.Cmd {
+	c.t.Helper()
+	if c.spec.Annotations == nil {
+		c.spec.Annotations = map[string]string{}
+	}
+	c.spec.Annotations["dev.bulkhead.vm.cpu-without"] = without
+	text, err := json.Marshal(c.spec)
+	must(c.t, err)
+	must(c.t, os.WriteFile(filepath.Join(c.dir, "config.json"), text, 0o644))
+	all := append([]string{"--debug", "--root", filepath.Join(c.dir, "state"), "--isolation", wall, "--log", filepath.Join(c.dir, "log"), verb}, args...)
+	cmd := exec.Command(c.program, all...)
+	cmd.Dir = c.dir
+	return cmd
+}
+
+// outcome is how a command went.
+type outcome struct {
+	code     int
+	out, err string
+}
+
+func finish(t *testing.T, cmd *exec.Cmd) outcome {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	watch := time.AfterFunc(bound, func() { _ = cmd.Process.Kill() })
+	defer watch.Stop()
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%v: %v", cmd, err)
+	}
+	return outcome{cmd.ProcessState.ExitCode(), out.String(), errs.String()}
+}
+
+// commands are what `bulkhead exec` does in a container that runs, with either wall.
+var commands = []struct {
+	name   string
+	flags  string
+	script string
+	stdin  string
+	want   outcome
+}{
+	{"ended by a signal", "", "kill -KILL $$", "", outcome{137, "", ""}},
+	{"streams", "", "cat; echo err >&2; exit 3", "in\n", outcome{3, "in\n", "err\n"}},
+	{"much output", "", "head -c 300000 /dev/zero", "", outcome{0, strings.Repeat("\x00", 300000), ""}},
+	{"user, groups, environment", "-u 1000:1001 -g 7 -e A=b", "id -u; id -g; echo $HOME $A $EXTRA $PATH; grep Groups /proc/self/status", "",
+		outcome{0, "1000\n1001\n/home/user b 1 /bin\nGroups:\t7 \n", ""}},
+	{"working directory", "--cwd /tmp", "pwd", "", outcome{0, "/tmp\n", ""}},
+	{"terminal", "-t", "tty; echo x >&2; exit 4", "", outcome{4, "/dev/pts/0\r\nx\r\n", ""}},
+}
+
+// behaviours are what a program finds in a container, with either wall. They run in
+// one process of the container's, for a start of ours costs seconds in the lab. What
+// differs by nature is not among them: the kernel's version, the number of
+// processors, what /proc and /sys have beyond the documented.
+var behaviours = []struct{ name, script, want string }{
+	{"capabilities", "grep -E 'Cap(Prm|Eff|Bnd)' /proc/self/status", "CapPrm:\t0000000020000421\nCapEff:\t0000000020000421\nCapBnd:\t0000000020000421\n"},
+	{"no new privileges", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1\n"},
+	{"home", "echo $HOME", "/root\n"},
+	{"host name", "hostname", "inside\n"},
+	{"limits", "ulimit -n; ulimit -Hn", "1024\n1024\n"},
+	{"umask", "umask", "0022\n"},
+	{"first process", "cat /proc/1/comm", "sh\n"},
+	{"read-only root", "touch /file", "touch: /file: Read-only file system\n"},
+	{"volume", "cat /vol/in && echo out >/vol/out && chown 1000:1001 /vol/out && stat -c %u:%g /vol/out", "in\n1000:1001\n"},
+	{"read-only volume", "cat /ro/in && touch /ro/x", "in\ntouch: /ro/x: Read-only file system\n"},
+	{"file from the host", "cat /etc/name", "in\n"},
+	{"tmpfs", "echo x >/scratch/f && cat /scratch/f", "x\n"},
+	{"shared memory", "echo x >/dev/shm/f && cat /dev/shm/f", "x\n"},
+	{"devices", "echo x >/dev/null; head -c 3 /dev/zero | wc -c; head -c 5 /dev/urandom | wc -c", "3\n5\n"},
+	{"masked path", "ls /sys/firmware", ""},
+	{"read-only path", "echo 1 >/proc/sys/kernel/pid_max", "sh: can't create /proc/sys/kernel/pid_max: Read-only file system\n"},
+	{"loopback", "cat /sys/class/net/lo/operstate", "unknown\n"},
+}
+
+// mark divides what they print.
+const mark = "--\n"
+
+// TestContainer: what is typed with --isolation=vm does what it does with the Sentry.
+// The machine boots once, in the lab if it has to; the Sentry runs here, on ptrace.
+func TestContainer(t *testing.T) {
+	for _, wall := range []string{"sentry", "vm"} {
+		t.Run(wall, func(t *testing.T) {
+			runtimeProgram(t)
+			if wall == "vm" && !inLinux(t, lab.Machine{Memory: 2048}) {
+				return
+			}
+			testContainer(t, wall)
+		})
+	}
+}
+
+func testContainer(t *testing.T, wall string) {
+	c := box(t, `trap 'echo caught' USR1; echo started $$; cat; exit 9`)
+	volume := t.TempDir()
+	must(t, os.Chmod(volume, 0o755))
+	must(t, os.WriteFile(filepath.Join(volume, "in"), []byte("in\n"), 0o644))
+	c.spec.Root.Readonly = true
+	c.spec.Hostname = "inside"
+	for _, set := range []*[]string{&c.spec.Process.Capabilities.Bounding, &c.spec.Process.Capabilities.Effective, &c.spec.Process.Capabilities.Permitted} {
+		*set = append(*set, "CAP_CHOWN")
+	}
+	c.spec.Process.Env = []string{"PATH=/bin", "EXTRA=1"}
+	for _, dir := range []string{"vol", "ro", "scratch", "root"} {
+		must(t, os.Mkdir(filepath.Join(c.dir, "rootfs", dir), 0o755))
+	}
+	c.spec.Mounts = append(c.spec.Mounts,
+		specs.Mount{Destination: "/vol", Type: "bind", Source: volume, Options: []string{"rbind", "rw"}},
+		specs.Mount{Destination: "/ro", Type: "bind", Source: volume, Options: []string{"rbind", "ro"}},
+		specs.Mount{Destination: "/etc/name", Type: "bind", Source: filepath.Join(volume, "in"), Options: []string{"bind", "ro"}},
+		specs.Mount{Destination: "/scratch", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=1m"}},
+	)
+	c.command(wall, "list") // writes the configuration
+
+	first := c.command(wall, "run", "one")
+	input, err := first.StdinPipe()
+	must(t, err)
+	v := &vm{t: t, cmd: first}
+	v.out.more.L = &v.out.mu
+	first.Stdout, first.Stderr = &v.out, &v.out
+	must(t, first.Start())
+	watch := time.AfterFunc(2*bound, func() { _ = first.Process.Kill() })
+	ended := make(chan struct{})
+	go func() {
+		_ = first.Wait() // the exit code is in ProcessState
+		watch.Stop()
+		v.out.mu.Lock()
+		defer v.out.mu.Unlock()
+		v.out.end = true
+		v.out.more.Broadcast()
+		close(ended)
+	}()
+	t.Cleanup(func() { finish(t, c.command(wall, "delete", "--force", "one")); <-ended })
+	v.await("started 1\n", 0)
+
+	for _, b := range commands {
+		cmd := c.command(wall, "exec", append(strings.Fields(b.flags), "one", "sh", "-c", b.script)...)
+		cmd.Stdin = strings.NewReader(b.stdin)
+		if got := finish(t, cmd); got != b.want {
+			t.Errorf("%s: %.300q\nwant %.300q", b.name, fmt.Sprint(got), fmt.Sprint(b.want))
+		}
+	}
+	var script strings.Builder
+	for _, b := range behaviours {
+		fmt.Fprintf(&script, "( %s ) 2>&1\necho -n '%s'\n", b.script, mark)
+	}
+	answers := strings.Split(finish(t, c.command(wall, "exec", "one", "sh", "-c", script.String())).out, mark)
+	for i, b := range behaviours {
+		if i >= len(answers) || answers[i] != b.want {
+			t.Errorf("%s: %q, want %q", b.name, answers[min(i, len(answers)-1)], b.want)
+		}
+	}
+	if got := finish(t, c.command(wall, "exec", "one", "missing")); got.code != 255 || !strings.Contains(got.err, `exec: "missing": executable file not found in $PATH`) {
+		t.Errorf("a missing program: %+v", got)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(volume, "out"), &st); err != nil || st.Uid != 1000 || st.Gid != 1001 {
+		t.Errorf("the volume's file belongs to %d:%d on the host, %v", st.Uid, st.Gid, err)
+	}
+	if got := finish(t, c.command(wall, "ps", "one")); got.code != 0 || !strings.Contains(got.out, "cat") {
+		t.Errorf("ps: %+v", got)
+	}
+	if got := finish(t, c.command(wall, "events", "--stats", "one")); got.code != 0 || !strings.Contains(got.out, `"pids":{"current":2`) {
+		t.Errorf("events: %+v", got)
+	}
+	for _, step := range []struct{ verb, status string }{{"pause", "paused"}, {"resume", "running"}} {
+		if got := finish(t, c.command(wall, step.verb, "one")); got.code != 0 {
+			t.Errorf("%s: %+v", step.verb, got)
+		}
+		if got := finish(t, c.command(wall, "state", "one")); !strings.Contains(got.out, `"`+step.status+`"`) {
+			t.Errorf("after %s: %+v", step.verb, got)
+		}
+	}
+	if got := finish(t, c.command(wall, "kill", "one", "USR1")); got.code != 0 {
+		t.Errorf("kill: %+v", got)
+	}
+	if wall == "vm" {
+		checkContained(t, c)
+	}
+	_, err = input.Write([]byte("line\n"))
+	must(t, err)
+	input.Close()
+	if code := v.wait(); code != 9 || v.out.String() != "started 1\nline\ncaught\n" {
+		t.Errorf("exit code %d, %q", code, v.out.String())
+	}
+	if left, _ := os.ReadDir(filepath.Join(c.dir, "state")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// checkContained looks at the machine's two processes from outside.
+func checkContained(t *testing.T, c *container) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(c.dir, "state/one/state.json"))
+	must(t, err)
+	var s struct{ Sandbox, Gofer struct{ PID int } }
+	must(t, json.Unmarshal(text, &s))
+	for _, p := range []struct {
+		name   string
+		pid    int
+		caps   string
+		inRoot []string
+	}{
+		{"machine", s.Sandbox.PID, "0000000000000000", nil},
+		{"share", s.Gofer.PID, "00000000800000df", []string{"1", "2", "3", "root"}},
+	} {
+		dir := fmt.Sprintf("/proc/%d/", p.pid)
+		status, err := os.ReadFile(dir + "status")
+		must(t, err)
+		for _, want := range []string{"CapPrm:\t" + p.caps, "CapEff:\t" + p.caps, "NoNewPrivs:\t1", "Seccomp:\t2"} {
+			if !strings.Contains(string(status), want+"\n") {
+				t.Errorf("%s: no %q in\n%s", p.name, want, status)
+			}
+		}
+		for _, kind := range []string{"mnt", "pid", "net", "ipc", "uts", "cgroup"} {
+			ours, _ := os.Readlink("/proc/self/ns/" + kind)
+			if theirs, err := os.Readlink(dir + "ns/" + kind); err != nil || theirs == ours {
+				t.Errorf("%s: %s namespace %s is the host's (%v)", p.name, kind, theirs, err)
+			}
+		}
+		entries, err := os.ReadDir(dir + "root")
+		must(t, err)
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		if !slices.Equal(names, p.inRoot) {
+			t.Errorf("%s: its root has %v, want %v", p.name, names, p.inRoot)
+		}
+	}
+}
+
+// TestContainerRefused: where ring 0 is not native, before anything is made.
+func TestContainerRefused(t *testing.T) {
+	runtimeProgram(t)
+	if native(t) {
+		t.Skip("this host runs machines")
+	}
+	c := box(t, "true")
+	got := finish(t, c.command("vm", "run", "one"))
+	if got.code != 1 || !strings.HasPrefix(got.err, "bulkhead: container one: isolation vm: ") || strings.Count(got.err, "\n") != 1 ||
+		!strings.Contains(got.err, "hwtest") || !strings.Contains(got.err, "--isolation=sentry") {
+		t.Errorf("%+v", got)
+	}
+	if _, err := os.Stat(filepath.Join(c.dir, "state")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was made: %v", err)
+	}
+}

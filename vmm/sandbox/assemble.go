@@ -1,0 +1,145 @@
+package sandbox
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/guestinit/config"
+	"bulkhead/kvm"
+	"bulkhead/runtime/agent"
+	"bulkhead/sentry/seccomp"
+	"bulkhead/virtio/fs"
+	"bulkhead/virtio/fs/remote"
+	"bulkhead/virtio/rng"
+	"bulkhead/virtio/vsock"
+	"bulkhead/vmm/boot"
+	"bulkhead/vmm/initramfs"
+	"bulkhead/vmm/machine"
+	"bulkhead/vmm/ram"
+)
+
+// tag is the share's, which guestinit/agent mounts.
+const tag = "bulkhead"
+
+// guestCID is the guest's on its own bus, which no other machine is on.
+const guestCID = 3
+
+// cmdline: a panic is a reset at once, which ends the machine; its words are on the console.
+const cmdline = "console=ttyS0 quiet panic=-1 pci=off 8250.nr_uarts=1"
+
+// assemble makes the machine, and loads its kernel meanwhile.
+func (s *sandbox) assemble(sys *kvm.System) error {
+	mem, err := ram.New(s.size.memory, ram.Memfd) // the share's process maps it as well
+	if err != nil {
+		return err
+	}
+	load := sync.OnceValues(func() (boot.Entry, error) { return s.load(mem) })
+	go load()
+	defer load() // into memory that stays
+	s.console = newConsole(s.config.Files.Console)
+	c := machine.Config{CPUs: s.size.cpus, Mask: s.size.without, Memory: mem, Serial: s.console, Log: s.log}
+	if c.Devices, err = s.devices(mem); err != nil {
+		return err
+	}
+	if s.machine, err = machine.New(sys, c); err != nil {
+		return err
+	}
+	entry, err := load()
+	if err != nil {
+		return err
+	}
+	return s.machine.Boot(entry)
+}
+
+// load puts the kernel and the init into the guest's memory.
+func (s *sandbox) load(mem *ram.Memory) (boot.Entry, error) {
+	kernel, init := os.NewFile(uintptr(s.config.Files.Kernel), "guest kernel"), os.NewFile(uintptr(s.config.Files.Init), "guestinit")
+	if kernel == nil || init == nil {
+		return boot.Entry{}, fmt.Errorf("the runtime gave no kernel or no init for the guest")
+	}
+	defer kernel.Close()
+	defer init.Close()
+	guest := config.Config{
+		Agent: true, Hostname: "guest", Time: time.Now(), Debug: s.config.LogLevel == "debug",
+		// A root that can be exchanged for a container's, as the initramfs cannot (pivot_root(2)).
+		Root: "/mnt/root", Mounts: []config.Mount{{Source: "root", Target: "/mnt/root", Type: "tmpfs", Options: []string{"mode=0755"}}},
+	}
+	text, err := guest.Marshal()
+	if err != nil {
+		return boot.Entry{}, err
+	}
+	file, err := initramfs.Copy("/init", 0o755, init)
+	if err != nil {
+		return boot.Entry{}, err
+	}
+	parts, err := initramfs.Build(file, initramfs.Bytes(config.Path, 0o600, text))
+	if err != nil {
+		return boot.Entry{}, err
+	}
+	return machine.Load(mem, machine.Kernel{File: kernel, Initrd: parts, Cmdline: cmdline})
+}
+
+func (s *sandbox) devices(mem *ram.Memory) ([]machine.Device, error) {
+	f := os.NewFile(agent.GoferFD, "share")
+	c, err := net.FileConn(f)
+	f.Close()
+	if err != nil {
+		return nil, fmt.Errorf("the share's socket: %w", err)
+	}
+	conn, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, fmt.Errorf("the share's socket is none")
+	}
+	if err := remote.SendMemory(conn, mem.File()); err != nil {
+		return nil, fmt.Errorf("the share: %w", err)
+	}
+	files, err := fs.NewFront(tag, remote.NewClient(conn, mem))
+	if err != nil {
+		return nil, err
+	}
+	s.lines = newSwitchboard()
+	sockets, err := vsock.New(vsock.Options{CID: guestCID, Dial: s.lines.dial, Log: s.log})
+	if err != nil {
+		return nil, err
+	}
+	return []machine.Device{{Name: "share", Device: files}, {Name: "vsock", Device: sockets}, {Name: "rng", Device: rng.New(rand.Reader)}}, nil
+}
+
+// restrict allows the process no system calls but those that it makes.
+func (s *sandbox) restrict() error {
+	off := seccomp.Kill
+	if s.config.LogLevel == "debug" {
+		off = seccomp.Trap // with stacks in the log
+	}
+	return seccomp.Install(append(seccomp.Runtime(os.Getpid()), calls...), off)
+}
+
+// calls are those beyond seccomp.Runtime.
+var calls = []seccomp.Row{
+	{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "KVM", When: []seccomp.Cond{{Arg: 1, Mask: 0xff00, Value: 0xae00}}},
+	{NR: unix.SYS_SENDMSG, Name: "sendmsg", Why: "share"},
+	{NR: unix.SYS_RECVMSG, Name: "recvmsg", Why: "runtime, with descriptors"},
+	{NR: unix.SYS_SOCKETPAIR, Name: "socketpair", Why: "streams", When: seccomp.Is(0, unix.AF_UNIX)},
+	{NR: unix.SYS_PIPE2, Name: "pipe2", Why: "streams: to end the wait for input"},
+	{NR: unix.SYS_ACCEPT4, Name: "accept4", Why: "runtime"},
+	{NR: unix.SYS_GETSOCKNAME, Name: "getsockname", Why: "package net, of a descriptor"},
+	{NR: unix.SYS_GETPEERNAME, Name: "getpeername", Why: "package net, of a descriptor"},
+	{NR: unix.SYS_GETSOCKOPT, Name: "getsockopt", Why: "package net, of a descriptor"},
+	{NR: unix.SYS_SETSOCKOPT, Name: "setsockopt", Why: "package net"},
+	{NR: unix.SYS_SHUTDOWN, Name: "shutdown", Why: "one half of a stream"},
+	{NR: unix.SYS_FCNTL, Name: "fcntl", Why: "descriptors: duplicates, flags"},
+	{NR: unix.SYS_FSTAT, Name: "fstat", Why: "package os"},
+	{NR: unix.SYS_READV, Name: "readv", Why: "vsock: to the guest"},
+	{NR: unix.SYS_WRITEV, Name: "writev", Why: "vsock: the guest's bytes"},
+	{NR: unix.SYS_POLL, Name: "poll", Why: "streams: is there more"},
+	{NR: unix.SYS_PPOLL, Name: "ppoll", Why: "streams: is there more"},
+	{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "terminals: TIOCGWINSZ", When: seccomp.Is(1, unix.TIOCGWINSZ)},
+	{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "terminals: TCGETS", When: seccomp.Is(1, unix.TCGETS)},
+	{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "terminals: TCSETS", When: seccomp.Is(1, unix.TCSETS)},
+}

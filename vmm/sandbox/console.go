@@ -1,0 +1,71 @@
+package sandbox
+
+import (
+	"bytes"
+	"os"
+	"sync"
+)
+
+// What is kept of what the guest's kernel prints.
+const (
+	mostConsole = 1 << 20 // bytes in the file
+	tailConsole = 2 << 10 // bytes for an error
+)
+
+// console takes the guest's serial port: into a file, for `bulkhead logs --kernel`,
+// up to a length that is the host's to decide, and the last of it into memory.
+type console struct {
+	mu      sync.Mutex
+	file    *os.File // nil: none
+	written int
+	last    []byte
+}
+
+func newConsole(fd int) *console {
+	c := &console{}
+	if fd != 0 {
+		c.file = os.NewFile(uintptr(fd), "console")
+	}
+	return c
+}
+
+// Write never fails: a guest's console is no reason to end it.
+func (c *console) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = append(c.last, b...)
+	c.last = c.last[max(0, len(c.last)-tailConsole):]
+	if c.file != nil {
+		rest := b[:min(len(b), mostConsole-c.written)]
+		n, _ := c.file.Write(rest) // a full disk has no room for what is said about it
+		if c.written += n; n > 0 && c.written == mostConsole {
+			_, _ = c.file.WriteString("\n[the rest is not kept]\n")
+		}
+	}
+	return len(b), nil
+}
+
+// tail is the last lines, fit to be printed.
+func (c *console) tail() string {
+	if c == nil {
+		return ""
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	const lines = 5
+	var last [][]byte
+	for line := range bytes.Lines(c.last) {
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			last = append(last, []byte(printable(string(line), 200)))
+		}
+	}
+	return string(bytes.Join(last[max(0, len(last)-lines):], []byte(" | ")))
+}
+
+// words adds the last lines to an error, if there are any.
+func (c *console) words() string {
+	if text := c.tail(); text != "" {
+		return "; the guest's console: " + text
+	}
+	return ""
+}

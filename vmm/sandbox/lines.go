@@ -1,0 +1,181 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bulkhead/runtime/agent/rpc"
+)
+
+// switchboard takes the guest's connections: the first to the calls' port, which is
+// its init's, before it runs anything else, and streams that somebody waits for.
+// Anything in the guest can call; what it can cost is bounded here and in the device.
+type switchboard struct {
+	calls chan net.Conn // has room for the one
+
+	mu      sync.Mutex
+	called  bool
+	closed  bool
+	waiting map[rpc.StreamID]chan net.Conn
+	unnamed []net.Conn // have not said which stream they are, the oldest first
+}
+
+// mostUnnamed is far above what an init opens at one time.
+const mostUnnamed = 64
+
+var errClosed = errors.New("the guest is gone")
+
+func newSwitchboard() *switchboard {
+	return &switchboard{calls: make(chan net.Conn, 1), waiting: map[rpc.StreamID]chan net.Conn{}}
+}
+
+// dial is the device's way to a port of the host.
+func (b *switchboard) dial(_ context.Context, port uint32) (net.Conn, error) {
+	if port != rpc.CallsPort && port != rpc.StreamsPort {
+		return nil, unix.ECONNREFUSED
+	}
+	theirs, ours, err := connected()
+	if err != nil {
+		return nil, err
+	}
+	if port == rpc.CallsPort {
+		err = b.call(ours)
+	} else {
+		err = b.stream(ours)
+	}
+	if err != nil {
+		theirs.Close()
+		ours.Close()
+		return nil, err
+	}
+	return theirs, nil
+}
+
+func (b *switchboard) call(c net.Conn) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.called || b.closed {
+		return unix.ECONNREFUSED
+	}
+	b.called = true
+	b.calls <- c
+	return nil
+}
+
+func (b *switchboard) stream(c net.Conn) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return unix.ECONNREFUSED
+	}
+	if len(b.unnamed) == mostUnnamed {
+		b.unnamed[0].Close() // its reader takes it off
+		b.unnamed = b.unnamed[1:]
+	}
+	b.unnamed = append(b.unnamed, c)
+	go b.name(c)
+	return nil
+}
+
+// name hears which stream a connection is, and hands it to who waits for it.
+func (b *switchboard) name(c net.Conn) {
+	id, err := rpc.ReadStreamID(c)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, u := range b.unnamed {
+		if u == c {
+			b.unnamed = append(b.unnamed[:i:i], b.unnamed[i+1:]...)
+			break
+		}
+	}
+	w := b.waiting[id]
+	if err != nil || w == nil {
+		c.Close()
+		return
+	}
+	delete(b.waiting, id)
+	w <- c // has room for one
+}
+
+// expect makes a stream that the guest is to open.
+func (b *switchboard) expect() (rpc.StreamID, <-chan net.Conn) {
+	id, c := rpc.NewStreamID(), make(chan net.Conn, 1)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting[id] = c
+	return id, c
+}
+
+// forget waits for a stream no longer.
+func (b *switchboard) forget(id rpc.StreamID, c <-chan net.Conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.waiting, id)
+	select {
+	case conn := <-c:
+		conn.Close()
+	default:
+	}
+}
+
+// agent waits for the guest's init.
+func (b *switchboard) agent(patience time.Duration) (net.Conn, error) {
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case c, ok := <-b.calls:
+		if !ok {
+			return nil, errClosed
+		}
+		return c, nil
+	case <-late.C:
+		return nil, fmt.Errorf("it has not called within %v", patience)
+	}
+}
+
+// close ends the wait for the init, and what has no name. Streams end with their device.
+func (b *switchboard) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
+	b.closed = true
+	if !b.called {
+		close(b.calls)
+	}
+	for _, c := range b.unnamed {
+		c.Close()
+	}
+}
+
+// connected is a pair of sockets that wait in Go's poller.
+func connected() (a, b net.Conn, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	conns := [2]net.Conn{}
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "stream")
+		conns[i], err = net.FileConn(f)
+		f.Close()
+		if err != nil {
+			for _, fd := range fds[i+1:] {
+				unix.Close(fd)
+			}
+			if i > 0 {
+				conns[0].Close()
+			}
+			return nil, nil, err
+		}
+	}
+	return conns[0], conns[1], nil
+}

@@ -1,0 +1,280 @@
+// Package sandbox is the sandbox process of a container whose wall is a machine: it
+// gives up every privilege that it was started with, boots a guest of our VMM, has the
+// guest's init (guestinit/agent) run the container, and serves the runtime over the
+// agent protocol until that ends. Its exit code is that of the container's init. To
+// the runtime it is what the Sentry's process is (sentry/boot), by the same
+// descriptors; the container's files are with a process of their own (vmm/share).
+//
+// Two parties are not believed. The runtime's calls come from the host and are taken
+// as they are; what the guest says is bounded and parsed, and can cost its own
+// container alone. Whatever of the host's a guest gets hold of by breaking out of its
+// machine is this process's: pipes of the container's, and its share.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"bulkhead/kvm"
+	"bulkhead/runtime/agent"
+	"bulkhead/runtime/agent/rpc"
+	"bulkhead/sentry/jail"
+	"bulkhead/vmm/machine"
+)
+
+// Exit codes of the process that are not init's.
+const (
+	exitBoot  = 125 // init never ran
+	exitGuest = 70  // the guest ended, and the container with it; the log says how
+)
+
+// sandbox is one container.
+type sandbox struct {
+	config   *agent.BootConfig
+	log      *slog.Logger
+	listener *net.UnixListener
+	left     error // of leaving the host
+
+	size    size
+	console *console
+	lines   *switchboard // connections from the guest
+	machine *machine.Machine
+
+	client *ttrpc.Client
+	guest  rpc.AgentService
+	kernel string // the guest's, by version
+
+	init  *process
+	ended chan *rpc.WaitResponse // init's end
+	over  atomic.Bool            // it has come, and its output is waited for
+	given chan struct{}          // closed when that is waited for no longer
+	give  sync.Once
+
+	mu    sync.Mutex
+	procs map[int]*process // that Exec started, until they have ended
+
+	milestones []agent.Milestone
+}
+
+// Main is the process. Everything comes by descriptors (agent.BootConfig).
+func Main([]string) int {
+	debug.SetGCPercent(50)
+	signal.Ignore(unix.SIGPIPE) // descriptors 1 and 2 are the container's
+	rpc.Silence()               // and no library's to log to
+	sync := os.NewFile(agent.SyncFD, "sync")
+	s := &sandbox{procs: map[int]*process{}, ended: make(chan *rpc.WaitResponse, 1), given: make(chan struct{})}
+	s.left = s.leaveHost()
+	config, err := agent.ReadBootConfig(os.NewFile(agent.ConfigFD, "config"))
+	if errors.Is(err, io.EOF) {
+		return exitBoot
+	}
+	s.config = config
+	if err == nil {
+		s.log = newLog(config)
+		s.milestone("sandbox process running")
+		err = s.boot()
+	}
+	if err != nil {
+		var no *rpc.Refusal
+		usage := errors.As(err, &no) && isExec(no.Message)
+		if usage {
+			err = no // in the words that engines parse
+		}
+		(&agent.Ready{Error: err.Error(), Usage: usage}).Write(sync)
+		return exitBoot
+	}
+	ready := agent.Ready{Ready: true, Platform: "kvm", Reason: "a machine with Linux " + s.kernel, Milestones: s.milestones}
+	if err := ready.Write(sync); err != nil {
+		return exitBoot // the runtime has gone
+	}
+	sync.Close()
+	if config.Start {
+		if err := s.Start(context.Background(), ""); err != nil {
+			s.log.Error("init did not start", "err", err)
+			return exitBoot
+		}
+	}
+	return s.run()
+}
+
+func newLog(c *agent.BootConfig) *slog.Logger {
+	var level slog.Level
+	if level.UnmarshalText([]byte(c.LogLevel)) != nil {
+		level = slog.LevelInfo
+	}
+	f := os.NewFile(agent.LogFD, "log")
+	if f == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	_ = debug.SetCrashOutput(f, debug.CrashOptions{}) // stderr is the container's
+	o := &slog.HandlerOptions{Level: level}
+	var h slog.Handler = slog.NewTextHandler(f, o)
+	if c.LogFormat == "json" {
+		h = slog.NewJSONHandler(f, o)
+	}
+	return slog.New(h).With("sandbox", c.ID)
+}
+
+func (s *sandbox) milestone(step string) {
+	m := agent.Milestone{Step: step, At: time.Since(s.config.Began)}
+	s.milestones = append(s.milestones, m)
+	s.log.Debug("milestone", "step", step, "at", m.At)
+}
+
+// boot is the start, step by step. The process has left the host before it reads its
+// configuration; the guest's first instruction comes behind the list of system calls.
+func (s *sandbox) boot() error {
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"leave the host", func() error { return s.left }},
+		{"settle the machine's size", s.settle},
+		{"make the machine", s.makeMachine},
+		{"restrict system calls", s.restrict},
+		{"boot the guest", s.start},
+		{"reach the guest's init", s.reachAgent},
+		{"create the container", s.create},
+		{"serve the runtime", s.serve},
+	} {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("%s: %w%s", step.name, err, s.console.words())
+		}
+		s.milestone(step.name)
+	}
+	return nil
+}
+
+// leaveHost gives up the host's files and all privileges.
+func (s *sandbox) leaveHost() (err error) {
+	if s.listener, err = agent.Listener(agent.ControlFD); err != nil {
+		return err
+	}
+	if err := jail.EmptyRoot(); err != nil {
+		return err
+	}
+	if err := jail.DropCapabilities(); err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	return nil
+}
+
+func (s *sandbox) settle() (err error) {
+	s.size, err = sizeOf(s.config.Spec.Annotations, s.config.Limits, runtime.NumCPU())
+	return err
+}
+
+func (s *sandbox) makeMachine() error {
+	sys, err := kvm.New(s.config.Files.KVM)
+	if err != nil {
+		return err
+	}
+	defer sys.Close()
+	// Room for those that hold a place while they wait in the kernel: vCPUs, and queues
+	// at their doorbells (vmm/cli, processors).
+	runtime.GOMAXPROCS(runtime.NumCPU() + s.size.cpus + 4)
+	return s.assemble(sys)
+}
+
+func (s *sandbox) start() error {
+	if err := s.machine.Start(); err != nil {
+		return err
+	}
+	go func() {
+		<-s.machine.Done()
+		s.lines.close()
+	}()
+	return nil
+}
+
+// reachAgent waits for the guest's init to call, and greets it.
+func (s *sandbox) reachAgent() error {
+	conn, err := s.lines.agent(bootPatience)
+	if err != nil {
+		return s.why(err)
+	}
+	s.client = ttrpc.NewClient(conn)
+	s.guest = rpc.NewAgentClient(s.client)
+	ctx, cancel := context.WithTimeout(context.Background(), bootPatience)
+	defer cancel()
+	hello, err := s.guest.Hello(ctx, &rpc.HelloRequest{Version: rpc.Version})
+	if err != nil {
+		return s.why(rpc.Refused(err))
+	}
+	if hello.Version != rpc.Version {
+		return fmt.Errorf("it speaks version %d of the protocol, we speak %d", hello.Version, rpc.Version)
+	}
+	s.kernel = printable(hello.Kernel, 64)
+	return nil
+}
+
+// bootPatience is for a guest that hangs: even in an emulator, on a busy host, one
+// comes up in a tenth of it.
+const bootPatience = 2 * time.Minute
+
+// why prefers how the machine ended to what that did to a call.
+func (s *sandbox) why(err error) error {
+	if s.machine.Ended() {
+		return fmt.Errorf("the guest ended: %v", s.machine.Ending())
+	}
+	return err
+}
+
+// serve answers the runtime's calls in the background.
+func (s *sandbox) serve() error {
+	go agent.Serve(context.Background(), s.listener, s, s.log)
+	return nil
+}
+
+// run waits for the end of init, or of the guest, and gives the exit code.
+func (s *sandbox) run() int {
+	select {
+	case w := <-s.ended:
+		s.over.Store(true)
+		s.init.output(s.given)
+		status := exitStatus(w)
+		s.log.Info("init ended", "code", status.Code, "signal", status.Signal)
+		return status.Exit()
+	case <-s.machine.Done():
+	}
+	select {
+	case w := <-s.ended: // it ended first
+		return exitStatus(w).Exit()
+	default:
+	}
+	s.log.Error("guest ended", "how", s.machine.Ending().String(), "console", s.console.tail())
+	return exitGuest
+}
+
+func exitStatus(w *rpc.WaitResponse) agent.ExitStatus {
+	const mostSignal = 64 // _NSIG; what a guest says is a number like any other
+	if w.Signal > 0 && w.Signal <= mostSignal {
+		return agent.ExitStatus{Signal: int(w.Signal), Core: w.Core}
+	}
+	return agent.ExitStatus{Code: int(w.Code) & 0xff}
+}
+
+// printable is what a guest said, for a person's terminal.
+func printable(text string, most int) string {
+	b := []byte(text[:min(len(text), most)])
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			b[i] = '?'
+		}
+	}
+	return string(b)
+}

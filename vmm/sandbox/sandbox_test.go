@@ -1,0 +1,237 @@
+package sandbox
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"bulkhead/runtime/agent"
+	"bulkhead/runtime/agent/rpc"
+
+	"golang.org/x/sys/unix"
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSize(t *testing.T) {
+	for _, row := range []struct {
+		name        string
+		annotations map[string]string
+		limits      agent.Limits
+		memory      uint64 // MiB
+		cpus        int
+		refused     string
+	}{
+		{"without limits", nil, agent.Limits{}, 512, 4, ""},
+		{"a limit of memory", nil, agent.Limits{Memory: 100 << 20}, 196, 4, ""},
+		{"a limit that is not whole pages", nil, agent.Limits{Memory: 100<<20 + 1}, 198, 4, ""},
+		{"a limit of next to nothing", nil, agent.Limits{Memory: 1 << 20}, 98, 4, ""},
+		{"half a processor", nil, agent.Limits{CPUs: 0.5}, 512, 1, ""},
+		{"more processors than there are", nil, agent.Limits{CPUs: 100}, 512, 4, ""},
+		{"annotations", map[string]string{memoryAnnotation: "1G", cpusAnnotation: "3"}, agent.Limits{Memory: 1 << 20, CPUs: 1}, 1024, 3, ""},
+		{"too little", map[string]string{memoryAnnotation: "8M"}, agent.Limits{}, 0, 0, "the least is 64"},
+		{"no number", map[string]string{memoryAnnotation: "much"}, agent.Limits{}, 0, 0, memoryAnnotation},
+		{"too much", nil, agent.Limits{Memory: 1 << 62}, 0, 0, "GiB"},
+		{"no processor", map[string]string{cpusAnnotation: "0"}, agent.Limits{}, 0, 0, cpusAnnotation},
+	} {
+		z, err := sizeOf(row.annotations, row.limits, 4)
+		if row.refused != "" {
+			if err == nil || !strings.Contains(err.Error(), row.refused) {
+				t.Errorf("%s: %+v, %v", row.name, z, err)
+			}
+			continue
+		}
+		if err != nil || z.memory != row.memory<<20 || z.cpus != row.cpus {
+			t.Errorf("%s: %d MiB, %d CPUs, %v", row.name, z.memory>>20, z.cpus, err)
+		}
+	}
+}
+
+func TestConsole(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "console")
+	f, err := os.Create(path)
+	must(t, err)
+	fd, err := unix.Dup(int(f.Fd()))
+	must(t, err)
+	f.Close()
+	c := newConsole(fd)
+	for range 1 + mostConsole>>16 {
+		if n, err := c.Write(bytes.Repeat([]byte("x"), 1<<16)); n != 1<<16 || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	_, _ = c.Write([]byte("\nKernel panic\x1b[2J\n\nlast\n"))
+	if got := c.tail(); !strings.HasSuffix(got, "| Kernel panic?[2J | last") {
+		t.Errorf("%q", got)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Size() > mostConsole+100 {
+		t.Errorf("%d bytes are kept", info.Size())
+	}
+	if (*console)(nil).words() != "" {
+		t.Error("no console has words")
+	}
+}
+
+// guest plays what calls the host.
+func guest(t *testing.T, b *switchboard, port uint32) net.Conn {
+	t.Helper()
+	c, err := b.dial(t.Context(), port)
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestSwitchboard(t *testing.T) {
+	b := newSwitchboard()
+	if _, err := b.dial(t.Context(), 7); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a port of nobody's: %v", err)
+	}
+	guest(t, b, rpc.CallsPort)
+	if _, err := b.dial(t.Context(), rpc.CallsPort); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a second init: %v", err)
+	}
+	if _, err := b.agent(streamPatience); err != nil {
+		t.Error(err)
+	}
+
+	// A stream that is waited for, after more than may be unnamed, and one that is not.
+	id, wanted := b.expect()
+	for range 2 * mostUnnamed {
+		guest(t, b, rpc.StreamsPort)
+	}
+	named := guest(t, b, rpc.StreamsPort)
+	_, err := named.Write(append(id[:], "hello"...))
+	must(t, err)
+	got := <-wanted
+	word := make([]byte, 5)
+	if _, err := io.ReadFull(got, word); err != nil || string(word) != "hello" {
+		t.Errorf("%q, %v", word, err)
+	}
+	again := guest(t, b, rpc.StreamsPort)
+	_, err = again.Write(id[:])
+	must(t, err)
+	if n, err := again.Read(word); n != 0 || err == nil {
+		t.Errorf("a stream is opened twice: %d, %v", n, err)
+	}
+	b.mu.Lock()
+	if n := len(b.unnamed); n > mostUnnamed {
+		t.Errorf("%d unnamed connections", n)
+	}
+	b.mu.Unlock()
+	b.close()
+	b.close()
+	if _, err := b.dial(t.Context(), rpc.StreamsPort); err == nil {
+		t.Error("a guest that is gone calls")
+	}
+}
+
+// running is a process whose guest is played by what it returns.
+func running(t *testing.T, tty bool, files ...*os.File) (*process, [3]net.Conn) {
+	t.Helper()
+	b := newSwitchboard()
+	p, err := b.newProcess(files, tty)
+	must(t, err)
+	var ends [3]net.Conn
+	names := p.names()
+	for i, name := range [][]byte{names.Stdin, names.Stdout, names.Stderr} {
+		if len(name) == 0 {
+			continue
+		}
+		ends[i] = guest(t, b, rpc.StreamsPort)
+		_, err := ends[i].Write(name)
+		must(t, err)
+	}
+	must(t, p.begin(b))
+	return p, ends
+}
+
+func pipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	must(t, err)
+	t.Cleanup(func() { r.Close(); w.Close() })
+	return r, w
+}
+
+func TestStreams(t *testing.T) {
+	inR, inW := pipe(t)
+	outR, outW := pipe(t)
+	errR, errW := pipe(t)
+	p, ends := running(t, false, inR, outW, errW)
+
+	_, err := inW.WriteString("input")
+	must(t, err)
+	inW.Close()
+	if b, err := io.ReadAll(ends[0]); err != nil || string(b) != "input" {
+		t.Errorf("standard input: %q, %v", b, err)
+	}
+	_, err = ends[1].Write([]byte("output"))
+	must(t, err)
+	p.settle(6, 0)
+	b := make([]byte, 6)
+	if _, err := io.ReadFull(outR, b); err != nil || string(b) != "output" {
+		t.Errorf("standard output: %q, %v", b, err)
+	}
+	must(t, ends[1].(*net.UnixConn).CloseWrite())
+	if b, err := io.ReadAll(outR); err != nil || len(b) != 0 {
+		t.Errorf("the end of output: %q, %v", b, err)
+	}
+	// A reader that goes away takes the stream with it.
+	errR.Close()
+	for err == nil {
+		_, err = ends[2].Write([]byte("nobody reads"))
+	}
+	if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		t.Error(err)
+	}
+	p.output(nil)
+	p.settle(1<<40, 1<<40) // what was printed and is not there will not come
+}
+
+// TestInputEnds: a process that has ended does not keep a reader of the host's input,
+// which somebody else may go on to read.
+func TestInputEnds(t *testing.T) {
+	inR, inW := pipe(t)
+	again, err := unix.Dup(int(inR.Fd()))
+	must(t, err)
+	rest := os.NewFile(uintptr(again), "")
+	defer rest.Close()
+	p, ends := running(t, false, inR)
+	p.stop()
+	if b, err := io.ReadAll(ends[0]); err != nil || len(b) != 0 {
+		t.Errorf("%q, %v", b, err)
+	}
+	ends[0].Close()
+	p.inputs.Wait()
+	_, err = inW.WriteString("x")
+	must(t, err)
+	b := make([]byte, 1)
+	if _, err := io.ReadFull(rest, b); err != nil || b[0] != 'x' {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	for _, row := range []struct {
+		w    *rpc.WaitResponse
+		want int
+	}{
+		{&rpc.WaitResponse{}, 0}, {&rpc.WaitResponse{Code: 7}, 7}, {&rpc.WaitResponse{Signal: 9}, 137},
+		{&rpc.WaitResponse{Code: -1}, 255}, {&rpc.WaitResponse{Code: 1 << 20}, 0}, {&rpc.WaitResponse{Code: 3, Signal: -9}, 3}, {&rpc.WaitResponse{Signal: 1 << 30}, 0},
+	} {
+		if got := exitStatus(row.w).Exit(); got != row.want {
+			t.Errorf("%v: %d, want %d", row.w, got, row.want)
+		}
+	}
+}

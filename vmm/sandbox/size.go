@@ -1,0 +1,75 @@
+package sandbox
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"bulkhead/runtime/agent"
+	"bulkhead/vmm/config"
+	"bulkhead/vmm/machine"
+	"bulkhead/vmm/ram"
+)
+
+// Annotations of a bundle that say what the machine is like.
+const (
+	memoryAnnotation  = "dev.bulkhead.vm.memory"      // of the guest in all, as 512M
+	cpusAnnotation    = "dev.bulkhead.vm.cpus"        // a number
+	withoutAnnotation = "dev.bulkhead.vm.cpu-without" // CPU features, by Linux's names, that the guest is not shown
+)
+
+const (
+	// overhead is what the guest has above a container's limit: its kernel and init.
+	overhead = 96 << 20 // bytes
+	// ordinary is the memory of a container without a limit.
+	ordinary = 512 << 20
+	// least lets a guest come up; with less its kernel ends in a panic.
+	least = 64 << 20
+	// mostCPUs is for a container without a limit: a vCPU costs little, and not nothing.
+	mostCPUs = 8
+)
+
+// size is what a machine is made of.
+type size struct {
+	memory  uint64 // bytes
+	cpus    int
+	without []string
+}
+
+// sizeOf derives it from the container's limits; an annotation says otherwise.
+func sizeOf(annotations map[string]string, l agent.Limits, host int) (z size, err error) {
+	z.memory = ordinary
+	if l.Memory > 0 {
+		z.memory = uint64(l.Memory) + overhead
+	}
+	if text, ok := annotations[memoryAnnotation]; ok {
+		var m config.Size
+		if err := m.Set(text); err != nil {
+			return z, fmt.Errorf("annotation %s: %w", memoryAnnotation, err)
+		}
+		z.memory = uint64(m)
+	}
+	const page = 2 << 20 // ram.Check
+	z.memory = (z.memory + page - 1) / page * page
+	if z.memory < least {
+		return z, fmt.Errorf("a guest does not boot with %d MiB of memory; the least is %d", z.memory>>20, least>>20)
+	}
+	if err := ram.Check(z.memory); err != nil {
+		return z, err
+	}
+	z.cpus = min(host, mostCPUs)
+	if l.CPUs > 0 {
+		z.cpus = min(int(math.Ceil(min(l.CPUs, machine.MostCPUs))), host)
+	}
+	if text, ok := annotations[cpusAnnotation]; ok {
+		if z.cpus, err = strconv.Atoi(text); err != nil || z.cpus < 1 || z.cpus > machine.MostCPUs {
+			return z, fmt.Errorf("annotation %s: %q is not a number from 1 to %d", cpusAnnotation, text, machine.MostCPUs)
+		}
+	}
+	z.cpus = max(z.cpus, 1)
+	if text := annotations[withoutAnnotation]; text != "" {
+		z.without = strings.Split(text, ",")
+	}
+	return z, nil
+}
