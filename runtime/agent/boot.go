@@ -96,6 +96,10 @@ type Files struct {
 	Console int `json:"console,omitempty"` // append
 }
 
+// MachineOverhead is the memory that a machine has above its container's limit, for
+// the guest's kernel and init; the host's control group allows it as well.
+const MachineOverhead = 96 << 20 // bytes
+
 // ReadBootConfig reads the configuration from ConfigFD. It is io.EOF when the
 // runtime has given up.
 func ReadBootConfig(r io.Reader) (*BootConfig, error) {

@@ -325,3 +325,15 @@ func TestListShowsRemains(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestPrintFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	long := strings.Repeat("x", 100_000)
+	if err := os.WriteFile(path, []byte("one\r\n\x1b[2Jtwo\t2\n"+long+"\nlast"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := printFile(&b, path); err != nil || b.String() != "one\n?[2Jtwo    2\n"+long+"\nlast" {
+		t.Errorf("%.60q, %v", b.String(), err)
+	}
+}

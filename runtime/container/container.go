@@ -159,6 +159,19 @@ func (c *Container) OCI() *specs.State {
 	return s
 }
 
+// Log is the path of the sandbox's log, or of what its machine's kernel has printed.
+func (c *Container) Log(kernel bool) (string, error) {
+	switch {
+	case kernel && !c.isMachine():
+		return "", errors.New("its kernel is the Sentry, which logs with the sandbox (without --kernel)")
+	case kernel:
+		return c.dir.Console(), nil
+	case c.State.Log == "":
+		return "", errors.New("its sandbox logs to a standard error")
+	}
+	return c.State.Log, nil
+}
+
 // dial connects to the sandbox.
 func (c *Container) dial(ctx context.Context) (*agent.Client, error) {
 	client, err := agent.Dial(ctx, c.dir.Socket())

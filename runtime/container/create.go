@@ -443,7 +443,7 @@ func (n *creation) prepareCgroup(context.Context) (err error) {
 		return nil
 	}
 	s := n.c.State
-	n.group, err = cgroup.New(n.ID, n.spec.Linux.CgroupsPath, n.rt.SystemdCgroup, s.Resources)
+	n.group, err = cgroup.New(n.ID, n.spec.Linux.CgroupsPath, n.rt.SystemdCgroup, n.c.outside(s.Resources))
 	if err != nil && rootless() && cgroup.Inside(s.Resources) == (agent.Limits{}) {
 		return nil
 	}
@@ -464,7 +464,7 @@ func (n *creation) enterCgroup(context.Context) error {
 		return err
 	}
 	n.undo = append(n.undo, func() { n.c.Process.Kill(); n.group.Destroy() })
-	if err := n.group.Start(s.Resources, s.Sandbox.PID, s.Gofer.PID); err != nil {
+	if err := n.group.Start(n.c.outside(s.Resources), s.Sandbox.PID, s.Gofer.PID); err != nil {
 		if rootless() && cgroup.Inside(s.Resources) == (agent.Limits{}) {
 			n.group.Destroy()
 			s.Cgroup = nil
@@ -475,6 +475,23 @@ func (n *creation) enterCgroup(context.Context) error {
 	s.Cgroup = n.group.Place()
 	n.rt.Milestone("control group")
 	return nil
+}
+
+// outside is what the host's control group is to hold a container to: a machine has
+// memory of its own besides.
+func (c *Container) outside(r *specs.LinuxResources) *specs.LinuxResources {
+	if !c.isMachine() || r == nil || r.Memory == nil {
+		return r
+	}
+	whole, memory := *r, *r.Memory
+	for _, limit := range []**int64{&memory.Limit, &memory.Swap, &memory.Reservation} {
+		if *limit != nil && **limit > 0 {
+			more := **limit + agent.MachineOverhead
+			*limit = &more
+		}
+	}
+	whole.Memory = &memory
+	return &whole
 }
 
 func rootless() bool { return os.Geteuid() != 0 }

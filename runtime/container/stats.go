@@ -82,7 +82,7 @@ func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResource
 		return err
 	}
 	if g != nil {
-		if err := g.Set(r); err != nil {
+		if err := g.Set(c.outside(r)); err != nil {
 			return err
 		}
 	}

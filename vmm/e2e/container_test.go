@@ -161,6 +161,7 @@ var behaviours = []struct{ name, script, want string }{
 	{"devices", "echo x >/dev/null; head -c 3 /dev/zero | wc -c; head -c 5 /dev/urandom | wc -c", "3\n5\n"},
 	{"masked path", "ls /sys/firmware", ""},
 	{"read-only path", "echo 1 >/proc/sys/kernel/pid_max", "sh: can't create /proc/sys/kernel/pid_max: Read-only file system\n"},
+	{"control group", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /proc/self/cgroup", "104857600\n50\n0::/\n"},
 	{"loopback", "cat /sys/class/net/lo/operstate", "unknown\n"},
 }
 
@@ -191,6 +192,8 @@ func testContainer(t *testing.T, wall string) {
 	for _, set := range []*[]string{&c.spec.Process.Capabilities.Bounding, &c.spec.Process.Capabilities.Effective, &c.spec.Process.Capabilities.Permitted} {
 		*set = append(*set, "CAP_CHOWN")
 	}
+	memory, pids := int64(100<<20), int64(50)
+	c.spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &memory}, Pids: &specs.LinuxPids{Limit: &pids}}
 	c.spec.Process.Env = []string{"PATH=/bin", "EXTRA=1"}
 	for _, dir := range []string{"vol", "ro", "scratch", "root"} {
 		must(t, os.Mkdir(filepath.Join(c.dir, "rootfs", dir), 0o755))
@@ -266,6 +269,9 @@ func testContainer(t *testing.T, wall string) {
 		t.Errorf("kill: %+v", got)
 	}
 	if wall == "vm" {
+		if got := finish(t, c.command(wall, "logs", "--kernel", "one")); got.code != 0 || !strings.Contains(got.out, "guestinit: ") {
+			t.Errorf("logs: %+v", got)
+		}
 		checkContained(t, c)
 	}
 	_, err = input.Write([]byte("line\n"))

@@ -20,8 +20,6 @@ const (
 )
 
 const (
-	// overhead is what the guest has above a container's limit: its kernel and init.
-	overhead = 96 << 20 // bytes
 	// ordinary is the memory of a container without a limit.
 	ordinary = 512 << 20
 	// least lets a guest come up; with less its kernel ends in a panic.
@@ -41,7 +39,7 @@ type size struct {
 func sizeOf(annotations map[string]string, l agent.Limits, host int) (z size, err error) {
 	z.memory = ordinary
 	if l.Memory > 0 {
-		z.memory = uint64(l.Memory) + overhead
+		z.memory = uint64(l.Memory) + agent.MachineOverhead
 	}
 	if text, ok := annotations[memoryAnnotation]; ok {
 		var m config.Size
