@@ -99,7 +99,8 @@ func (s *sandbox) devices(mem *ram.Memory) ([]machine.Device, error) {
 	if err := remote.SendMemory(conn, mem.File()); err != nil {
 		return nil, fmt.Errorf("the share: %w", err)
 	}
-	files, err := fs.NewFront(tag, remote.NewClient(conn, mem))
+	s.share = remote.NewClient(conn, mem)
+	files, err := fs.NewFront(tag, s.share)
 	if err != nil {
 		return nil, err
 	}

@@ -190,7 +190,7 @@ func (s *sandbox) Wait(ctx context.Context, r *agent.WaitRequest) (agent.ExitSta
 	s.mu.Unlock()
 	if p != nil {
 		p.stop()
-		p.settle(w.Stdout, w.Stderr)
+		p.settle(ctx, w.Stdout, w.Stderr)
 	}
 	return exitStatus(w), nil
 }

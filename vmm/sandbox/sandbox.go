@@ -33,6 +33,7 @@ import (
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
 	"bulkhead/sentry/jail"
+	"bulkhead/virtio/fs/remote"
 	"bulkhead/vmm/machine"
 )
 
@@ -52,6 +53,7 @@ type sandbox struct {
 	size    size
 	console *console
 	lines   *switchboard // connections from the guest
+	share   *remote.Client
 	machine *machine.Machine
 
 	client *ttrpc.Client
@@ -197,6 +199,10 @@ func (s *sandbox) start() error {
 	go func() {
 		<-s.machine.Done()
 		s.lines.close()
+	}()
+	go func() {
+		<-s.share.Done()
+		s.machine.End(machine.Ending{Reason: machine.Broken, Err: errors.New("the process with the container's files has ended")})
 	}()
 	return nil
 }

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -178,7 +179,10 @@ func TestStreams(t *testing.T) {
 	}
 	_, err = ends[1].Write([]byte("output"))
 	must(t, err)
-	p.settle(6, 0)
+	p.settle(t.Context(), 6, 0)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	p.settle(gone, 1<<40, 0)
 	b := make([]byte, 6)
 	if _, err := io.ReadFull(outR, b); err != nil || string(b) != "output" {
 		t.Errorf("standard output: %q, %v", b, err)
@@ -196,7 +200,7 @@ func TestStreams(t *testing.T) {
 		t.Error(err)
 	}
 	p.output(nil)
-	p.settle(1<<40, 1<<40) // what was printed and is not there will not come
+	p.settle(t.Context(), 1<<40, 1<<40) // what was printed and is not there will not come
 }
 
 // TestInputEnds: a process that has ended does not keep a reader of the host's input,

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -202,12 +203,18 @@ func writeAll(fd int, b []byte) error {
 	return nil
 }
 
-// settle waits until what a process had printed when it ended is where it was to go.
-func (p *process) settle(stdout, stderr uint64) {
+// settle waits until what a process had printed when it ended is where it was to go,
+// or until nobody asks any more: how much that is the guest says.
+func (p *process) settle(ctx context.Context, stdout, stderr uint64) {
+	defer context.AfterFunc(ctx, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.moved.Broadcast()
+	})()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, n := range [3]uint64{1: stdout, 2: stderr} {
-		for !p.done[i] && p.delivered[i] < n {
+		for !p.done[i] && p.delivered[i] < n && ctx.Err() == nil {
 			p.moved.Wait()
 		}
 	}
