@@ -112,7 +112,10 @@ func Load(p Program) (kernel.Image, error) {
 		f.close()
 		f, exe = next, next
 	}
-	creds, secure := privileges(p.Context.Creds(), exe, p.Traced)
+	creds, secure, err := privileges(p.Context, exe, p.Traced)
+	if err != nil {
+		return kernel.Image{}, err
+	}
 	mm, err := memory.NewSpace(p.Kernel.Arena, p.Kernel.Platform)
 	if err != nil {
 		return kernel.Image{}, err
@@ -228,46 +231,6 @@ func parseScript(head []byte) (interp, arg string, err error) {
 		interp, arg = line[:i], strings.TrimLeft(line[i:], " \t")
 	}
 	return interp, arg, nil
-}
-
-// privileges are the credentials after execve: set-user-ID and set-group-ID
-// bits, and root's and ambient capabilities (security/commoncap.c,
-// cap_bprm_creds_from_file).
-func privileges(old *vfs.Creds, f file, traced bool) (*vfs.Creds, bool) {
-	c := *old
-	nosuid := f.d.Path().Mount.NoSetID(old) || old.NoNewPrivs || traced
-	// An owner without a name in the program's user namespace gives nothing (bprm_fill_uid).
-	_, known := old.User.UIDs().Out(f.attr.UID)
-	if _, ok := old.User.GIDs().Out(f.attr.GID); !ok || !known {
-		nosuid = true
-	}
-	root, _ := old.User.UIDs().In(0)
-	if !nosuid && f.attr.Mode&unix.S_ISUID != 0 {
-		c.EUID = f.attr.UID
-	}
-	if !nosuid && f.attr.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID|unix.S_IXGRP {
-		c.EGID = f.attr.GID
-	}
-	c.SUID, c.FSUID, c.SGID, c.FSGID = c.EUID, c.EUID, c.EGID, c.EGID
-	changed := c.EUID != old.UID || c.EGID != old.GID
-	const noroot = 1 // SECBIT_NOROOT
-	if changed {
-		c.Ambient = 0
-	}
-	c.Permitted, c.Effective = c.Ambient, c.Ambient
-	if old.SecureBits&noroot == 0 {
-		if c.EUID == root || c.UID == root {
-			c.Permitted = old.Inheritable | old.Bounding
-		}
-		if c.EUID == root {
-			c.Effective = c.Permitted
-		}
-	}
-	gained := c.Permitted&^old.Permitted != 0 && c.UID != root
-	const keepCaps = 1 << 4 // SECBIT_KEEP_CAPS
-	c.SecureBits &^= keepCaps
-	secure := c.EUID != c.UID || c.EGID != c.GID || gained
-	return &c, secure
 }
 
 // accessOf turns a segment's p_flags into an access.

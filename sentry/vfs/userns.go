@@ -103,6 +103,17 @@ func (n *UserNamespace) Under(anc *UserNamespace) bool {
 	return anc == nil
 }
 
+// Owns says whether id, as the first namespace has it, is root in n or in one that n
+// is in (security/commoncap.c, rootid_owns_currentns).
+func (n *UserNamespace) Owns(id uint32) bool {
+	for ; n != nil; n = n.parent {
+		if inside, ok := n.UIDs().Out(id); ok && inside == 0 {
+			return true
+		}
+	}
+	return id == 0
+}
+
 // UIDs and GIDs are its maps.
 func (n *UserNamespace) UIDs() *IDMap {
 	if n == nil {

@@ -80,7 +80,35 @@ func Getxattr(ctx Context, p Path, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return x.GetXattr(ctx, name)
+	b, err := x.GetXattr(ctx, name)
+	if err == nil && name == "security.capability" {
+		return shownFileCaps(ctx.Creds().User, b)
+	}
+	return b, err
+}
+
+// shownFileCaps is how a program in ns sees a file's capabilities: those of its own
+// root without an owner, those of another's with its number here. EOVERFLOW: that has
+// none (security/commoncap.c, cap_inode_getsecurity).
+func shownFileCaps(ns *UserNamespace, b []byte) ([]byte, error) {
+	if !isFileCaps(b) {
+		return nil, unix.EINVAL
+	}
+	const revision2, revision3, effective = 0x02000000, 0x03000000, 1
+	le := binary.LittleEndian
+	owner := uint32(0)
+	if len(b) == 24 {
+		owner = le.Uint32(b[20:])
+	}
+	magic := le.Uint32(b) & effective
+	if here, ok := ns.UIDs().Out(owner); ok && here != 0 {
+		b = append(le.AppendUint32(nil, magic|revision3), b[4:20]...)
+		return le.AppendUint32(b, here), nil
+	}
+	if !ns.Owns(owner) {
+		return nil, unix.EOVERFLOW
+	}
+	return append(le.AppendUint32(nil, magic|revision2), b[4:20]...), nil
 }
 
 // Setxattr is setxattr(2); flags are XATTR_CREATE or XATTR_REPLACE.

@@ -46,6 +46,9 @@ func (i *inode) Attr(vfs.Context) (vfs.Attr, error) {
 func (i *inode) SetAttr(ctx vfs.Context, set vfs.SetAttr) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if set.Mask&(vfs.SetUID|vfs.SetGID) != 0 && i.attr.Type() != unix.S_IFDIR {
+		i.loseCapsLocked()
+	}
 	i.attr.Set(set)
 	i.attr.Ctime = ctx.Now()
 	return nil
@@ -126,6 +129,10 @@ func (i *inode) RemoveXattr(ctx vfs.Context, name string) error {
 	i.attr.Ctime = ctx.Now()
 	return nil
 }
+
+// loseCapsLocked takes a file's capabilities away, as any change of its contents or
+// owner does (security/commoncap.c, cap_inode_killpriv).
+func (i *inode) loseCapsLocked() { delete(i.xattrs, "security.capability") }
 
 // ListXattr implements vfs.Xattrs.
 func (i *inode) ListXattr(vfs.Context) ([]string, error) {

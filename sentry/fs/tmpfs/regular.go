@@ -51,6 +51,9 @@ func (r *regular) SetAttr(ctx vfs.Context, set vfs.SetAttr) error {
 			return err
 		}
 	}
+	if set.Mask&(vfs.SetUID|vfs.SetGID|vfs.SetSize) != 0 {
+		r.loseCapsLocked()
+	}
 	r.attr.Set(set)
 	r.attr.Ctime = ctx.Now()
 	return nil
@@ -137,6 +140,12 @@ func (f *file) Read(ctx vfs.Context, dst memory.Buffers, off int64) (int, error)
 func (f *file) Write(ctx vfs.Context, src memory.Buffers, off int64) (int, error) {
 	n, _, err := f.write(ctx, src, off)
 	return n, err
+}
+
+// modifiedLocked stamps a change of contents.
+func (r *regular) modifiedLocked(ctx vfs.Context) {
+	r.inode.modifiedLocked(ctx)
+	r.loseCapsLocked()
 }
 
 // Append implements vfs.Appender.
