@@ -97,15 +97,31 @@ func (f *hostFile) Read(_ vfs.Context, dst memory.Buffers, off int64) (int, erro
 	return max(n, 0), again(err)
 }
 
+// Write moves what there is room for. It ends short of that only where poll(2) says
+// so: the watcher hears of changes, and of a pipe that was not full Linux tells none
+// when it is read (fs/pipe.c, pipe_read).
 func (f *hostFile) Write(_ vfs.Context, src memory.Buffers, off int64) (int, error) {
-	if !f.seekable() && f.watched {
+	if f.seekable() || !f.watched {
+		n, err := unix.Writev(f.fd, src)
+		return max(n, 0), again(err)
+	}
+	done := 0
+	for {
 		if f.poll(vfs.EventOut)&(vfs.EventOut|vfs.EventErr|vfs.EventHup) == 0 {
+			if done > 0 {
+				return done, nil
+			}
 			return 0, unix.EAGAIN
 		}
-		src = src.Take(pipeSure)
+		n, err := unix.Writev(f.fd, src.Skip(done).Take(pipeSure))
+		done += max(n, 0)
+		if err != nil && done == 0 {
+			return 0, again(err)
+		}
+		if err != nil || n <= 0 || done == src.Len() {
+			return done, nil
+		}
 	}
-	n, err := unix.Writev(f.fd, src)
-	return max(n, 0), again(err)
 }
 
 func again(err error) error {

@@ -3,6 +3,7 @@ package oci
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,18 @@ func TestExitStatus(t *testing.T) {
 					t.Errorf("%q exits %d, want %d:\n%s%s", row.args, got.Code, row.want, got, p.logged())
 				}
 			})
+		}
+	})
+}
+
+// TestLargeWrites: a write larger than a pipe, and one smaller, go through whole.
+func TestLargeWrites(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, p *program) {
+		for _, size := range []int{4097, 20_000, 65_537, 300_000} {
+			got := p.run(t, nil, "dd", "if=/dev/zero", fmt.Sprint("bs=", size), "count=3")
+			if n := len(got.Out); n != 3*size || got.Code != 0 {
+				t.Errorf("three writes of %d: %d bytes, exit code %d", size, n, got.Code)
+			}
 		}
 	})
 }
