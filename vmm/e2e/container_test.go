@@ -265,6 +265,12 @@ func testContainer(t *testing.T, wall string) {
 			t.Errorf("after %s: %+v", step.verb, got)
 		}
 	}
+	if got := finish(t, c.command(wall, "update", "--pids-limit", "40", "--memory", "90m", "--memory-swap", "-1", "one")); got.code != 0 {
+		t.Errorf("update: %+v", got)
+	}
+	if got := finish(t, c.command(wall, "exec", "one", "cat", "/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/memory.max")); got != (outcome{0, "40\n94371840\n", ""}) {
+		t.Errorf("after update: %+v", got)
+	}
 	if got := finish(t, c.command(wall, "kill", "one", "USR1")); got.code != 0 {
 		t.Errorf("kill: %+v", got)
 	}
