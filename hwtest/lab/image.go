@@ -58,7 +58,8 @@ func fetchBase(ctx context.Context) (base, error) {
 	if err != nil {
 		return base{}, err
 	}
-	key := cache.Key(append([]string{kernel.Release, kernel.Version, busybox.Version, initScript, string(hold)}, append(early, nodes)...)...)
+	code, _ := injection(0)
+	key := cache.Key(append([]string{kernel.Release, kernel.Version, busybox.Version, initScript, string(hold), string(code)}, append(early, nodes)...)...)
 	dir, err := cache.Fill(ctx, "lab", key, func(dir string) error { return makeInitramfs(dir, kernel, busybox) })
 	if err != nil {
 		return base{}, err
@@ -77,16 +78,26 @@ func makeInitramfs(dir string, kernel debian.Kernel, busybox debian.Package) err
 	if err != nil {
 		return err
 	}
+	texts := map[string]string{}
 	for i, file := range order {
 		order[i] = path.Base(file)
 		files["/lab/"+order[i]] = filepath.Join(kernel.Modules, file)
 	}
-	texts := map[string]string{
+	module, err := os.ReadFile(files["/lab/"+kvmAMD])
+	if err != nil {
+		return fmt.Errorf("lab: make the initramfs: %w", err)
+	}
+	// One that Debian built otherwise is loaded as it is: guests run, and now and then one is lost.
+	if module, err = gentle(module); err == nil {
+		delete(files, "/lab/"+kvmAMD)
+		texts["/lab/"+kvmAMD] = string(module)
+	}
+	maps.Copy(texts, map[string]string{
 		"/init":        initScript,
 		"/lab/modules": strings.Join(order, "\n") + "\n",
 		"/lab/nodes":   nodes,
 		"/lab/hold":    string(hold),
-	}
+	})
 	out, err := os.Create(filepath.Join(dir, "initramfs.cpio"))
 	if err != nil {
 		return fmt.Errorf("lab: make the initramfs: %w", err)
