@@ -107,6 +107,9 @@ func (p Program) run(m *words.Machine, force bool, ignored []string) error {
 	runtime.GOMAXPROCS(processors(m))
 	r := &run{words: m, times: newTimes(p.Began), started: make(chan struct{}), ended: make(chan machine.Ending, 8)}
 	r.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: m.LogLevel.Threshold()}))
+	if err := patient(); err != nil {
+		r.log.Debug("threads keep their policy", "err", err)
+	}
 	if len(ignored) > 0 {
 		r.log.Warn("not honoured in a guest", "bundle", m.Bundle, "parts", ignored)
 	}
