@@ -14,7 +14,7 @@ import (
 
 func fcntlCalls() []row {
 	return []row{
-		{unix.SYS_FCNTL, fcntl, Partial, "no leases; O_ASYNC sends no signals"},
+		{unix.SYS_FCNTL, fcntl, Partial, "no leases"},
 		{unix.SYS_FLOCK, flock, Full, ""},
 		{unix.SYS_IOCTL, ioctl, Full, "what each kind of file serves"},
 		{unix.SYS_FSYNC, fsync, Full, ""},
@@ -29,6 +29,7 @@ func fcntlCalls() []row {
 // Numbers that x/sys lacks (include/uapi/asm-generic/{fcntl,ioctls}.h).
 const (
 	fionread, fionbio, fionclex, fioclex, fioasync = 0x541B, 0x5421, 0x5450, 0x5451, 0x5452
+	fiosetown, siocspgrp, fiogetown, siocgpgrp     = 0x8901, 0x8902, 0x8903, 0x8904
 )
 
 // settable are the flags that F_SETFL changes.
@@ -62,23 +63,13 @@ func fcntl(t *kernel.Task, a *Args) (uintptr, error) {
 	case unix.F_GETFL:
 		return uintptr(d.Flags() &^ (unix.O_CLOEXEC | unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY | unix.O_TRUNC)), nil
 	case unix.F_SETFL:
-		return 0, d.SetFlags(t, d.Flags()&^settable|a.Int(2)&settable)
+		return 0, setFlags(t, d, fd, d.Flags()&^settable|a.Int(2)&settable)
 	case unix.F_GETLK, unix.F_SETLK, unix.F_SETLKW, unix.F_OFD_GETLK, unix.F_OFD_SETLK, unix.F_OFD_SETLKW:
 		return 0, recordLock(t, d, cmd, a.Addr(2))
 	case unix.F_GETOWN:
-		o := d.Owner()
-		if o.Type == kernel.OwnerJob {
-			return uintptr(-int64(o.PID)), nil
-		}
-		return uintptr(o.PID), nil
+		return uintptr(int64(ownerOrJob(d))), nil
 	case unix.F_SETOWN:
-		kind, pid := kernel.OwnerProcess, int32(a.Int(2))
-		if pid == math.MinInt32 {
-			return 0, unix.EINVAL
-		} else if pid < 0 {
-			kind, pid = kernel.OwnerJob, -pid
-		}
-		return 0, setOwner(t, d, kind, pid)
+		return 0, setOwnerOrJob(t, d, int32(a.Int(2)))
 	case unix.F_GETOWN_EX:
 		o := d.Owner()
 		return 0, outStruct(t, a.Addr(2), &[2]int32{int32(o.Type), o.PID})
@@ -114,6 +105,41 @@ func fcntl(t *kernel.Task, a *Args) (uintptr, error) {
 		return f.Fcntl(t, cmd, a[2])
 	}
 	return 0, unix.EINVAL
+}
+
+// ownerOrJob and setOwnerOrJob have a process, or a process group below 0 (f_setown).
+func ownerOrJob(d *vfs.Description) int32 {
+	o := d.Owner()
+	if o.Type == kernel.OwnerJob {
+		return -o.PID
+	}
+	return o.PID
+}
+
+func setOwnerOrJob(t *kernel.Task, d *vfs.Description, pid int32) error {
+	switch {
+	case pid == math.MinInt32:
+		return unix.EINVAL
+	case pid < 0:
+		return setOwner(t, d, kernel.OwnerJob, -pid)
+	}
+	return setOwner(t, d, kernel.OwnerProcess, pid)
+}
+
+// setFlags is F_SETFL. O_ASYNC stays as it is where the file cannot tell of itself
+// (fs/fcntl.c, setfl and fasync_helper).
+func setFlags(t *kernel.Task, d *vfs.Description, fd, flags int) error {
+	if _, tells := d.File().(vfs.Signaller); !tells {
+		flags = flags&^unix.O_ASYNC | d.Flags()&unix.O_ASYNC
+	}
+	changed := d.Flags() ^ flags
+	if err := d.SetFlags(t, flags); err != nil {
+		return err
+	}
+	if changed&unix.O_ASYNC != 0 {
+		d.SetAsync(fd, flags&unix.O_ASYNC != 0)
+	}
+	return nil
 }
 
 func setOwner(t *kernel.Task, d *vfs.Description, kind int, pid int32) error {
@@ -297,10 +323,25 @@ func ioctl(t *kernel.Task, a *Args) (uintptr, error) {
 		if v != 0 {
 			flags |= bit
 		}
-		return 0, d.SetFlags(t, flags)
+		if _, tells := d.File().(vfs.Signaller); !tells && (d.Flags()^flags)&unix.O_ASYNC != 0 {
+			return 0, unix.ENOTTY
+		}
+		return 0, setFlags(t, d, fd, flags)
 	case fionread:
 		if attr, err := d.Stat(t); err == nil && attr.Type() == unix.S_IFREG {
 			return 0, out32(t, a.Addr(2), uint32(attr.Size-d.Pos()))
+		}
+	}
+	if _, ok := d.File().(socket.Socket); ok {
+		switch cmd { // net/socket.c, sock_ioctl
+		case fiosetown, siocspgrp:
+			v, err := in32(t, a.Addr(2))
+			if err != nil {
+				return 0, err
+			}
+			return 0, setOwnerOrJob(t, d, int32(v))
+		case fiogetown, siocgpgrp:
+			return 0, out32(t, a.Addr(2), uint32(ownerOrJob(d)))
 		}
 	}
 	n, err := d.Ioctl(t, cmd, a[2])

@@ -51,6 +51,9 @@ type Description struct {
 	mu    sync.Mutex
 	owner Owner
 	hooks []*func()
+
+	asyncMu sync.Mutex // before Queue.mu, which comes before mu
+	async   *Waiter    // for O_ASYNC
 }
 
 // NewDescription makes a description with one reference. flags are open(2)'s.
@@ -121,6 +124,7 @@ func (d *Description) Unref() {
 	hooks := d.hooks
 	d.hooks = nil
 	d.mu.Unlock()
+	d.endAsync()
 	for _, h := range hooks {
 		(*h)()
 	}

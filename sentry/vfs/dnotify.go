@@ -17,9 +17,6 @@ type Target interface {
 // IOReason is si_code of a signal about a descriptor (POLL_IN and so on).
 type IOReason int32
 
-// IOMessage is POLL_MSG.
-const IOMessage IOReason = 3
-
 // What F_NOTIFY asks for (include/uapi/linux/fcntl.h).
 const (
 	dnAccess    = 0x1

@@ -265,3 +265,16 @@ func (s *slave) read(ctx vfs.Context, dst buffers, late bool) (int, error) {
 	}
 	return n, nil
 }
+
+// IOReason implements vfs.Signaller. Both queues are told of more than input.
+func (m *master) IOReason(vfs.Events) vfs.IOReason { return inputOf(m.Ready(vfs.EventIn)) }
+
+// IOReason implements vfs.Signaller.
+func (s *slave) IOReason(vfs.Events) vfs.IOReason { return inputOf(s.Ready(vfs.EventIn)) }
+
+func inputOf(e vfs.Events) vfs.IOReason {
+	if e&vfs.EventIn != 0 {
+		return vfs.IOIn
+	}
+	return 0
+}

@@ -235,3 +235,6 @@ func (in *Instance) Release() {
 		in.forgetLocked(w)
 	}
 }
+
+// IOReason implements vfs.Signaller.
+func (*Instance) IOReason(vfs.Events) vfs.IOReason { return vfs.IOIn }

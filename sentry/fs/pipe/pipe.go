@@ -405,3 +405,17 @@ func (f *File) Fcntl(ctx vfs.Context, cmd int, arg uint64) (uintptr, error) {
 	p.queue.Notify(vfs.EventOut)
 	return uintptr(size), nil
 }
+
+// IOReason implements vfs.Signaller. The end of the other side is input or room as any
+// other, its opening is nothing (fs/pipe.c, pipe_release and fifo_open).
+func (f *File) IOReason(e vfs.Events) vfs.IOReason {
+	const both = vfs.EventIn | vfs.EventOut
+	switch {
+	case e&(both|vfs.EventErr|vfs.EventHup) == both:
+	case f.read && e&vfs.EventIn != 0:
+		return vfs.IOIn
+	case f.write && e&vfs.EventOut != 0:
+		return vfs.IOOut
+	}
+	return 0
+}

@@ -464,3 +464,19 @@ func (p *payload) Read(to []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// IOReason implements vfs.Signaller: one side's end is input, both sides' a hang-up
+// (net/ipv4/tcp_input.c, tcp_fin).
+func (*Socket) IOReason(e vfs.Events) vfs.IOReason {
+	switch {
+	case e&vfs.EventHup != 0 && e&(vfs.EventOut|vfs.EventErr) != 0:
+		return vfs.IOHangup
+	case e&vfs.EventErr != 0:
+		return vfs.IOError
+	case e&vfs.EventIn != 0:
+		return vfs.IOIn
+	case e&vfs.EventOut != 0:
+		return vfs.IOOut
+	}
+	return 0
+}

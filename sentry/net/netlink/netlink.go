@@ -281,3 +281,11 @@ func (s *Socket) GetOption(_ socket.Caller, level, name, size int) ([]byte, erro
 	}
 	return socket.Cut(b, size), err
 }
+
+// IOReason implements vfs.Signaller.
+func (*Socket) IOReason(e vfs.Events) vfs.IOReason {
+	if e&vfs.EventIn != 0 {
+		return vfs.IOIn
+	}
+	return 0
+}

@@ -83,6 +83,7 @@ func (e *Endpoint) sendStream(c socket.Caller, m *socket.Message) (int, error) {
 		sent += len(data)
 	}
 	if sent == 0 && total > 0 {
+		e.starved.Store(true)
 		return 0, unix.EAGAIN
 	}
 	return sent, nil
@@ -160,6 +161,7 @@ func (e *Endpoint) sendTo(c socket.Caller, m *socket.Message, dest *string) (int
 	case down&writeDown != 0:
 		return 0, unix.EPIPE
 	case !e.mayAllocate():
+		e.starved.Store(true)
 		return 0, unix.EAGAIN
 	case dest == nil && peer == nil:
 		return 0, unix.ENOTCONN

@@ -43,6 +43,8 @@ type Endpoint struct {
 	queue vfs.Queue
 	used  atomic.Int64 // bytes sent and not yet received, as sk_wmem_alloc
 
+	starved atomic.Bool // a send found no room since the last signal of some
+
 	host atomic.Pointer[hostSocket] // whom it is connected to, if not one of ours
 
 	bindMu sync.Mutex // one bind at a time
@@ -225,4 +227,18 @@ func (e *Endpoint) takeErrorLocked() error {
 	err := e.err
 	e.err = 0
 	return err
+}
+
+// IOReason implements vfs.Signaller. Room is told to who found none
+// (SOCKWQ_ASYNC_NOSPACE), the other side's end is a hang-up.
+func (e *Endpoint) IOReason(events vfs.Events) vfs.IOReason {
+	switch {
+	case events&vfs.EventHup != 0:
+		return vfs.IOHangup
+	case events&vfs.EventIn != 0:
+		return vfs.IOIn
+	case events&vfs.EventOut != 0 && e.starved.Swap(false):
+		return vfs.IOOut
+	}
+	return 0
 }

@@ -1,0 +1,53 @@
+package vfs
+
+// Signaller is a file that can tell of itself by a signal (its file_operations have
+// fasync): IOReason is what it says of events that its queue is notified of, 0 for
+// nothing. It is called as a Waiter's Notify is.
+type Signaller interface {
+	IOReason(e Events) IOReason
+}
+
+// Values of IOReason (include/uapi/asm-generic/siginfo.h).
+const (
+	IOIn      IOReason = 1 // POLL_IN
+	IOOut     IOReason = 2
+	IOMessage IOReason = 3
+	IOError   IOReason = 4
+	IOUrgent  IOReason = 5
+	IOHangup  IOReason = 6
+)
+
+// SetAsync is what O_ASYNC for d means: d's owner hears of it as of descriptor fd, or no
+// more. It says whether d's file can tell of itself.
+func (d *Description) SetAsync(fd int, on bool) bool {
+	f, ok := d.file.(Signaller)
+	q := d.Queue()
+	if !ok || q == nil {
+		return false
+	}
+	d.endAsync()
+	d.asyncMu.Lock()
+	defer d.asyncMu.Unlock()
+	if on && d.async == nil {
+		d.async = &Waiter{Mask: ^Events(0), Notify: func(e Events) {
+			r := f.IOReason(e)
+			if r == 0 {
+				return
+			}
+			if o := d.Owner(); o.Target != nil {
+				o.Target.SignalIO(o.Signal, fd, r)
+			}
+		}}
+		q.Add(d.async)
+	}
+	return true
+}
+
+func (d *Description) endAsync() {
+	d.asyncMu.Lock()
+	defer d.asyncMu.Unlock()
+	if d.async != nil {
+		d.Queue().Remove(d.async)
+		d.async = nil
+	}
+}
