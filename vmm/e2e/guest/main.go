@@ -1,8 +1,11 @@
 // Guest is what runs in a guest of the tests, where the small userland of guestinit has
-// no program for it: the guest's side of vsock, by the package that people use.
+// no program for it: the guest's side of vsock, by the package that people use, and
+// who hears of it that the guest goes on from a snapshot.
 package main
 
 import (
+	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -11,11 +14,12 @@ import (
 	"sync"
 
 	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
 
 	"bulkhead/vmm/e2e/exchange"
 )
 
-const usage = `usage: guest listen PORT CONNECTIONS BYTES | guest dial PORT CONNECTIONS BYTES`
+const usage = `usage: guest listen PORT CONNECTIONS BYTES | guest dial PORT CONNECTIONS BYTES | guest forks`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -25,6 +29,9 @@ func main() {
 }
 
 func run(args []string) error {
+	if len(args) == 1 && args[0] == "forks" {
+		return forks()
+	}
 	if len(args) != 4 {
 		return errors.New(usage)
 	}
@@ -45,6 +52,35 @@ func run(args []string) error {
 	}
 	fmt.Printf("%d connections\n", len(conns))
 	return all(conns, n[2])
+}
+
+// forks tells random bytes of the kernel's, and tells others each time that the kernel says
+// that it is another machine's copy (drivers/char/random.c, add_vmfork_randomness).
+func forks() error {
+	log, err := os.Open("/dev/kmsg")
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	if _, err := log.Seek(0, io.SeekEnd); err != nil {
+		return err
+	}
+	tell := func(what string) {
+		b := make([]byte, 16)
+		rand.Read(b) // getrandom(2), which does not fail
+		fmt.Printf("%s: random %x\n", what, b)
+	}
+	tell("booted")
+	record := make([]byte, 8192) // a read is a record (Documentation/ABI/testing/dev-kmsg)
+	for {
+		n, err := log.Read(record)
+		if err != nil && !errors.Is(err, unix.EPIPE) { // some were overwritten
+			return err
+		}
+		if bytes.Contains(record[:n], []byte("due to virtual machine fork")) {
+			tell("forked")
+		}
+	}
 }
 
 // listen takes count connections from the host.
