@@ -166,7 +166,11 @@ func TestKernelGit(t *testing.T) {
 	if _, err := exec.LookPath("git"); err != nil {
 		t.Skip("needs git (apt-get install git)")
 	}
-	for _, o := range []Options{{}, {Descriptors: 128}} {
+	options := []Options{{}, {Descriptors: 128}}
+	if os.Getenv(guestEnv) != "" {
+		options = options[:1] // the share is there already: the second would be the first again
+	}
+	for _, o := range options {
 		host, guest := share(t, o)
 		useGit(t, host, guest)
 	}
@@ -179,10 +183,12 @@ func useGit(t *testing.T, host, guest string) {
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a",
 			"GIT_COMMITTER_EMAIL=a@b", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
+		begun := time.Now()
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
 		}
+		t.Logf("%s: %v", strings.Join(command, " "), time.Since(begun).Round(time.Millisecond))
 		return string(out)
 	}
 	run(guest, "git", "init", "-q", "-b", "main", "one")

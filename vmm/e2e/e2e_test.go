@@ -30,8 +30,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// home is where the programs under test are built, in this tree: the lab sees it, as
-// it does not see /tmp, and another tree's tests do not.
+// home is where the programs under test are built, in this tree, which another tree's tests
+// do not see. The lab gets it as a share, for this tree may lie below /tmp, which it has anew.
 func home() (string, error) { return filepath.Abs("../../out/e2e") }
 
 var build = sync.OnceValue(func() error {
@@ -92,7 +92,11 @@ func inLinux(t *testing.T, m lab.Machine) bool {
 	if m.Memory == 0 {
 		m.Memory = 3072
 	}
-	return labtest.Inside(t, m)
+	dir, err := home()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return labtest.Inside(t, m, lab.Share{Host: dir, Inside: dir})
 }
 
 // native tells whether this host runs ring 0 natively.
