@@ -24,17 +24,8 @@ func Fuzz(f *testing.F, newDevice func(t *testing.T) virtio.Device, settle func(
 		f.Add(^uint64(0), seed)
 	}
 	f.Fuzz(func(t *testing.T, features uint64, script []byte) {
-		run := func(t *testing.T, settle func(*Driver)) {
-			d := StartIn(t, NewMemory(fuzzRAM), newDevice(t), features)
-			play(d, script, func() { settle(d) })
-			d.Stop()
-		}
-		if settle != nil {
-			run(t, settle)
-			return
-		}
-		synctest.Test(t, func(t *testing.T) {
-			run(t, func(*Driver) { synctest.Wait() })
+		settling(t, settle, func(t *testing.T, settle func(*Driver)) {
+			drive(t, newDevice(t), features, script, settle)
 		})
 	})
 }
@@ -48,7 +39,7 @@ func FuzzRestore(f *testing.F, newDevice func(t *testing.T) virtio.Device, settl
 		f.Add(state, ^uint64(0), script)
 	}
 	f.Fuzz(func(t *testing.T, state []byte, features uint64, script []byte) {
-		run := func(t *testing.T, settle func(*Driver)) {
+		settling(t, settle, func(t *testing.T, settle func(*Driver)) {
 			dev := newDevice(t)
 			keeper := dev.(virtio.Keeper)
 			if keeper.Restore(state) != nil {
@@ -57,18 +48,27 @@ func FuzzRestore(f *testing.F, newDevice func(t *testing.T) virtio.Device, settl
 			if again, err := keeper.Save(); err != nil || !bytes.Equal(again, state) {
 				t.Errorf("restored %q, saved %q, %v", state, again, err)
 			}
-			d := StartIn(t, NewMemory(fuzzRAM), dev, features)
-			play(d, script, func() { settle(d) })
-			d.Stop()
-		}
-		if settle != nil {
-			run(t, settle)
-			return
-		}
-		synctest.Test(t, func(t *testing.T) {
-			run(t, func(*Driver) { synctest.Wait() })
+			drive(t, dev, features, script, settle)
 		})
 	})
+}
+
+// settling runs f with settle, or where there is none in a bubble that tells when all rest.
+func settling(t *testing.T, settle func(*Driver), f func(*testing.T, func(*Driver))) {
+	if settle != nil {
+		f(t, settle)
+		return
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f(t, func(*Driver) { synctest.Wait() })
+	})
+}
+
+// drive plays script against a device, from its start to its stop.
+func drive(t *testing.T, dev virtio.Device, features uint64, script []byte, settle func(*Driver)) {
+	d := StartIn(t, NewMemory(fuzzRAM), dev, features)
+	play(d, script, func() { settle(d) })
+	d.Stop()
 }
 
 const (
