@@ -337,7 +337,7 @@ func checkContained(t *testing.T, c *container) {
 func TestContainerRefused(t *testing.T) {
 	runtimeProgram(t)
 	if native(t) {
-		t.Skip("this host runs machines")
+		t.Skip("needs a host that runs no Linux guest, to be refused: one without /dev/kvm (unshare -m, then mount a /dev that lacks it) or with user-only KVM")
 	}
 	c := box(t, "true")
 	got := finish(t, c.command("vm", "run", "one"))

@@ -14,7 +14,7 @@ import (
 // Its kernel hears by the generation id that it is a copy, and reseeds.
 func TestGeneration(t *testing.T) {
 	if os.Getenv(lab.Variable) == "" && !slow(t) {
-		t.Skip("make lab runs it")
+		t.Skip("boots and restores guests, which is slow in the lab: make lab runs it (BULKHEAD_SLOW=1)")
 	}
 	bin := filepath.Dir(guestProgram(t))
 	if !inLinux(t, lab.Machine{}) {
