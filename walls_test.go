@@ -29,8 +29,9 @@ type room struct {
 var rooms = []room{
 	{"kvm", nil, "mechanism only"},
 
-	{"sentry/seccomp", nil, "an allow-list from a table; who is allowed what is its user's business"},
-	{"sentry/jail", nil, "an empty root and no capabilities, for the sandbox and the gofer"},
+	{"jail", nil, "an empty root and no capabilities, for whatever answers a container"},
+	{"jail/seccomp", nil, "an allow-list from a table; who is allowed what is its user's business"},
+
 	{"sentry/platform", []string{"sentry/platform/kvm"}, "how application code runs; auto chooses among the platforms"},
 	{"sentry/platform/kvm", []string{"kvm", "sentry/platform"}, "the only way from the Sentry to /dev/kvm"},
 	{"sentry/bpf", nil, "an interpreter; what a filter's answer means is the kernel's business"},
@@ -42,9 +43,9 @@ var rooms = []room{
 	{"sentry/net", append(upTo("sentry/net"), "gvisor.dev/gvisor/"), "sockets are files; inet stands on the tcpip library"},
 	{"sentry/loader", upTo("sentry/loader"), "maps programs that vfs opens"},
 	{"sentry/syscalls", append(upTo("sentry/syscalls"), "sentry/fs/gofer"), "the table sees every room that answers"},
-	{"sentry/gofer", []string{"sentry/gofer/wire", "sentry/seccomp", "sentry/jail"}, "another process: it shares the protocol with the Sentry, nothing else"},
+	{"sentry/gofer", []string{"sentry/gofer/wire", "jail/seccomp", "jail"}, "another process: it shares the protocol with the Sentry, nothing else"},
 	{"sentry/gofer/wire", nil, "the protocol alone, read by both ends"},
-	{"sentry/boot", append(upTo("sentry/boot"), "sentry/platform/kvm", "sentry/fs/gofer", "sentry/gofer/wire", "sentry/seccomp", "sentry/jail", "runtime/agent",
+	{"sentry/boot", append(upTo("sentry/boot"), "sentry/platform/kvm", "sentry/fs/gofer", "sentry/gofer/wire", "jail/seccomp", "jail", "runtime/agent",
 		"github.com/opencontainers/runtime-spec/"), "assembles the sandbox and serves the agent protocol"},
 
 	{"runtime/agent", []string{"github.com/opencontainers/runtime-spec/"}, "the protocol between runtime and sandbox; knows the spec and neither end"},
@@ -60,18 +61,18 @@ var rooms = []room{
 	{"virtio/fs", []string{"virtio", "github.com/hanwen/go-fuse/"}, "the FUSE protocol is a library's; the queue is ours"},
 	{"virtio/fs/remote", []string{"virtio/fs"}, "the protocol between a share's device and the process with its files"},
 	{"vmm", []string{
-		"kvm", "virtio", "virtio/fs", "guestinit/config", "vmm/share", "vmm/host", "sentry/seccomp", "github.com/spf13/", "github.com/BurntSushi/toml", "github.com/klauspost/compress/",
+		"kvm", "virtio", "virtio/fs", "guestinit/config", "vmm/share", "vmm/host", "jail/seccomp", "github.com/spf13/", "github.com/BurntSushi/toml", "github.com/klauspost/compress/",
 		"github.com/pierrec/lz4/", "github.com/ulikunitz/xz", "github.com/u-root/u-root/pkg/cpio", "github.com/moby/sys/", "github.com/opencontainers/runtime-spec/",
 	}, "a machine: KVM beneath, devices beside"},
 	{"vmm/host", []string{"kvm", "vmm"}, "whether this host runs a Linux guest"},
 	{"vmm/sandbox", []string{
-		"vmm", "vmm/share", "kvm", "virtio", "virtio/fs", "virtio/fs/remote", "guestinit/config", "runtime/agent", "runtime/agent/rpc", "sentry/jail", "sentry/seccomp",
+		"vmm", "vmm/share", "kvm", "virtio", "virtio/fs", "virtio/fs/remote", "guestinit/config", "runtime/agent", "runtime/agent/rpc", "jail", "jail/seccomp",
 		"github.com/containerd/ttrpc", "github.com/opencontainers/runtime-spec/",
 	}, "a container's machine, as the runtime starts it; the agent protocol's client"},
-	{"vmm/share", []string{"virtio/fs", "virtio/fs/remote", "runtime/agent", "sentry/jail", "sentry/seccomp"}, "another process: a container's files, without a machine"},
+	{"vmm/share", []string{"virtio/fs", "virtio/fs/remote", "runtime/agent", "jail", "jail/seccomp"}, "another process: a container's files, without a machine"},
 	{"vmm/e2e/guest", []string{"vmm/e2e/exchange", "github.com/mdlayher/vsock"}, "a program of the tests that runs in their guests"},
 	{"vmm/e2e/exchange", nil, "what both ends of a connection do in tests"},
-	{"guestinit", []string{"guestinit/config", "runtime/agent/rpc", "github.com/containerd/ttrpc", "github.com/opencontainers/runtime-spec/",
+	{"guestinit", []string{"guestinit/config", "jail", "runtime/agent/rpc", "github.com/containerd/ttrpc", "github.com/opencontainers/runtime-spec/",
 		"github.com/vishvananda/netlink", "github.com/mdlayher/vsock", "github.com/u-root/", "github.com/moby/sys/", "mvdan.cc/sh/",
 	}, "PID 1 of a guest: knows its configuration and nothing of the host"},
 	{"guestinit/config", nil, "what a host tells its guest, read by both ends"},

@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"bulkhead/jail"
 )
 
 // building is where a container's root is put together, in its mount namespace.
@@ -54,13 +56,7 @@ func (st *stage) makeRoot() error {
 	if err := unix.Fchdir(root); err != nil {
 		return err
 	}
-	if err := unix.PivotRoot(".", "."); err != nil { // pivot_root(2), NOTES
-		return fmt.Errorf("change the root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("let the old root go: %w", err)
-	}
-	return unix.Chdir("/")
+	return jail.ChangeRoot()
 }
 
 // mountRoot puts the share's directory, or an overlay of it, in place.

@@ -6,11 +6,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/jail"
+	"bulkhead/jail/seccomp"
 	"bulkhead/runtime/agent"
 	"bulkhead/sentry/fs/sys"
-	"bulkhead/sentry/jail"
 	"bulkhead/sentry/loader"
-	"bulkhead/sentry/seccomp"
 )
 
 // leaveHost gives up the host's files and all privileges. Whoever the process

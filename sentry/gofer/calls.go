@@ -3,7 +3,7 @@ package gofer
 import (
 	"golang.org/x/sys/unix"
 
-	"bulkhead/sentry/seccomp"
+	"bulkhead/jail/seccomp"
 )
 
 // calls are what the gofer may call beyond seccomp.Runtime. Paths are single components

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"bulkhead/sentry/jail"
+	"bulkhead/jail"
 )
 
 // Escapes are what a gofer that has been taken over might try. Each is run in

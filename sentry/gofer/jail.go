@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"bulkhead/sentry/jail"
-	"bulkhead/sentry/seccomp"
+	"bulkhead/jail"
+	"bulkhead/jail/seccomp"
 )
 
 // namespaces are what the gofer has for itself. The runtime gives them by clone

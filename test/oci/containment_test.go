@@ -15,7 +15,7 @@ import (
 // TestContainment looks at both processes of a running sandbox from outside: an
 // empty root, no capability beyond the file server's, no new privileges, a list
 // of system calls, and namespaces that are not ours. What the list lets through is
-// tested beside it (sentry/boot, sentry/seccomp, sentry/gofer).
+// tested beside it (sentry/boot, jail/seccomp, sentry/gofer).
 func TestContainment(t *testing.T) {
 	rig.NeedRoot(t)
 	rig.EachPlatform(t, func(t *testing.T, platform string) {

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"os"
 
-	"bulkhead/sentry/seccomp"
+	"bulkhead/jail/seccomp"
 	words "bulkhead/vmm/config"
 	"bulkhead/vmm/share"
 

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/guestinit/config"
+	"bulkhead/jail/seccomp"
 	"bulkhead/kvm"
 	"bulkhead/runtime/agent"
-	"bulkhead/sentry/seccomp"
 	"bulkhead/virtio/fs"
 	"bulkhead/virtio/fs/remote"
 	"bulkhead/virtio/rng"

@@ -29,10 +29,10 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
+	"bulkhead/jail"
 	"bulkhead/kvm"
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
-	"bulkhead/sentry/jail"
 	"bulkhead/virtio/fs/remote"
 	"bulkhead/vmm/machine"
 )

@@ -1,7 +1,7 @@
 package share
 
 import (
-	"bulkhead/sentry/seccomp"
+	"bulkhead/jail/seccomp"
 
 	"golang.org/x/sys/unix"
 )

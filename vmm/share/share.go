@@ -15,9 +15,9 @@ import (
 	"os"
 	"strconv"
 
+	"bulkhead/jail"
+	"bulkhead/jail/seccomp"
 	"bulkhead/runtime/agent"
-	"bulkhead/sentry/jail"
-	"bulkhead/sentry/seccomp"
 	"bulkhead/virtio/fs"
 	"bulkhead/virtio/fs/remote"
 
@@ -195,13 +195,7 @@ func enterJail(debug bool) error {
 	if err := unix.Chdir(tree); err != nil {
 		return err
 	}
-	if err := unix.PivotRoot(".", "."); err != nil { // pivot_root(2), NOTES
-		return fmt.Errorf("change the root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("let the old root go: %w", err)
-	}
-	if err := unix.Chdir("/"); err != nil {
+	if err := jail.ChangeRoot(); err != nil {
 		return err
 	}
 	if err := jail.SetCapabilities(kept); err != nil {

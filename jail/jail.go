@@ -1,7 +1,8 @@
 // Package jail takes a process's view of the host away: its files and its
-// privileges. The sandbox and the gofer use it, each before it meets the first
-// byte that a container could have chosen; the list of system calls is
-// sentry/seccomp's.
+// privileges. Whatever answers a container uses it, of either wall (the Sentry, the
+// VMM, and the processes with their files), each before it meets the first byte that
+// a container could have chosen; the list of system calls is jail/seccomp's.
+// A guest's init makes a container's root with ChangeRoot as well.
 package jail
 
 import (
@@ -24,7 +25,13 @@ func EmptyRoot() error {
 	if err := unix.Chdir(here); err != nil {
 		return err
 	}
-	if err := unix.PivotRoot(".", "."); err != nil { // pivot_root(2), NOTES
+	return ChangeRoot()
+}
+
+// ChangeRoot makes the working directory, a mount, the root of this mount namespace
+// and lets the old root go (pivot_root(2), NOTES). No mount may be shared.
+func ChangeRoot() error {
+	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("change the root: %w", err)
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {

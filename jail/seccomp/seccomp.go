@@ -1,8 +1,7 @@
 // Package seccomp makes an allow-list of system calls from a table and puts it
 // on the whole process (Documentation/userspace-api/seccomp_filter.rst). It is
-// used by the two processes that a container can talk to, the sandbox and the
-// gofer; their tables stand with them, the calls that every Go program makes
-// stand here. It knows nothing of what the calls are for.
+// used by the processes that a container can talk to, of either wall; their tables
+// stand with them, the calls that every Go program makes stand here. It knows nothing of what the calls are for.
 package seccomp
 
 import (
