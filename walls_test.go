@@ -30,6 +30,7 @@ var rooms = []room{
 	{"kvm", nil, "mechanism only"},
 
 	{"jail", nil, "an empty root and no capabilities, for whatever answers a container"},
+	{"jail/profile", []string{"github.com/opencontainers/runtime-spec/"}, "a container's seccomp profile, as a program for whichever kernel answers it"},
 	{"jail/seccomp", nil, "an allow-list from a table; who is allowed what is its user's business"},
 
 	{"sentry/platform", []string{"sentry/platform/kvm"}, "how application code runs; auto chooses among the platforms"},
@@ -45,7 +46,7 @@ var rooms = []room{
 	{"sentry/syscalls", append(upTo("sentry/syscalls"), "sentry/fs/gofer"), "the table sees every room that answers"},
 	{"sentry/gofer", []string{"sentry/gofer/wire", "jail/seccomp", "jail"}, "another process: it shares the protocol with the Sentry, nothing else"},
 	{"sentry/gofer/wire", nil, "the protocol alone, read by both ends"},
-	{"sentry/boot", append(upTo("sentry/boot"), "sentry/platform/kvm", "sentry/fs/gofer", "sentry/gofer/wire", "jail/seccomp", "jail", "runtime/agent",
+	{"sentry/boot", append(upTo("sentry/boot"), "sentry/platform/kvm", "sentry/fs/gofer", "sentry/gofer/wire", "jail/seccomp", "jail", "jail/profile", "runtime/agent",
 		"github.com/opencontainers/runtime-spec/"), "assembles the sandbox and serves the agent protocol"},
 
 	{"runtime/agent", []string{"github.com/opencontainers/runtime-spec/"}, "the protocol between runtime and sandbox; knows the spec and neither end"},
@@ -66,7 +67,7 @@ var rooms = []room{
 	}, "a machine: KVM beneath, devices beside"},
 	{"vmm/host", []string{"kvm", "vmm"}, "whether this host runs a Linux guest"},
 	{"vmm/sandbox", []string{
-		"vmm", "vmm/share", "kvm", "virtio", "virtio/fs", "virtio/fs/remote", "guestinit/config", "runtime/agent", "runtime/agent/rpc", "jail", "jail/seccomp",
+		"vmm", "vmm/share", "kvm", "virtio", "virtio/fs", "virtio/fs/remote", "guestinit/config", "runtime/agent", "runtime/agent/rpc", "jail", "jail/seccomp", "jail/profile",
 		"github.com/containerd/ttrpc", "github.com/opencontainers/runtime-spec/",
 	}, "a container's machine, as the runtime starts it; the agent protocol's client"},
 	{"vmm/share", []string{"virtio/fs", "virtio/fs/remote", "runtime/agent", "jail", "jail/seccomp"}, "another process: a container's files, without a machine"},

@@ -31,7 +31,7 @@ var began = time.Now()
 var helpers = map[string]func(args []string) int{
 	sandbox.Verb:        boot.Main,
 	sandbox.GoferVerb:   gofer.Main,
-	sandbox.MachineVerb: machine.Main,
+	sandbox.MachineVerb: machine.Program{Number: syscalls.Number}.Main,
 	sandbox.ShareVerb:   share.Main,
 	container.StandInVerb: func(args []string) int {
 		signals := make(chan os.Signal, 64)

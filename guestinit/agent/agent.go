@@ -158,7 +158,7 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 		s.mu.Unlock()
 		return fmt.Errorf("container %q: %w", r.Container, unix.EEXIST)
 	}
-	c := &container{name: r.Container, ordinary: r.OrdinaryInit}
+	c := &container{name: r.Container, ordinary: r.OrdinaryInit, filter: r.Filter}
 	s.containers[r.Container] = c
 	s.mu.Unlock()
 	defer func() {

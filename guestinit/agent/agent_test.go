@@ -5,9 +5,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -149,5 +151,37 @@ func TestDescribe(t *testing.T) {
 	}
 	if !ends(unix.SIGTERM) || ends(unix.SIGWINCH) || ends(unix.SIGKILL) {
 		t.Error("which signals end a process")
+	}
+}
+
+// TestFilter: a program without privileges has a filter that a privileged process set,
+// and none of that one's capabilities.
+func TestFilter(t *testing.T) {
+	if os.Getenv("BULKHEAD_TEST_FILTER") != "" {
+		runtime.LockOSThread()
+		st := &stage{
+			Process: &specs.Process{User: specs.User{UID: 7, GID: 7}, Args: []string{"grep", "-E", "^(Uid|Cap(Prm|Eff)|NoNewPrivs|Seccomp):", "/proc/self/status"}},
+			Filter:  []byte{unix.BPF_RET, 0, 0, 0, 0, 0, 0xff, 0x7f}, // SECCOMP_RET_ALLOW
+		}
+		err := st.limit()
+		if err == nil {
+			err = st.becomeUser()
+		}
+		if err == nil {
+			err = st.execute("/bin/grep")
+		}
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to be another user")
+	}
+	self, err := os.Executable()
+	must(t, err)
+	c := exec.Command(self, "-test.run", "^TestFilter$")
+	c.Env = append(stageEnvironment, "BULKHEAD_TEST_FILTER=1")
+	out, err := c.CombinedOutput()
+	const want = "Uid:\t7\t7\t7\t7\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nNoNewPrivs:\t0\nSeccomp:\t2\n"
+	if err != nil || string(out) != want {
+		t.Errorf("%v: %s\nwant %s", err, out, want)
 	}
 }

@@ -1,12 +1,17 @@
 package agent
 
-import "slices"
+import (
+	"slices"
+
+	"bulkhead/runtime/agent/rpc"
+)
 
 // container is one in the guest. Its fields are server.mu's.
 type container struct {
 	name     string
 	ordinary bool // signals end its init as they end any process
 	group    *group
+	filter   *rpc.Filter // that its programs are under, or nil
 	init     *process
 	others   []*process // started by Exec and not yet waited for
 }

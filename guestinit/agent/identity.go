@@ -76,7 +76,11 @@ func (st *stage) becomeUser() error {
 	if err := syscall.Setresuid(int(p.User.UID), int(p.User.UID), int(p.User.UID)); err != nil {
 		return fmt.Errorf("process.user: user %d: %w", p.User.UID, err)
 	}
-	if err := setCapabilities(sets[1], sets[2], sets[3]); err != nil {
+	st.final = capabilityData(sets[1], sets[2], sets[3])
+	if len(st.Filter) > 0 && !p.NoNewPrivileges {
+		sets[1], sets[2] = sets[1]|1<<unix.CAP_SYS_ADMIN, sets[2]|1<<unix.CAP_SYS_ADMIN // to set it (seccomp(2)); execFiltered drops it
+	}
+	if err := setCapabilities(capabilityData(sets[1], sets[2], sets[3])); err != nil {
 		return err
 	}
 	if err := setAmbient(sets[4]); err != nil {
@@ -93,12 +97,15 @@ func (st *stage) becomeUser() error {
 	return nil
 }
 
-func setCapabilities(effective, permitted, inheritable uint64) error {
-	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var d [2]unix.CapUserData
+func capabilityData(effective, permitted, inheritable uint64) (d [2]unix.CapUserData) {
 	for i := range d {
 		d[i] = unix.CapUserData{Effective: uint32(effective >> (32 * i)), Permitted: uint32(permitted >> (32 * i)), Inheritable: uint32(inheritable >> (32 * i))}
 	}
+	return d
+}
+
+func setCapabilities(d [2]unix.CapUserData) error {
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capset(&h, &d[0]); err != nil {
 		return fmt.Errorf("process.capabilities: %w", err)
 	}
@@ -139,8 +146,20 @@ var rlimits = map[string]int{
 }
 
 // limit sets the process's limits. syscall.Setrlimit is what keeps Go from putting
-// back the number of open files that it found (syscall/rlimit.go).
+// back the number of open files that it found (syscall/rlimit.go), which under a
+// filter it does not do: it is done here.
 func (st *stage) limit() error {
+	if len(st.Filter) > 0 {
+		var l syscall.Rlimit
+		if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+			return err
+		}
+		const kernels = 1024 // include/uapi/linux/fs.h, INR_OPEN_CUR: what a guest's init begins with
+		l.Cur = min(kernels, l.Max)
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+			return err
+		}
+	}
 	for _, l := range st.Process.Rlimits {
 		n, ok := rlimits[l.Type]
 		if !ok {

@@ -73,6 +73,7 @@ func (s *server) launch(ctx context.Context, c *container, st *stage, names *rpc
 	if p.streams, err = s.openStreams(names, st.Process.Terminal); err != nil {
 		return nil, err
 	}
+	st.Filter, st.FilterFlags = c.filter.GetProgram(), c.filter.GetFlags()
 	text, err := json.Marshal(st)
 	if err != nil {
 		return nil, err
@@ -133,7 +134,7 @@ func (s *server) fork(c *container, p *process, st *stage, files []*os.File) err
 	start := func() (err error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		p.pid, err = syscall.ForkExec("/proc/self/exe", []string{StageName}, &syscall.ProcAttr{Env: []string{}, Files: fds, Sys: attr})
+		p.pid, err = syscall.ForkExec("/proc/self/exe", []string{StageName}, &syscall.ProcAttr{Env: stageEnvironment, Files: fds, Sys: attr})
 		if err != nil {
 			return fmt.Errorf("start a process: %w", err)
 		}

@@ -17,6 +17,10 @@ import (
 // container's process. Only server.fork calls it so.
 const StageName = "bulkhead-stage"
 
+// stageEnvironment is for Go's runtime alone. Between a filter and the program no
+// signal of that runtime's may come: rt_sigreturn(2) may not be allowed.
+var stageEnvironment = []string{"GODEBUG=asyncpreemptoff=1"}
+
 // Descriptors of a stage beside its standard streams.
 const (
 	configFD = 3 // a stage as JSON, up to the end
@@ -34,6 +38,11 @@ type stage struct {
 	Overlay bool              `json:"overlay,omitempty"`
 	Join    bool              `json:"join,omitempty"`
 	Init    int               `json:"init,omitempty"` // the container's, as the guest has it, to join
+
+	Filter      []byte `json:"filter,omitempty"` // the container's seccomp filter
+	FilterFlags uint32 `json:"filterFlags,omitempty"`
+
+	final [2]unix.CapUserData // what is left when the filter is set
 }
 
 // report is what a stage says, in one packet; with the first comes the master of
@@ -158,8 +167,15 @@ func (st *stage) await(path string) error {
 	if n, _ := unix.Read(gateFD, one[:]); n != 1 {
 		os.Exit(1) // the guest's init has given up
 	}
-	err := unix.Exec(path, st.Process.Args, st.environment())
-	return &execError{st.Process.Args[0], err}
+	return &execError{st.Process.Args[0], st.execute(path)}
+}
+
+// execute becomes the program.
+func (st *stage) execute(path string) error {
+	if len(st.Filter) == 0 {
+		return unix.Exec(path, st.Process.Args, st.environment())
+	}
+	return execFiltered(st.Filter, st.FilterFlags, &st.final, path, st.Process.Args, st.environment())
 }
 
 // environment is the process's, with a HOME as engines expect it.

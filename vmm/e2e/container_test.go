@@ -64,7 +64,7 @@ func box(t *testing.T, script string) *container {
 	b, err := os.ReadFile(busybox)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(root, "bin/busybox"), b, 0o755))
-	for _, name := range []string{"sh", "echo", "cat", "id", "env", "pwd", "sleep", "kill", "ls", "stat", "hostname", "mount", "grep", "wc", "tty", "stty", "head", "touch", "chown", "true", "yes", "dd"} {
+	for _, name := range []string{"sh", "echo", "cat", "id", "env", "pwd", "sleep", "kill", "ls", "stat", "hostname", "mount", "grep", "wc", "tty", "stty", "head", "touch", "chown", "mkdir", "true", "yes", "dd"} {
 		must(t, os.Symlink("busybox", filepath.Join(root, "bin", name)))
 	}
 	must(t, os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"), 0o644))
@@ -162,6 +162,8 @@ var behaviours = []struct{ name, script, want string }{
 	{"masked path", "ls /sys/firmware", ""},
 	{"read-only path", "echo 1 >/proc/sys/kernel/pid_max", "sh: can't create /proc/sys/kernel/pid_max: Read-only file system\n"},
 	{"control group", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /proc/self/cgroup", "104857600\n50\n0::/\n"},
+	{"seccomp", "grep Seccomp: /proc/1/status /proc/self/status; mkdir /scratch/d; kill -USR2 1; kill -URG 1",
+		"/proc/1/status:Seccomp:\t2\n/proc/self/status:Seccomp:\t2\nmkdir: can't create directory '/scratch/d': Protocol error\nsh: can't kill pid 1: Numerical argument out of domain\n"},
 	{"loopback", "cat /sys/class/net/lo/operstate", "unknown\n"},
 }
 
@@ -195,6 +197,10 @@ func testContainer(t *testing.T, wall string) {
 	memory, pids := int64(100<<20), int64(50)
 	c.spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &memory}, Pids: &specs.LinuxPids{Limit: &pids}}
 	c.spec.Process.Env = []string{"PATH=/bin", "EXTRA=1"}
+	c.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64}, Syscalls: []specs.LinuxSyscall{
+		{Names: []string{"mkdir"}, Action: specs.ActErrno, ErrnoRet: new(uint(unix.EPROTO))},
+		{Names: []string{"kill"}, Action: specs.ActErrno, ErrnoRet: new(uint(unix.EDOM)), Args: []specs.LinuxSeccompArg{{Index: 1, Value: uint64(unix.SIGUSR2), Op: specs.OpEqualTo}}},
+	}}
 	for _, dir := range []string{"vol", "ro", "scratch", "root"} {
 		must(t, os.Mkdir(filepath.Join(c.dir, "rootfs", dir), 0o755))
 	}

@@ -35,9 +35,9 @@ func (s *sandbox) create() (err error) {
 		spec.Process = &p
 	}
 	spec.Hooks = nil // the host's business
-	if spec.Linux.Seccomp != nil {
-		s.log.Warn("the seccomp profile is not applied: the container has a kernel of its own", "container", s.config.ID)
-	}
+	linux := *spec.Linux
+	linux.Seccomp = nil // see filter
+	spec.Linux = &linux
 	text, err := json.Marshal(spec)
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ func (s *sandbox) create() (err error) {
 	defer cancel()
 	_, err = s.guest.Create(ctx, &rpc.CreateRequest{
 		Container: name, Spec: text, Root: share.Root, Binds: binds, Overlay: s.config.Overlay.Kind == "memory",
-		Streams: s.init.names(), OrdinaryInit: s.config.OrdinaryInit, Limits: limits(s.config.Limits),
+		Streams: s.init.names(), OrdinaryInit: s.config.OrdinaryInit, Limits: limits(s.config.Limits), Filter: s.filter,
 	})
 	if err == nil {
 		err = s.init.begin(s.lines)

@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/jail"
+	"bulkhead/jail/profile"
 	"bulkhead/kvm"
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
@@ -50,6 +51,8 @@ type sandbox struct {
 	listener *net.UnixListener
 	left     error // of leaving the host
 
+	number  func(name string) (int, bool) // of a system call
+	filter  *rpc.Filter                   // of the container, or nil
 	size    size
 	console *console
 	lines   *switchboard // connections from the guest
@@ -72,13 +75,19 @@ type sandbox struct {
 	milestones []agent.Milestone
 }
 
+// Program is what the process needs of others.
+type Program struct {
+	// Number is a system call's by its name, for the container's seccomp profile.
+	Number func(name string) (int, bool)
+}
+
 // Main is the process. Everything comes by descriptors (agent.BootConfig).
-func Main([]string) int {
+func (p Program) Main([]string) int {
 	debug.SetGCPercent(50)
 	signal.Ignore(unix.SIGPIPE) // descriptors 1 and 2 are the container's
 	rpc.Silence()               // and no library's to log to
 	sync := os.NewFile(agent.SyncFD, "sync")
-	s := &sandbox{procs: map[int]*process{}, ended: make(chan *rpc.WaitResponse, 1), given: make(chan struct{})}
+	s := &sandbox{number: p.Number, procs: map[int]*process{}, ended: make(chan *rpc.WaitResponse, 1), given: make(chan struct{})}
 	s.left = s.leaveHost()
 	config, err := agent.ReadBootConfig(os.NewFile(agent.ConfigFD, "config"))
 	if errors.Is(err, io.EOF) {
@@ -146,6 +155,7 @@ func (s *sandbox) boot() error {
 	}{
 		{"leave the host", func() error { return s.left }},
 		{"settle the machine's size", s.settle},
+		{"compile the container's filter", s.compileFilter},
 		{"make the machine", s.makeMachine},
 		{"restrict system calls", s.restrict},
 		{"boot the guest", s.start},
@@ -178,6 +188,19 @@ func (s *sandbox) leaveHost() (err error) {
 func (s *sandbox) settle() (err error) {
 	s.size, err = sizeOf(s.config.Spec.Annotations, s.config.Limits, runtime.NumCPU())
 	return err
+}
+
+func (s *sandbox) compileFilter() error {
+	p := s.config.Spec.Linux.Seccomp
+	if p == nil {
+		return nil
+	}
+	prog, err := profile.Compile(p, s.number)
+	if err != nil {
+		return err
+	}
+	s.filter = &rpc.Filter{Program: prog.Code, Flags: prog.Flags}
+	return nil
 }
 
 func (s *sandbox) makeMachine() error {

@@ -244,11 +244,14 @@ type CreateRequest struct {
 	Root string `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"` // directory of the share that holds the root
 	// binds are the indices in spec.mounts of those that come from the share, with
 	// their names there.
-	Binds         map[uint32]string `protobuf:"bytes,4,rep,name=binds,proto3" json:"binds,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Overlay       bool              `protobuf:"varint,5,opt,name=overlay,proto3" json:"overlay,omitempty"` // writes to the root stay in the guest's memory
-	Streams       *Streams          `protobuf:"bytes,6,opt,name=streams,proto3" json:"streams,omitempty"`
-	OrdinaryInit  bool              `protobuf:"varint,7,opt,name=ordinary_init,json=ordinaryInit,proto3" json:"ordinary_init,omitempty"` // signals end init as they end any process
-	Limits        *Limits           `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
+	Binds        map[uint32]string `protobuf:"bytes,4,rep,name=binds,proto3" json:"binds,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Overlay      bool              `protobuf:"varint,5,opt,name=overlay,proto3" json:"overlay,omitempty"` // writes to the root stay in the guest's memory
+	Streams      *Streams          `protobuf:"bytes,6,opt,name=streams,proto3" json:"streams,omitempty"`
+	OrdinaryInit bool              `protobuf:"varint,7,opt,name=ordinary_init,json=ordinaryInit,proto3" json:"ordinary_init,omitempty"` // signals end init as they end any process
+	Limits       *Limits           `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
+	// filter is the container's seccomp profile, which every program of it is
+	// started under; spec.linux.seccomp means nothing here.
+	Filter        *Filter `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -339,6 +342,13 @@ func (x *CreateRequest) GetLimits() *Limits {
 	return nil
 }
 
+func (x *CreateRequest) GetFilter() *Filter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
 type CreateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -375,6 +385,59 @@ func (*CreateResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{5}
 }
 
+// Filter is for seccomp(2).
+type Filter struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Program       []byte                 `protobuf:"bytes,1,opt,name=program,proto3" json:"program,omitempty"` // an array of struct sock_filter
+	Flags         uint32                 `protobuf:"varint,2,opt,name=flags,proto3" json:"flags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Filter) Reset() {
+	*x = Filter{}
+	mi := &file_agent_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Filter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Filter) ProtoMessage() {}
+
+func (x *Filter) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Filter.ProtoReflect.Descriptor instead.
+func (*Filter) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Filter) GetProgram() []byte {
+	if x != nil {
+		return x.Program
+	}
+	return nil
+}
+
+func (x *Filter) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
 type StartRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
@@ -384,7 +447,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +459,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +472,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StartRequest) GetContainer() string {
@@ -427,7 +490,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +502,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +515,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 type ExecRequest struct {
@@ -466,7 +529,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +541,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +554,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExecRequest) GetContainer() string {
@@ -524,7 +587,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +599,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +612,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExecResponse) GetPid() int32 {
@@ -571,7 +634,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +646,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +659,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SignalRequest) GetContainer() string {
@@ -635,7 +698,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +710,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +723,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 type WaitRequest struct {
@@ -673,7 +736,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +748,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +761,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WaitRequest) GetContainer() string {
@@ -729,7 +792,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +804,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +817,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WaitResponse) GetCode() int32 {
@@ -804,7 +867,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +879,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +892,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResizeRequest) GetContainer() string {
@@ -868,7 +931,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +943,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +956,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 type ProcessesRequest struct {
@@ -905,7 +968,7 @@ type ProcessesRequest struct {
 
 func (x *ProcessesRequest) Reset() {
 	*x = ProcessesRequest{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +980,7 @@ func (x *ProcessesRequest) String() string {
 func (*ProcessesRequest) ProtoMessage() {}
 
 func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +993,7 @@ func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ProcessesRequest) GetContainer() string {
@@ -949,7 +1012,7 @@ type ProcessesResponse struct {
 
 func (x *ProcessesResponse) Reset() {
 	*x = ProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1024,7 @@ func (x *ProcessesResponse) String() string {
 func (*ProcessesResponse) ProtoMessage() {}
 
 func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1037,7 @@ func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ProcessesResponse) GetProcesses() []*Process {
@@ -1004,7 +1067,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1079,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1092,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Process) GetPid() int32 {
@@ -1125,7 +1188,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1200,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1213,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StatsRequest) GetContainer() string {
@@ -1175,7 +1238,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1250,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1263,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatsResponse) GetProcesses() uint64 {
@@ -1263,7 +1326,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1338,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1351,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Limits) GetMemory() uint64 {
@@ -1315,7 +1378,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1390,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1403,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UpdateRequest) GetContainer() string {
@@ -1365,7 +1428,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1440,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1453,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 type DiagnoseRequest struct {
@@ -1402,7 +1465,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1477,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1490,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DiagnoseRequest) GetWhat() string {
@@ -1446,7 +1509,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1521,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1534,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DiagnoseResponse) GetText() string {
@@ -1496,7 +1559,7 @@ const file_agent_proto_rawDesc = "" +
 	"\aStreams\x12\x14\n" +
 	"\x05stdin\x18\x01 \x01(\fR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x02 \x01(\fR\x06stdout\x12\x16\n" +
-	"\x06stderr\x18\x03 \x01(\fR\x06stderr\"\xfa\x02\n" +
+	"\x06stderr\x18\x03 \x01(\fR\x06stderr\"\xad\x03\n" +
 	"\rCreateRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12\x12\n" +
@@ -1505,12 +1568,16 @@ const file_agent_proto_rawDesc = "" +
 	"\aoverlay\x18\x05 \x01(\bR\aoverlay\x124\n" +
 	"\astreams\x18\x06 \x01(\v2\x1a.bulkhead.agent.v1.StreamsR\astreams\x12#\n" +
 	"\rordinary_init\x18\a \x01(\bR\fordinaryInit\x121\n" +
-	"\x06limits\x18\b \x01(\v2\x19.bulkhead.agent.v1.LimitsR\x06limits\x1a8\n" +
+	"\x06limits\x18\b \x01(\v2\x19.bulkhead.agent.v1.LimitsR\x06limits\x121\n" +
+	"\x06filter\x18\t \x01(\v2\x19.bulkhead.agent.v1.FilterR\x06filter\x1a8\n" +
 	"\n" +
 	"BindsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x10\n" +
-	"\x0eCreateResponse\",\n" +
+	"\x0eCreateResponse\"8\n" +
+	"\x06Filter\x12\x18\n" +
+	"\aprogram\x18\x01 \x01(\fR\aprogram\x12\x14\n" +
+	"\x05flags\x18\x02 \x01(\rR\x05flags\",\n" +
 	"\fStartRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x0f\n" +
 	"\rStartResponse\"{\n" +
@@ -1607,7 +1674,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_agent_proto_goTypes = []any{
 	(*Errno)(nil),             // 0: bulkhead.agent.v1.Errno
 	(*HelloRequest)(nil),      // 1: bulkhead.agent.v1.HelloRequest
@@ -1615,62 +1682,64 @@ var file_agent_proto_goTypes = []any{
 	(*Streams)(nil),           // 3: bulkhead.agent.v1.Streams
 	(*CreateRequest)(nil),     // 4: bulkhead.agent.v1.CreateRequest
 	(*CreateResponse)(nil),    // 5: bulkhead.agent.v1.CreateResponse
-	(*StartRequest)(nil),      // 6: bulkhead.agent.v1.StartRequest
-	(*StartResponse)(nil),     // 7: bulkhead.agent.v1.StartResponse
-	(*ExecRequest)(nil),       // 8: bulkhead.agent.v1.ExecRequest
-	(*ExecResponse)(nil),      // 9: bulkhead.agent.v1.ExecResponse
-	(*SignalRequest)(nil),     // 10: bulkhead.agent.v1.SignalRequest
-	(*SignalResponse)(nil),    // 11: bulkhead.agent.v1.SignalResponse
-	(*WaitRequest)(nil),       // 12: bulkhead.agent.v1.WaitRequest
-	(*WaitResponse)(nil),      // 13: bulkhead.agent.v1.WaitResponse
-	(*ResizeRequest)(nil),     // 14: bulkhead.agent.v1.ResizeRequest
-	(*ResizeResponse)(nil),    // 15: bulkhead.agent.v1.ResizeResponse
-	(*ProcessesRequest)(nil),  // 16: bulkhead.agent.v1.ProcessesRequest
-	(*ProcessesResponse)(nil), // 17: bulkhead.agent.v1.ProcessesResponse
-	(*Process)(nil),           // 18: bulkhead.agent.v1.Process
-	(*StatsRequest)(nil),      // 19: bulkhead.agent.v1.StatsRequest
-	(*StatsResponse)(nil),     // 20: bulkhead.agent.v1.StatsResponse
-	(*Limits)(nil),            // 21: bulkhead.agent.v1.Limits
-	(*UpdateRequest)(nil),     // 22: bulkhead.agent.v1.UpdateRequest
-	(*UpdateResponse)(nil),    // 23: bulkhead.agent.v1.UpdateResponse
-	(*DiagnoseRequest)(nil),   // 24: bulkhead.agent.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),  // 25: bulkhead.agent.v1.DiagnoseResponse
-	nil,                       // 26: bulkhead.agent.v1.CreateRequest.BindsEntry
+	(*Filter)(nil),            // 6: bulkhead.agent.v1.Filter
+	(*StartRequest)(nil),      // 7: bulkhead.agent.v1.StartRequest
+	(*StartResponse)(nil),     // 8: bulkhead.agent.v1.StartResponse
+	(*ExecRequest)(nil),       // 9: bulkhead.agent.v1.ExecRequest
+	(*ExecResponse)(nil),      // 10: bulkhead.agent.v1.ExecResponse
+	(*SignalRequest)(nil),     // 11: bulkhead.agent.v1.SignalRequest
+	(*SignalResponse)(nil),    // 12: bulkhead.agent.v1.SignalResponse
+	(*WaitRequest)(nil),       // 13: bulkhead.agent.v1.WaitRequest
+	(*WaitResponse)(nil),      // 14: bulkhead.agent.v1.WaitResponse
+	(*ResizeRequest)(nil),     // 15: bulkhead.agent.v1.ResizeRequest
+	(*ResizeResponse)(nil),    // 16: bulkhead.agent.v1.ResizeResponse
+	(*ProcessesRequest)(nil),  // 17: bulkhead.agent.v1.ProcessesRequest
+	(*ProcessesResponse)(nil), // 18: bulkhead.agent.v1.ProcessesResponse
+	(*Process)(nil),           // 19: bulkhead.agent.v1.Process
+	(*StatsRequest)(nil),      // 20: bulkhead.agent.v1.StatsRequest
+	(*StatsResponse)(nil),     // 21: bulkhead.agent.v1.StatsResponse
+	(*Limits)(nil),            // 22: bulkhead.agent.v1.Limits
+	(*UpdateRequest)(nil),     // 23: bulkhead.agent.v1.UpdateRequest
+	(*UpdateResponse)(nil),    // 24: bulkhead.agent.v1.UpdateResponse
+	(*DiagnoseRequest)(nil),   // 25: bulkhead.agent.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),  // 26: bulkhead.agent.v1.DiagnoseResponse
+	nil,                       // 27: bulkhead.agent.v1.CreateRequest.BindsEntry
 }
 var file_agent_proto_depIdxs = []int32{
-	26, // 0: bulkhead.agent.v1.CreateRequest.binds:type_name -> bulkhead.agent.v1.CreateRequest.BindsEntry
+	27, // 0: bulkhead.agent.v1.CreateRequest.binds:type_name -> bulkhead.agent.v1.CreateRequest.BindsEntry
 	3,  // 1: bulkhead.agent.v1.CreateRequest.streams:type_name -> bulkhead.agent.v1.Streams
-	21, // 2: bulkhead.agent.v1.CreateRequest.limits:type_name -> bulkhead.agent.v1.Limits
-	3,  // 3: bulkhead.agent.v1.ExecRequest.streams:type_name -> bulkhead.agent.v1.Streams
-	18, // 4: bulkhead.agent.v1.ProcessesResponse.processes:type_name -> bulkhead.agent.v1.Process
-	21, // 5: bulkhead.agent.v1.UpdateRequest.limits:type_name -> bulkhead.agent.v1.Limits
-	1,  // 6: bulkhead.agent.v1.Agent.Hello:input_type -> bulkhead.agent.v1.HelloRequest
-	4,  // 7: bulkhead.agent.v1.Agent.Create:input_type -> bulkhead.agent.v1.CreateRequest
-	6,  // 8: bulkhead.agent.v1.Agent.Start:input_type -> bulkhead.agent.v1.StartRequest
-	8,  // 9: bulkhead.agent.v1.Agent.Exec:input_type -> bulkhead.agent.v1.ExecRequest
-	10, // 10: bulkhead.agent.v1.Agent.Signal:input_type -> bulkhead.agent.v1.SignalRequest
-	12, // 11: bulkhead.agent.v1.Agent.Wait:input_type -> bulkhead.agent.v1.WaitRequest
-	14, // 12: bulkhead.agent.v1.Agent.Resize:input_type -> bulkhead.agent.v1.ResizeRequest
-	16, // 13: bulkhead.agent.v1.Agent.Processes:input_type -> bulkhead.agent.v1.ProcessesRequest
-	19, // 14: bulkhead.agent.v1.Agent.Stats:input_type -> bulkhead.agent.v1.StatsRequest
-	22, // 15: bulkhead.agent.v1.Agent.Update:input_type -> bulkhead.agent.v1.UpdateRequest
-	24, // 16: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
-	2,  // 17: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
-	5,  // 18: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
-	7,  // 19: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
-	9,  // 20: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
-	11, // 21: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
-	13, // 22: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
-	15, // 23: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
-	17, // 24: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
-	20, // 25: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
-	23, // 26: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
-	25, // 27: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
-	17, // [17:28] is the sub-list for method output_type
-	6,  // [6:17] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	22, // 2: bulkhead.agent.v1.CreateRequest.limits:type_name -> bulkhead.agent.v1.Limits
+	6,  // 3: bulkhead.agent.v1.CreateRequest.filter:type_name -> bulkhead.agent.v1.Filter
+	3,  // 4: bulkhead.agent.v1.ExecRequest.streams:type_name -> bulkhead.agent.v1.Streams
+	19, // 5: bulkhead.agent.v1.ProcessesResponse.processes:type_name -> bulkhead.agent.v1.Process
+	22, // 6: bulkhead.agent.v1.UpdateRequest.limits:type_name -> bulkhead.agent.v1.Limits
+	1,  // 7: bulkhead.agent.v1.Agent.Hello:input_type -> bulkhead.agent.v1.HelloRequest
+	4,  // 8: bulkhead.agent.v1.Agent.Create:input_type -> bulkhead.agent.v1.CreateRequest
+	7,  // 9: bulkhead.agent.v1.Agent.Start:input_type -> bulkhead.agent.v1.StartRequest
+	9,  // 10: bulkhead.agent.v1.Agent.Exec:input_type -> bulkhead.agent.v1.ExecRequest
+	11, // 11: bulkhead.agent.v1.Agent.Signal:input_type -> bulkhead.agent.v1.SignalRequest
+	13, // 12: bulkhead.agent.v1.Agent.Wait:input_type -> bulkhead.agent.v1.WaitRequest
+	15, // 13: bulkhead.agent.v1.Agent.Resize:input_type -> bulkhead.agent.v1.ResizeRequest
+	17, // 14: bulkhead.agent.v1.Agent.Processes:input_type -> bulkhead.agent.v1.ProcessesRequest
+	20, // 15: bulkhead.agent.v1.Agent.Stats:input_type -> bulkhead.agent.v1.StatsRequest
+	23, // 16: bulkhead.agent.v1.Agent.Update:input_type -> bulkhead.agent.v1.UpdateRequest
+	25, // 17: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
+	2,  // 18: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
+	5,  // 19: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
+	8,  // 20: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
+	10, // 21: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
+	12, // 22: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
+	14, // 23: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
+	16, // 24: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
+	18, // 25: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
+	21, // 26: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
+	24, // 27: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
+	26, // 28: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
+	18, // [18:29] is the sub-list for method output_type
+	7,  // [7:18] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1684,7 +1753,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
