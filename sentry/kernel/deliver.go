@@ -49,6 +49,11 @@ func (t *Task) doWork() bool {
 		if info == nil {
 			break
 		}
+		if info.tellsOfTimer() {
+			k.mu.Unlock()
+			t.group.Timers.taken(info)
+			k.mu.Lock()
+		}
 		if info = t.signalStopLocked(info); info == nil {
 			continue
 		}
@@ -64,7 +69,6 @@ func (t *Task) doWork() bool {
 		case act.Handler == SigIgn:
 		case act.Handler > SigIgn:
 			k.mu.Unlock()
-			t.group.Timers.delivered(info)
 			t.handler(info, act)
 			if t.ctx.SingleStep {
 				t.traceStop(int32(unix.SIGTRAP), cldTrapped, 0, nil) // at the handler's first instruction

@@ -63,6 +63,9 @@ func TimerInfo(sig unix.Signal, id int32, overrun int32, value uint64) *SigInfo 
 	return i
 }
 
+// tellsOfTimer says that a timer may wait for the signal to be taken, to go on.
+func (i *SigInfo) tellsOfTimer() bool { return i.Code() == SI_TIMER || i.Signo() == unix.SIGALRM }
+
 // MessageInfo is what mq_notify(2) sends.
 func MessageInfo(sig unix.Signal, pid int32, uid uint32, value uint64) *SigInfo {
 	i := UserInfo(sig, SI_MESGQ, pid, uid)

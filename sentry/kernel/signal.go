@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"math/bits"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,11 @@ type SigAction struct {
 	Flags    uint64
 	Restorer uint64
 	Mask     SigSet
+}
+
+// ignores says that sig has no effect with this action.
+func (a SigAction) ignores(sig unix.Signal) bool {
+	return a.Handler == SigIgn || a.Handler == SigDfl && ignoredByDfl.Has(sig)
 }
 
 // Handler values and flags.
@@ -90,12 +96,14 @@ type pendingSignals struct {
 	infos []*SigInfo
 }
 
-func (p *pendingSignals) add(info *SigInfo, limit uint64) error {
+// add queues a signal, of which limit says how many there may be. A timer's is always
+// queued: each timer has at most one.
+func (p *pendingSignals) add(info *SigInfo, limit uint64, timer bool) error {
 	sig := info.Signo()
-	if sig < 32 && p.set.Has(sig) {
+	if sig < 32 && p.set.Has(sig) && !timer {
 		return nil
 	}
-	if sig >= 32 && uint64(len(p.infos)) >= limit && info.Code() != SI_USER && info.Code() != SI_KERNEL {
+	if !timer && sig >= 32 && uint64(len(p.infos)) >= limit && info.Code() != SI_USER && info.Code() != SI_KERNEL {
 		return unix.EAGAIN
 	}
 	p.set |= set(sig)
@@ -137,6 +145,15 @@ func (p *pendingSignals) take(mask SigSet) *SigInfo {
 	return found
 }
 
+// remove takes out one signal.
+func (p *pendingSignals) remove(info *SigInfo) {
+	p.infos = slices.DeleteFunc(p.infos, func(i *SigInfo) bool { return i == info })
+	sig := info.Signo()
+	if !slices.ContainsFunc(p.infos, func(i *SigInfo) bool { return i.Signo() == sig }) {
+		p.set &^= set(sig)
+	}
+}
+
 func (p *pendingSignals) drop(mask SigSet) {
 	for p.take(mask) != nil {
 	}
@@ -170,11 +187,23 @@ func (k *Kernel) sendGroupLocked(g *ThreadGroup, info *SigInfo) error {
 
 // sendLocked sends to t, or where it is nil to the process g.
 func (k *Kernel) sendLocked(g *ThreadGroup, t *Task, info *SigInfo, force bool) error {
-	return k.sendTakerLocked(g, t, info, force, g.leader)
+	var how sendHow
+	if force {
+		how = forced
+	}
+	return k.sendTakerLocked(g, t, info, how, g.leader)
 }
 
+// sendHow says what is special about a signal that is sent.
+type sendHow uint8
+
+const (
+	forced  sendHow = 1 << iota // from outside of its pid namespace
+	ofTimer                     // of a POSIX timer's own
+)
+
 // sendTakerLocked is sendLocked with the thread that had best take a signal to the process.
-func (k *Kernel) sendTakerLocked(g *ThreadGroup, t *Task, info *SigInfo, force bool, taker *Task) error {
+func (k *Kernel) sendTakerLocked(g *ThreadGroup, t *Task, info *SigInfo, how sendHow, taker *Task) error {
 	sig := info.Signo()
 	if g.dead || g.leader == nil {
 		return nil
@@ -182,7 +211,7 @@ func (k *Kernel) sendTakerLocked(g *ThreadGroup, t *Task, info *SigInfo, force b
 	k.prepareLocked(g, sig)
 	blocked := func(t *Task) bool { return t.mask.Has(sig) || t.realMask().Has(sig) }
 	traced := t != nil && t.tr != nil || t == nil && g.leader.tr != nil // who may want to see what is ignored
-	if (!traced || sig == unix.SIGKILL) && g.ignoredLocked(sig, force) {
+	if (!traced || sig == unix.SIGKILL) && g.ignoredLocked(sig, how&forced != 0) {
 		some := false
 		for _, x := range g.tasks {
 			some = some || blocked(x)
@@ -199,7 +228,7 @@ func (k *Kernel) sendTakerLocked(g *ThreadGroup, t *Task, info *SigInfo, force b
 	if t != nil {
 		queue = &t.pending
 	}
-	if err := queue.add(info, g.Limits.Get(11).Cur); err != nil {
+	if err := queue.add(info, g.Limits.Get(11).Cur, how&ofTimer != 0); err != nil {
 		return err
 	}
 	g.signals.Notify(vfs.EventIn)
@@ -239,7 +268,7 @@ func (g *ThreadGroup) sendToRunner(info *SigInfo) {
 		}
 	}
 	if taker != nil {
-		k.sendTakerLocked(g, nil, info, false, taker)
+		k.sendTakerLocked(g, nil, info, 0, taker)
 	}
 }
 
@@ -318,7 +347,7 @@ func (t *Task) force(info *SigInfo) {
 		t.die(info)
 		return
 	}
-	t.pending.add(info, ^uint64(0))
+	t.pending.add(info, ^uint64(0), false)
 	t.kick(workSignal)
 	k.mu.Unlock()
 }
@@ -328,21 +357,29 @@ func (t *Task) Action(sig unix.Signal, act *SigAction) (SigAction, error) {
 	if sig < 1 || sig > NSIG || act != nil && unblockable.Has(sig) {
 		return SigAction{}, unix.EINVAL
 	}
+	old := t.setAction(sig, act)
+	if act != nil && old.ignores(sig) && !act.ignores(sig) {
+		t.group.Timers.unignored(sig)
+	}
+	return old, nil
+}
+
+func (t *Task) setAction(sig unix.Signal, act *SigAction) (old SigAction) {
 	k, h := t.k, t.group.Handlers
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	h.mu.Lock()
-	old := h.actions[sig]
+	old = h.actions[sig]
 	if act != nil {
 		a := *act
 		a.Mask &^= unblockable
 		h.actions[sig] = a
 	}
 	h.mu.Unlock()
-	if act != nil && (act.Handler == SigIgn || act.Handler == SigDfl && ignoredByDfl.Has(sig)) {
+	if act != nil && act.ignores(sig) {
 		t.group.dropLocked(set(sig))
 	}
-	return old, nil
+	return old
 }
 
 // SignalMask is the set of blocked signals.
@@ -420,7 +457,7 @@ func (t *Task) TakeSignal(mask SigSet) *SigInfo {
 	}
 	t.k.mu.Unlock()
 	if i != nil {
-		t.group.Timers.delivered(i)
+		t.group.Timers.taken(i)
 	}
 	return i
 }

@@ -14,7 +14,7 @@ func TestPending(t *testing.T) {
 	add := func(sig unix.Signal, value uint32) {
 		i := newInfo(sig, SI_QUEUE)
 		i.put32(24, value)
-		if err := p.add(i, 100); err != nil {
+		if err := p.add(i, 100, false); err != nil {
 			t.Fatalf("add %d: %v", sig, err)
 		}
 	}
@@ -45,7 +45,7 @@ func TestPending(t *testing.T) {
 func TestPendingLimit(t *testing.T) {
 	var p pendingSignals
 	for n := range 3 {
-		err := p.add(newInfo(40, SI_QUEUE), 2)
+		err := p.add(newInfo(40, SI_QUEUE), 2, false)
 		if want := n == 2; (err == unix.EAGAIN) != want {
 			t.Errorf("signal %d: %v", n, err)
 		}

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -58,10 +59,12 @@ func NewTimer(now func() time.Duration, cpu bool, fire func(missed int64)) *Time
 }
 
 // NewPatientTimer is NewTimer for one that goes off once and then, if it has an
-// interval, waits for Take. A thousand of a microsecond each, that nobody reads,
-// would otherwise keep every CPU busy (fs/timerfd.c, timerfd_read, does the same).
-func NewPatientTimer(now func() time.Duration, fire func(missed int64)) *Timer {
-	return &Timer{now: now, fire: fire, patient: true}
+// interval, waits for Take. A thousand of a microsecond each, that nobody reads or
+// whose signals nobody takes, would otherwise keep every CPU busy (fs/timerfd.c,
+// timerfd_read, does the same, as does whoever takes a timer's signal in
+// kernel/signal.c, dequeue_signal).
+func NewPatientTimer(now func() time.Duration, cpu bool, fire func(missed int64)) *Timer {
+	return &Timer{now: now, cpu: cpu, fire: fire, patient: true}
 }
 
 // Take lets a patient timer that went off go on, and says how often it would have
@@ -167,13 +170,11 @@ func (ts *Timers) Interval(which int) (*Timer, error) {
 		g := ts.g
 		clocks := []func() time.Duration{g.k.Clock.Monotonic, g.userTime, g.allTime}
 		sig := []unix.Signal{unix.SIGALRM, unix.SIGVTALRM, unix.SIGPROF}[which]
-		ts.itimers[which] = NewTimer(clocks[which], which != 0, func(int64) {
-			if which == 0 {
-				g.SendGroup(kernelInfo(sig), false)
-			} else {
-				g.sendToRunner(kernelInfo(sig))
-			}
-		})
+		if which == unix.ITIMER_REAL {
+			ts.itimers[which] = NewPatientTimer(clocks[which], false, func(int64) { g.SendGroup(kernelInfo(sig), false) })
+		} else {
+			ts.itimers[which] = NewTimer(clocks[which], true, func(int64) { g.sendToRunner(kernelInfo(sig)) })
+		}
 	}
 	return ts.itimers[which], nil
 }
@@ -225,7 +226,7 @@ func (ts *Timers) Create(clock int32, now func() time.Duration, cpu bool, ev Sig
 	}
 	g := ts.g
 	var t *Timer
-	t = NewTimer(now, cpu, func(missed int64) { g.timerFired(t, missed) })
+	t = NewPatientTimer(now, cpu, func(missed int64) { g.timerFired(t, missed) })
 	t.ID, t.Clock, t.Sigev = ts.next, clock, ev
 	if ev.Notify == 0 && ev.Signal == 0 {
 		t.Sigev.Signal = int32(unix.SIGALRM)
@@ -240,35 +241,89 @@ func (g *ThreadGroup) timerFired(t *Timer, missed int64) {
 	if t.Sigev.Notify == none {
 		return
 	}
-	info := TimerInfo(unix.Signal(t.Sigev.Signal), t.ID, int32(missed), t.Sigev.Value)
-	if t.Sigev.Notify == threadID {
-		if x := g.k.Task(t.Sigev.TID); x != nil && x.group == g {
-			x.SendTask(info)
-		}
-		return
+	info := TimerInfo(unix.Signal(t.Sigev.Signal), t.ID, int32(min(missed, math.MaxInt32)), t.Sigev.Value)
+	k := g.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	g.forgetLocked(t)
+	if t.Sigev.Notify != threadID {
+		k.sendTakerLocked(g, nil, info, ofTimer, g.leader)
+	} else if x := k.taskLocked(k.root, t.Sigev.TID); x != nil && x.group == g {
+		k.sendTakerLocked(g, x, info, ofTimer, x)
 	}
-	g.k.mu.Lock()
-	defer g.k.mu.Unlock()
-	// A signal that is still queued stands for this expiry too.
-	for _, i := range g.pending.infos {
-		if i.Code() == SI_TIMER && int32(i.Uint32(16)) == t.ID {
-			i.put32(20, i.Uint32(20)+1+uint32(missed))
-			return
-		}
-	}
-	g.k.sendGroupLocked(g, info)
 }
 
-// delivered notes what a timer's signal said of overruns when it was taken.
-func (ts *Timers) delivered(i *SigInfo) {
-	if i.Code() != SI_TIMER {
-		return
+// forgetLocked takes t's signal out of the queue, if it is pending: it tells of a setting
+// that is no more (it_signal_seq in kernel/time/posix-timers.c).
+func (g *ThreadGroup) forgetLocked(t *Timer) {
+	forget(&g.pending, t)
+	for _, x := range g.tasks {
+		forget(&x.pending, t)
 	}
+}
+
+func forget(p *pendingSignals, t *Timer) {
+	if i := p.of(t); i != nil {
+		p.remove(i)
+	}
+}
+
+// of is the signal of t's that is pending, or nil.
+func (p *pendingSignals) of(t *Timer) *SigInfo {
+	for _, i := range p.infos {
+		if i.Code() == SI_TIMER && int32(i.Uint32(16)) == t.ID && int32(i.Signo()) == t.Sigev.Signal {
+			return i
+		}
+	}
+	return nil
+}
+
+// Settime is timer_settime(2): Timer.Set, and what the timer has told is forgotten.
+func (ts *Timers) Settime(t *Timer, next, interval time.Duration) (left, old time.Duration) {
+	left, old = t.Set(next, interval)
+	k := ts.g.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	ts.g.forgetLocked(t)
+	return left, old
+}
+
+// taken is told that a signal leaves the queue: the timer that sent it goes on, and what
+// it missed meanwhile is in the signal (kernel/time/posix-timers.c,
+// posixtimer_deliver_signal). Any SIGALRM makes the interval timer go on, which has
+// none of its own. Kernel.mu is not held.
+func (ts *Timers) taken(i *SigInfo) {
 	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	if t := ts.posix[int32(i.Uint32(16))]; t != nil {
-		t.told.Store(int64(int32(i.Uint32(20))))
+	alarm, posix := ts.itimers[unix.ITIMER_REAL], (*Timer)(nil)
+	if i.Code() == SI_TIMER {
+		posix = ts.posix[int32(i.Uint32(16))]
 	}
+	ts.mu.Unlock()
+	if i.Signo() == unix.SIGALRM && alarm != nil {
+		alarm.Take()
+	}
+	if posix != nil && posix.Sigev.Signal == int32(i.Signo()) {
+		overruns := min(int64(int32(i.Uint32(20)))+posix.Take(), math.MaxInt32)
+		i.put32(20, uint32(overruns))
+		posix.told.Store(overruns)
+	}
+}
+
+// unignored sends the signals of timers that went off while their signal was ignored, and
+// wait: it no longer is (posixtimer_sig_unignore).
+func (ts *Timers) unignored(sig unix.Signal) {
+	for _, t := range ts.All() {
+		if t.Sigev.Signal == int32(sig) && t.waits() {
+			ts.g.timerFired(t, 0)
+		}
+	}
+}
+
+// waits says that the timer went off and was not taken.
+func (t *Timer) waits() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.held
 }
 
 // Get finds a POSIX timer, Delete removes it, IDs lists them.
@@ -298,7 +353,7 @@ func (ts *Timers) Delete(id int32) error {
 	if t == nil {
 		return unix.EINVAL
 	}
-	t.Set(0, 0)
+	ts.Settime(t, 0, 0)
 	return nil
 }
 

@@ -11,7 +11,7 @@ import (
 func TestPatientTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin, fired := time.Now(), 0
-		p := NewPatientTimer(func() time.Duration { return time.Since(begin) }, func(missed int64) { fired += 1 + int(missed) })
+		p := NewPatientTimer(func() time.Duration { return time.Since(begin) }, false, func(missed int64) { fired += 1 + int(missed) })
 		p.Set(time.Second, time.Second)
 		time.Sleep(10*time.Second + time.Second/2)
 		synctest.Wait()

@@ -524,7 +524,7 @@ func (k *Kernel) inheritTraceLocked(t, n *Task, flags uint64) {
 	if tr.seized {
 		n.trapStop = true
 	} else {
-		n.pending.add(UserInfo(unix.SIGSTOP, SI_USER, 0, 0), ^uint64(0))
+		n.pending.add(UserInfo(unix.SIGSTOP, SI_USER, 0, 0), ^uint64(0), false)
 	}
 	n.work.Or(workSignal)
 }

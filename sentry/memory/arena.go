@@ -44,10 +44,12 @@ type Arena struct {
 
 	shown  atomic.Int64 // pages of windows
 	cached atomic.Int64 // of used: copies of programs' text
+	spaces atomic.Int64
 
 	// refs is indexed by unit. A page's count has the references in its low and
 	// the pins (I/O under way) in its high half: a page is free when both are 0,
-	// and may be written in place when there is one reference, pinned or not.
+	// and may be written in place when there is one reference, pinned or not. Neither
+	// half can run over: see maxSpaces and crowded.
 	refs [maxPages / unitSize]atomic.Pointer[[unitPages]atomic.Uint32]
 
 	mu      sync.Mutex
@@ -190,6 +192,24 @@ func (a *Arena) relieve(err error, try int) bool {
 	a.mu.Unlock()
 	return f != nil && f()
 }
+
+// Charge counts pages of the Sentry's own that hold what a program has given it (a
+// pipe's bytes) as in use; fewer than 0 gives some back, which never fails. The error,
+// if the limit would be passed, is for Relieve and Errno.
+func (a *Arena) Charge(pages int64) error {
+	if l := a.limit.Load(); pages > 0 && l > 0 && a.used.Load()+pages > l {
+		return errLimit
+	}
+	a.used.Add(pages)
+	return nil
+}
+
+// Relieve answers Charge's error as it answers one of the arena's own: it says whether
+// another try makes sense. The caller holds no lock.
+func (a *Arena) Relieve(err error, try int) bool { return a.relieve(err, try) }
+
+// Errno is what an application hears of an error of Charge's; others are left as they are.
+func Errno(err error) error { return errnoOf(err) }
 
 // errnoOf makes of errLimit what an application hears.
 func errnoOf(err error) error {

@@ -1,7 +1,6 @@
 package memory
 
 import (
-	"fmt"
 	"maps"
 
 	"bulkhead/sentry/platform"
@@ -10,9 +9,9 @@ import (
 // Fork makes a copy of the space. Private pages are shared until one side
 // stores into them.
 func (s *Space) Fork() (*Space, error) {
-	as, err := s.p.NewAddressSpace()
+	as, err := newPlatformSpace(s.a, s.p)
 	if err != nil {
-		return nil, fmt.Errorf("memory: fork an address space: %w", err)
+		return nil, err
 	}
 	c := newSpace(s.a, s.p, as)
 	c.stackTop, c.mapBase = s.stackTop, s.mapBase

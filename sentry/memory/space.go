@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"bulkhead/sentry/platform"
 )
 
@@ -57,11 +59,29 @@ type Space struct {
 // bounded is what a platform offers that keeps the top of the address space.
 type bounded interface{ TaskSize() platform.Addr }
 
-// NewSpace makes an empty address space with one user.
-func NewSpace(a *Arena, p platform.Platform) (*Space, error) {
+// maxSpaces is how many there may be: each may have two references to a page (one in
+// passing, while it moves), and a page counts less than 1<<16.
+const maxSpaces = onePin/2 - 1<<12
+
+// newPlatformSpace makes what the platform has of a space; unix.EAGAIN past maxSpaces.
+func newPlatformSpace(a *Arena, p platform.Platform) (platform.AddressSpace, error) {
+	if a.spaces.Add(1) > maxSpaces {
+		a.spaces.Add(-1)
+		return nil, unix.EAGAIN
+	}
 	as, err := p.NewAddressSpace()
 	if err != nil {
+		a.spaces.Add(-1)
 		return nil, fmt.Errorf("memory: make an address space: %w", err)
+	}
+	return as, nil
+}
+
+// NewSpace makes an empty address space with one user.
+func NewSpace(a *Arena, p platform.Platform) (*Space, error) {
+	as, err := newPlatformSpace(a, p)
+	if err != nil {
+		return nil, err
 	}
 	s := newSpace(a, p, as)
 	s.stackTop = s.limit - Addr(random(stackRand))
@@ -99,6 +119,9 @@ func (s *Space) Unrandomized() {
 	s.mapBase = s.limit - stackRand - 1<<30
 }
 
+// Arena is whose pages the space uses.
+func (s *Space) Arena() *Arena { return s.a }
+
 // Platform is the address space for Thread.Run.
 func (s *Space) Platform() platform.AddressSpace { return s.as }
 
@@ -124,6 +147,7 @@ func (s *Space) Release() {
 	defer s.unlock()
 	s.dead = true
 	s.as.Release()
+	s.a.spaces.Add(-1)
 	for _, ar := range s.areas {
 		s.forget(ar)
 	}

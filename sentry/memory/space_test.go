@@ -783,3 +783,41 @@ func TestPatch(t *testing.T) {
 		})
 	}
 }
+
+// TestCharge: what the Sentry holds for a program counts against the limit.
+func TestCharge(t *testing.T) {
+	a, _ := newTestArena(t, true, 16*PageSize)
+	if err := a.Charge(12); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.Usage(); got != 12*PageSize {
+		t.Errorf("%d bytes in use, want %d", got, 12*PageSize)
+	}
+	err := a.Charge(5)
+	if Errno(err) != unix.ENOMEM || a.Relieve(err, 0) {
+		t.Errorf("past the limit: %v, want ENOMEM, and nobody to relieve it", err)
+	}
+	if err := a.Charge(-12); err != nil || a.Usage() != 0 {
+		t.Errorf("given back: %v, %d bytes in use", err, a.Usage())
+	}
+}
+
+// TestSpacesAreBounded: a page's count has no room for more users than spaces.
+func TestSpacesAreBounded(t *testing.T) {
+	a, _ := newTestArena(t, true, 0)
+	s := newTestSpace(t, a)
+	defer s.Release()
+	a.spaces.Add(maxSpaces - 2) // others
+	child, err := s.Fork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Fork(); err != unix.EAGAIN {
+		t.Errorf("one too many: %v, want EAGAIN", err)
+	}
+	child.Release()
+	if child, err = s.Fork(); err != nil {
+		t.Fatalf("after another's end: %v", err)
+	}
+	child.Release()
+}

@@ -46,7 +46,10 @@ func pipe2(t *kernel.Task, a *Args) (uintptr, error) {
 }
 
 func makePipe(t *kernel.Task, at memory.Addr, flags int) (uintptr, error) {
-	r, w := pipe.New(t, flags&^unix.O_CLOEXEC)
+	r, w, err := pipe.New(t, flags&^unix.O_CLOEXEC)
+	if err != nil {
+		return 0, err
+	}
 	return installPair(t, at, r, w, flags&unix.O_CLOEXEC != 0)
 }
 
@@ -213,9 +216,9 @@ func waitEpoll(t *kernel.Task, a *Args, deadline time.Duration, now bool) (uintp
 		return 0, err
 	}
 	defer d.Unref()
-	var evs []unix.EpollEvent
+	var got epoll.Collected
 	err = t.Wait(ep.Queue(), vfs.EventIn, now, deadline, func() error {
-		if evs = ep.Collect(max); len(evs) == 0 {
+		if got = ep.Collect(max); len(got.Events) == 0 {
 			return unix.EAGAIN
 		}
 		return nil
@@ -229,12 +232,20 @@ func waitEpoll(t *kernel.Task, a *Args, deadline time.Duration, now bool) (uintp
 	default:
 		return 0, err
 	}
-	b := make([]byte, 0, 12*len(evs))
-	for _, e := range evs {
+	const size = 12 // struct epoll_event, packed
+	b := make([]byte, 0, size*len(got.Events))
+	for _, e := range got.Events {
 		b = le.AppendUint32(b, e.Events)
 		b = le.AppendUint32(le.AppendUint32(b, uint32(e.Fd)), uint32(e.Pad))
 	}
-	return uintptr(len(evs)), out(t, a.Addr(1), b)
+	n, err := t.MM().Write(a.Addr(1), b)
+	if n /= size; n < len(got.Events) {
+		got.PutBack(n)
+	}
+	if n > 0 {
+		err = nil // those before the fault are told
+	}
+	return uintptr(n), err
 }
 
 func timerfdCreate(t *kernel.Task, a *Args) (uintptr, error) {

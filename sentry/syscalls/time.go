@@ -439,7 +439,7 @@ func timerSettime(t *kernel.Task, a *Args) (uintptr, error) {
 	if next != 0 && a.Int(1)&unix.TIMER_ABSTIME == 0 {
 		next += c.now()
 	}
-	left, old := tm.Set(next, span(interval))
+	left, old := t.Group().Timers.Settime(tm, next, span(interval))
 	return 0, outItimerspec(t, a.Addr(3), old, left)
 }
 

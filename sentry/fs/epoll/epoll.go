@@ -249,8 +249,15 @@ func (i *item) notify(e vfs.Events) {
 // (ep_poll_callback's ewake).
 func (ep *Epoll) unwaited() bool { return ep.queue.Waiters() <= int(ep.above.Load()) }
 
+// Collected are events that epoll_wait(2) is to hand out.
+type Collected struct {
+	Events []unix.EpollEvent
+	ep     *Epoll
+	items  []*item // of the events
+}
+
 // Collect is epoll_wait(2) without the wait: up to most of what is ready.
-func (ep *Epoll) Collect(most int) (out []unix.EpollEvent) {
+func (ep *Epoll) Collect(most int) Collected {
 	ep.mu.Lock()
 	defer ep.mu.Unlock()
 	ep.readyMu.Lock()
@@ -258,9 +265,9 @@ func (ep *Epoll) Collect(most int) (out []unix.EpollEvent) {
 	ep.ready = nil
 	ep.readyMu.Unlock()
 	most = min(most, len(list)) // what the caller has room for may be far more
-	out = make([]unix.EpollEvent, 0, most)
+	c := Collected{make([]unix.EpollEvent, 0, most), ep, make([]*item, 0, most)}
 	var again []*item // level-triggered ones, behind those not looked at
-	for len(out) < most && len(list) > 0 {
+	for len(c.Events) < most && len(list) > 0 {
 		i := list[0]
 		list = list[1:]
 		// Not queued from here on: what happens after the look below queues it again.
@@ -273,7 +280,7 @@ func (ep *Epoll) Collect(most int) (out []unix.EpollEvent) {
 		}
 		event := i.event
 		event.Events = uint32(e)
-		out = append(out, event)
+		c.Events, c.items = append(c.Events, event), append(c.items, i)
 		switch {
 		case i.event.Events&unix.EPOLLONESHOT != 0:
 			ep.readyMu.Lock()
@@ -284,7 +291,31 @@ func (ep *Epoll) Collect(most int) (out []unix.EpollEvent) {
 		}
 	}
 	ep.requeue(list, again)
-	return out
+	return c
+}
+
+// PutBack makes the events from the one at index first on be as if they had not been
+// collected, since the program's memory would not take them: an edge or a one-shot
+// event comes no second time (fs/eventpoll.c, ep_send_events).
+func (c Collected) PutBack(first int) {
+	ep := c.ep
+	ep.mu.Lock()
+	var back []*item
+	for _, i := range c.items[first:] {
+		if ep.items[i.key] != i {
+			continue // removed meanwhile
+		}
+		ep.readyMu.Lock()
+		i.armed = true
+		if !i.queued {
+			i.queued = true
+			back = append(back, i)
+		}
+		ep.readyMu.Unlock()
+	}
+	ep.requeue(back, nil)
+	ep.mu.Unlock()
+	ep.queue.Notify(vfs.EventIn)
 }
 
 // unqueue takes i off the ready list, and says whether it counts.

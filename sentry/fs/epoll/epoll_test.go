@@ -60,7 +60,7 @@ func TestLikeLinux(t *testing.T) {
 				what = fmt.Sprintf("wait %d", ep)
 				a := make([]unix.EpollEvent, 10)
 				an, _ := unix.EpollWait(fds[ep], a[:10], 0)
-				want, got = tell(a[:max(an, 0)]), tell(of(ds[ep]).Collect(10))
+				want, got = tell(a[:max(an, 0)]), tell(of(ds[ep]).Collect(10).Events)
 			case 2:
 				i := eps + r.Intn(evs)
 				what = fmt.Sprintf("write %d", i)
@@ -106,7 +106,7 @@ func TestReleaseOfWatched(t *testing.T) {
 		t.Fatal(err)
 	}
 	ev.Unref()
-	if n := len(of(ep).Collect(1)); n != 0 || len(of(ep).Watched()) != 0 {
+	if n := len(of(ep).Collect(1).Events); n != 0 || len(of(ep).Watched()) != 0 {
 		t.Fatalf("%d events of a closed file, watching %v", n, of(ep).Watched())
 	}
 	ep.Unref()
@@ -121,7 +121,7 @@ func TestWake(t *testing.T) {
 	outer.Queue().Add(vfs.NewWaiter(vfs.EventIn, c))
 	ev.Write(ctx, memory.Buffers{[]byte{1, 0, 0, 0, 0, 0, 0, 0}})
 	<-c
-	if n := len(of(outer).Collect(1)); n != 1 {
+	if n := len(of(outer).Collect(1).Events); n != 1 {
 		t.Fatalf("%d events", n)
 	}
 	for _, d := range []*vfs.Description{outer, inner, ev} {

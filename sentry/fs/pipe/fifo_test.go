@@ -79,7 +79,7 @@ func TestFIFO(t *testing.T) {
 
 // TestReopen: an anonymous pipe can be opened through /proc/self/fd.
 func TestReopen(t *testing.T) {
-	r, w := New(ctx, 0)
+	r, w := newPair(t, 0)
 	w2, err := vfs.OpenPath(ctx, r.Path(), unix.O_WRONLY)
 	if err != nil {
 		t.Fatal(err)

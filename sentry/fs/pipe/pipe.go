@@ -25,12 +25,15 @@ const (
 
 // Pipe is the buffer between the ends.
 type Pipe struct {
-	id uint64
+	id    uint64
+	uid   uint32        // whose room it is
+	arena *memory.Arena // whose memory; nil: nobody counts it
 
 	mu       sync.Mutex
 	ring     []byte // its length is 0 or a power of two; grows up to size
 	head, n  int    // where the data begin, and how many they are
 	size     int
+	charged  int64 // pages that the ring counts as
 	packets  []int // lengths of O_DIRECT writes; a stream in front has none
 	loose    int   // bytes in front of packets that belong to none
 	readers  int
@@ -44,8 +47,6 @@ type Pipe struct {
 
 var lastID atomic.Uint64
 
-func newPipe() *Pipe { return &Pipe{id: lastID.Add(1), size: defaultSize} }
-
 // File is an open end of a pipe, or both.
 type File struct {
 	vfs.NoFile
@@ -58,9 +59,13 @@ type File struct {
 	anon bool
 }
 
-// New makes a pipe with its two ends. flags are O_NONBLOCK and O_DIRECT.
-func New(ctx vfs.Context, flags int) (r, w *vfs.Description) {
-	p := newPipe()
+// New makes a pipe with its two ends. flags are O_NONBLOCK and O_DIRECT. ENFILE is for
+// users past Limits.Hard.
+func New(ctx vfs.Context, flags int) (r, w *vfs.Description, err error) {
+	p := newPipe(ctx)
+	if p == nil {
+		return nil, nil, unix.ENFILE
+	}
 	p.readers, p.writers, p.rOpens, p.wOpens = 1, 1, 1, 1
 	i := vfs.NewAnonInode(ctx, unix.S_IFIFO|0o600, func(_ vfs.Context, _ vfs.Path, flags int) (vfs.File, error) {
 		return p.open(flags, true)
@@ -70,7 +75,7 @@ func New(ctx vfs.Context, flags int) (r, w *vfs.Description) {
 	in, out := &File{p: p, read: true, anon: true}, &File{p: p, write: true, anon: true}
 	in.SetFlags(flags)
 	out.SetFlags(flags)
-	return vfs.NewAnonymousOn(i, in, name, unix.O_RDONLY|flags), vfs.NewAnonymousOn(i, out, name, unix.O_WRONLY|flags)
+	return vfs.NewAnonymousOn(i, in, name, unix.O_RDONLY|flags), vfs.NewAnonymousOn(i, out, name, unix.O_WRONLY|flags), nil
 }
 
 // fifos are the pipes of FIFOs that are open.
@@ -80,18 +85,22 @@ var fifos = struct {
 }{of: make(map[vfs.Inode]*Pipe)}
 
 // Open opens a FIFO; it is for vfs.HandleFIFO.
-func Open(_ vfs.Context, at vfs.Path, flags int) (vfs.File, error) {
+func Open(ctx vfs.Context, at vfs.Path, flags int) (vfs.File, error) {
 	i := at.Inode()
 	fifos.mu.Lock()
 	defer fifos.mu.Unlock()
-	p := fifos.of[i]
+	p, fresh := fifos.of[i], false
 	if p == nil {
-		p = newPipe()
+		if p, fresh = newPipe(ctx), true; p == nil {
+			return nil, unix.ENOMEM
+		}
 	}
 	f, err := p.open(flags, false)
 	if err == nil {
 		fifos.of[i] = p
 		p.released = func() { delete(fifos.of, i) }
+	} else if fresh {
+		account(p.uid, -pages(p.size))
 	}
 	return f, err
 }
@@ -161,7 +170,7 @@ func (f *File) Release() {
 		p.writers--
 	}
 	if p.readers+p.writers == 0 {
-		p.ring, p.n, p.packets, p.loose = nil, 0, nil, 0
+		p.closeLocked()
 		if p.released != nil {
 			p.released()
 		}
@@ -293,6 +302,15 @@ func (f *File) Write(_ vfs.Context, src memory.Buffers, _ int64) (int, error) {
 	if !f.write {
 		return 0, unix.EBADF
 	}
+	for try := 0; ; try++ {
+		n, err := f.put(src)
+		if f.p.arena == nil || !f.p.arena.Relieve(err, try) {
+			return n, memory.Errno(err)
+		}
+	}
+}
+
+func (f *File) put(src memory.Buffers) (int, error) {
 	want := src.Len()
 	if want == 0 {
 		return 0, nil
@@ -309,7 +327,12 @@ func (f *File) Write(_ vfs.Context, src memory.Buffers, _ int64) (int, error) {
 		return 0, unix.EAGAIN
 	}
 	got := 0
-	for _, part := range p.roomLocked(n) {
+	room, err := p.roomLocked(n)
+	if err != nil {
+		p.mu.Unlock()
+		return 0, err
+	}
+	for _, part := range room {
 		m := src.CopyIn(part)
 		got += m
 		if got == n || m < len(part) {
@@ -327,22 +350,30 @@ func (f *File) Write(_ vfs.Context, src memory.Buffers, _ int64) (int, error) {
 }
 
 // roomLocked is where the next n bytes go, which fit into size.
-func (p *Pipe) roomLocked(n int) [2][]byte {
+func (p *Pipe) roomLocked(n int) (room [2][]byte, err error) {
 	if p.n+n > len(p.ring) {
-		p.growLocked(p.n + n)
+		if err := p.growLocked(p.n + n); err != nil {
+			return room, err
+		}
 	}
 	from := (p.head + p.n) & (len(p.ring) - 1)
 	end := min(from+n, len(p.ring))
-	return [2][]byte{p.ring[from:end], p.ring[:n-(end-from)]}
+	return [2][]byte{p.ring[from:end], p.ring[:n-(end-from)]}, nil
 }
 
-func (p *Pipe) growLocked(n int) {
-	ring := make([]byte, 1<<bits.Len(uint(max(n, 4096)-1)))
+// growLocked makes the ring one for n bytes.
+func (p *Pipe) growLocked(n int) error {
+	size := 1 << bits.Len(uint(max(n, 4096)-1))
+	if err := p.chargeLocked(size); err != nil {
+		return err
+	}
+	ring := make([]byte, size)
 	at := 0
 	for _, part := range p.dataLocked(p.n) {
 		at += copy(ring[at:], part)
 	}
 	p.ring, p.head = ring, 0
+	return nil
 }
 
 // putLocked says that n bytes have been put into roomLocked.
@@ -399,8 +430,11 @@ func (f *File) Fcntl(ctx vfs.Context, cmd int, arg uint64) (uintptr, error) {
 	case size < p.n:
 		return 0, unix.EBUSY
 	}
-	if p.size = size; size < len(p.ring) {
-		p.growLocked(max(p.n, 1))
+	if err := p.resizeLocked(ctx, size); err != nil {
+		return 0, err
+	}
+	if size < len(p.ring) {
+		p.growLocked(max(p.n, 1)) // less is never refused
 	}
 	p.queue.Notify(vfs.EventOut)
 	return uintptr(size), nil

@@ -14,6 +14,15 @@ import (
 
 var ctx = vfs.SentryContext()
 
+func newPair(tb testing.TB, flags int) (r, w *vfs.Description) {
+	tb.Helper()
+	r, w, err := New(ctx, flags)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r, w
+}
+
 func bufs(b []byte) memory.Buffers { return memory.Buffers{b} }
 
 // steps on a pipe; each row says what the call gives on Linux.
@@ -39,7 +48,7 @@ func TestSteps(t *testing.T) {
 		"nothing": {0, []step{{"w", 0, "0"}, {"r", 0, "0"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, w := New(ctx, row.flags)
+			r, w := newPair(t, row.flags)
 			for i, s := range row.steps {
 				got := ""
 				tell := func(n int, err error) {
@@ -103,7 +112,7 @@ func TestLikeLinux(t *testing.T) {
 		if err := unix.Pipe2(fds[:], unix.O_NONBLOCK); err != nil {
 			t.Fatal(err)
 		}
-		in, out := New(ctx, 0)
+		in, out := newPair(t, 0)
 		next := byte(0)
 		for i := range 2000 {
 			n := r.Intn(6000)
@@ -141,8 +150,8 @@ func TestLikeLinux(t *testing.T) {
 }
 
 func TestSplice(t *testing.T) {
-	ar, aw := New(ctx, 0)
-	br, bw := New(ctx, 0)
+	ar, aw := newPair(t, 0)
+	br, bw := newPair(t, 0)
 	aw.Write(ctx, bufs([]byte("hello, world")))
 	if n, err := Tee(ar, bw, 5); n != 5 || err != nil {
 		t.Fatalf("tee: %d %v", n, err)
@@ -176,7 +185,7 @@ func TestSplice(t *testing.T) {
 }
 
 func TestWakes(t *testing.T) {
-	r, w := New(ctx, 0)
+	r, w := newPair(t, 0)
 	c := make(chan struct{}, 1)
 	r.Queue().Add(vfs.NewWaiter(vfs.EventIn, c))
 	w.Write(ctx, bufs([]byte("x")))
@@ -187,7 +196,7 @@ func TestWakes(t *testing.T) {
 }
 
 func BenchmarkRoundTrip(b *testing.B) {
-	r, w := New(ctx, 0)
+	r, w := newPair(b, 0)
 	p := make([]byte, 1)
 	for b.Loop() {
 		w.Write(ctx, bufs(p))

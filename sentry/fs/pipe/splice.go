@@ -99,7 +99,11 @@ func moveLocked(a, b *Pipe, n int, take, packet bool) (int, error) {
 	if n == 0 {
 		return 0, unix.EAGAIN
 	}
-	data, room := a.dataLocked(n), b.roomLocked(n)
+	room, err := b.roomLocked(n)
+	if err != nil {
+		return 0, memory.Errno(err)
+	}
+	data := a.dataLocked(n)
 	dst := memory.Buffers{room[0], room[1]}
 	dst.Skip(dst.CopyOut(data[0])).CopyOut(data[1])
 	b.putLocked(n, packet)
@@ -143,7 +147,11 @@ func (f *File) fill(n int, read func(memory.Buffers) (int, error)) (int, error) 
 		p.mu.Unlock()
 		return 0, unix.EAGAIN
 	}
-	room := p.roomLocked(n)
+	room, err := p.roomLocked(n)
+	if err != nil {
+		p.mu.Unlock()
+		return 0, memory.Errno(err)
+	}
 	done, err := read(memory.Buffers{room[0], room[1]})
 	p.putLocked(max(done, 0), f.direct.Load())
 	p.mu.Unlock()

@@ -3,12 +3,15 @@ package proc
 import (
 	"crypto/rand"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/fs/kernfs"
+	"bulkhead/sentry/fs/pipe"
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/vfs"
 )
@@ -123,8 +126,8 @@ var sysctls = []sysctl{
 	{path: "fs/dir-notify-enable", text: "1"},
 	{path: "fs/nr_open", text: "1048576"},
 	{path: "fs/pipe-max-size", text: "1048576"},
-	{path: "fs/pipe-user-pages-hard", text: "0"},
-	{path: "fs/pipe-user-pages-soft", text: "16384"},
+	{path: "fs/pipe-user-pages-hard", read: pages(&pipe.Limits.Hard), write: setPages(&pipe.Limits.Hard)},
+	{path: "fs/pipe-user-pages-soft", read: pages(&pipe.Limits.Soft), write: setPages(&pipe.Limits.Soft)},
 	{path: "fs/aio-max-nr", text: "65536"},
 	{path: "fs/aio-nr", text: "0"},
 	{path: "fs/mount-max", text: "100000"},
@@ -244,6 +247,22 @@ func setCoreUsesPID(fs *FileSystem, _ vfs.Context, s string) error {
 		fs.Kernel.Core.SetUsesPID(v != 0)
 	}
 	return err
+}
+
+// pages shows a limit that is a number of pages, setPages sets it.
+func pages(limit *atomic.Int64) func(*FileSystem) string {
+	return func(*FileSystem) string { return strconv.FormatInt(limit.Load(), 10) }
+}
+
+func setPages(limit *atomic.Int64) func(*FileSystem, vfs.Context, string) error {
+	return func(_ *FileSystem, _ vfs.Context, s string) error {
+		n, err := strconv.ParseUint(s, 0, 63)
+		if err != nil {
+			return unix.EINVAL
+		}
+		limit.Store(int64(n))
+		return nil
+	}
 }
 
 // tunables are the values of sysctls that keep what is written.

@@ -31,7 +31,7 @@ type File struct {
 // O_NONBLOCK or none.
 func New(now func() time.Duration, clock, flags int) *vfs.Description {
 	f := &File{now: now, clock: clock}
-	f.timer = kernel.NewPatientTimer(now, f.expired)
+	f.timer = kernel.NewPatientTimer(now, false, f.expired)
 	return vfs.NewAnonymous(f, "anon_inode:[timerfd]", unix.O_RDWR|flags)
 }
 

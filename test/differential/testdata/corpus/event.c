@@ -634,3 +634,32 @@ CASE(pidfds)
 	waitpid(child_pid, &s, 0);
 	status("child", s);
 }
+
+// What the program's memory does not take comes again, an edge or a one-shot event too.
+CASE(epoll_to_bad_memory)
+{
+	static const int kinds[] = {0, EPOLLET, EPOLLONESHOT, EPOLLET | EPOLLONESHOT};
+	long page = sysconf(_SC_PAGESIZE);
+	char *m = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	mprotect(m + page, page, PROT_NONE);
+	for (int k = 0; k < 4; k++) {
+		int ep = epoll_create1(0), fds[3], sum = 0;
+		for (int i = 0; i < 3; i++) {
+			fds[i] = eventfd(1, 0);
+			struct epoll_event e = {EPOLLIN | kinds[k], {.u32 = i}};
+			epoll_ctl(ep, EPOLL_CTL_ADD, fds[i], &e);
+		}
+		say("kind %d", k);
+		E(epoll_wait(ep, (void *)8, 3, 0));
+		E(epoll_wait(ep, (struct epoll_event *)(m + page - 12), 3, 0)); // room for one
+		struct epoll_event got[4];
+		int n = epoll_wait(ep, got, 4, 0);
+		for (int i = 0; i < n; i++)
+			sum += (got[i].events == EPOLLIN) << got[i].data.u32;
+		say("then %d: %d", n, sum);
+		E(epoll_wait(ep, got, 4, 0));
+		for (int i = 0; i < 3; i++)
+			close(fds[i]);
+		close(ep);
+	}
+}

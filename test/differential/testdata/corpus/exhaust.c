@@ -349,3 +349,31 @@ CASE(limit_of_a_tmpfs)
 	E(fallocate(fd, 0, 0, 2 << 20));
 	E(setxattr("t/1", "trusted.b", malloc(65537), 65537, 0));
 }
+
+// A user's pipes get little room past fs.pipe-user-pages-soft.
+CASE(limit_of_pipe_pages)
+{
+	int p[2], first[2], n = 0;
+	limit(RLIMIT_NOFILE, 2200);
+	E(user());
+	pipe(first);
+	E(fcntl(first[0], F_GETPIPE_SZ));
+	while (n < 1040 && pipe(p) == 0 && fcntl(p[0], F_GETPIPE_SZ) == 65536)
+		n++;
+	E(n);
+	E(fcntl(p[0], F_GETPIPE_SZ));
+	E(fcntl(p[0], F_SETPIPE_SZ, 65536));
+	E(fcntl(first[0], F_SETPIPE_SZ, 131072));
+	E(fcntl(first[0], F_SETPIPE_SZ, 32768));
+	E(fcntl(first[0], F_SETPIPE_SZ, 65536));
+	fcntl(p[1], F_SETFL, O_NONBLOCK);
+	char page[4096] = {0};
+	UNTIL(20, write(p[1], page, sizeof page));
+	E(mkfifo("f", 0600));
+	int f = open("f", O_RDWR);
+	E(fcntl(f, F_GETPIPE_SZ));
+	for (int fd = 3; fd < 100; fd++)
+		close(fd);
+	E(pipe(p));
+	E(fcntl(p[0], F_GETPIPE_SZ));
+}

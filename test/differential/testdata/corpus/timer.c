@@ -109,3 +109,98 @@ CASE(timerfd_unread)
 	E(timerfd_settime(fd, 0, &t, NULL));
 	E(read(fd, &n, 8));
 }
+
+static long nanoseconds(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+// While its signal is pending a timer sends no other, and what it missed is in that one.
+CASE(timer_signal_pending)
+{
+	sigset_t s;
+	sigemptyset(&s), sigaddset(&s, SIGUSR1), sigaddset(&s, SIGALRM), sigaddset(&s, SIGRTMIN);
+	sigprocmask(SIG_BLOCK, &s, NULL);
+	int signals[] = {SIGUSR1, SIGUSR1, SIGRTMIN}, t[3];
+	for (int i = 0; i < 3; i++) { // two of one standard signal: both are queued
+		struct sigevent e = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = signals[i], .sigev_value = {.sival_int = i}};
+		E(syscall(SYS_timer_create, CLOCK_MONOTONIC, &e, &t[i]));
+		E(syscall(SYS_timer_settime, t[i], 0, &(struct itimerspec){{0, 1000}, {0, 1000}}, NULL));
+	}
+	nap(20);
+	int seen = 0;
+	for (int i = 0; i < 3; i++) {
+		siginfo_t info;
+		struct itimerspec stop = {0};
+		int sig = sigtimedwait(&s, &info, &(struct timespec){1, 0});
+		say("%d: code %d, many overruns %d, as told %d", sig == SIGRTMIN ? 0 : sig, info.si_code, info.si_overrun > 10000,
+		    info.si_overrun == syscall(SYS_timer_getoverrun, t[info.si_value.sival_int]));
+		seen |= 1 << info.si_value.sival_int;
+		syscall(SYS_timer_settime, t[info.si_value.sival_int], 0, &stop, NULL);
+	}
+	say("seen %d", seen);
+
+	E(setitimer(ITIMER_REAL, &(struct itimerval){{0, 1000}, {0, 1000}}, NULL));
+	for (int i = 0; i < 3; i++) {
+		nap(5);
+		siginfo_t info;
+		int sig = sigwaitinfo(&s, &info);
+		say("alarm %d code %d", sig == SIGALRM, info.si_code);
+	}
+	struct itimerval left;
+	getitimer(ITIMER_REAL, &left);
+	say("goes on %d every %ld", left.it_value.tv_usec > 0, (long)left.it_interval.tv_usec);
+}
+
+// A timer whose signal is ignored goes on once that is no longer.
+CASE(timer_signal_ignored)
+{
+	signal(SIGUSR1, SIG_IGN), signal(SIGALRM, SIG_IGN);
+	struct sigevent e = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
+	int t;
+	E(syscall(SYS_timer_create, CLOCK_MONOTONIC, &e, &t));
+	E(syscall(SYS_timer_settime, t, 0, &(struct itimerspec){{0, 1000000}, {0, 1000000}}, NULL));
+	nap(20);
+	struct sigaction act = {.sa_sigaction = on_timer, .sa_flags = SA_SIGINFO};
+	fired = 0;
+	sigaction(SIGUSR1, &act, NULL);
+	long end = nanoseconds() + 10000000000;
+	while (fired < 5 && nanoseconds() < end)
+		;
+	say("fired again %d, code %d", fired >= 5, sicode);
+	E(syscall(SYS_timer_delete, t));
+
+	// One that went off for good while nobody cared has nothing to tell.
+	signal(SIGUSR1, SIG_IGN);
+	E(syscall(SYS_timer_create, CLOCK_MONOTONIC, &e, &t));
+	E(syscall(SYS_timer_settime, t, 0, &(struct itimerspec){{0, 0}, {0, 1000000}}, NULL));
+	struct itimerspec left;
+	do
+		nap(1);
+	while (syscall(SYS_timer_gettime, t, &left) == 0 && left.it_value.tv_nsec);
+	nap(20);
+	fired = 0;
+	sigaction(SIGUSR1, &act, NULL);
+	nap(5);
+	say("once: fired %d", fired);
+}
+
+// Setting a timer again and again while its signal is pending leaves one signal.
+CASE(timer_set_again)
+{
+	sigset_t s;
+	sigemptyset(&s), sigaddset(&s, SIGRTMIN);
+	sigprocmask(SIG_BLOCK, &s, NULL);
+	struct sigevent e = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN};
+	int t, n = 0;
+	syscall(SYS_timer_create, CLOCK_MONOTONIC, &e, &t);
+	for (int i = 0; i < 50; i++) {
+		syscall(SYS_timer_settime, t, 0, &(struct itimerspec){{0, 0}, {0, 1}}, NULL);
+		nap(1);
+	}
+	while (sigtimedwait(&s, NULL, &(struct timespec){n ? 0 : 10, 0}) > 0)
+		n++;
+	say("%d pending", n);
+}
