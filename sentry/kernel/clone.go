@@ -140,6 +140,7 @@ func (n *Task) inherit(t *Task) {
 	n.Personality.Store(t.Personality.Load())
 	n.Slack.Store(t.Slack.Load())
 	n.SessionKeyring.Store(t.SessionKeyring.Load())
+	n.login.Store(t.login.Load())
 	n.Affinity.Store(t.Affinity.Load())
 	n.StartTime = t.k.Clock.Boottime()
 	n.callNumber.Store(-1)

@@ -66,6 +66,7 @@ type Kernel struct {
 	OOMKills atomic.Uint64
 	Ends     [EndKinds]atomic.Uint64 // processes, by how they ended
 	helpers  atomic.Int64
+	logins   atomic.Uint32
 	Core     CorePattern
 
 	vdso  vdso

@@ -115,6 +115,7 @@ type Task struct {
 	StartTime   time.Duration // since boot
 	// Keyrings by id, 0 for none (keyctl(2)).
 	SessionKeyring, ThreadKeyring atomic.Int32
+	login                         atomic.Pointer[Login] // nil: nobody's
 	startInfo                     atomic.Pointer[Start]
 	blockedIn                     atomic.Pointer[string]
 	callNumber                    atomic.Int64 // the system call being answered, -1 if none

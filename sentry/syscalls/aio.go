@@ -453,7 +453,7 @@ func getEvents(t *kernel.Task, a *Args) (uintptr, error) {
 		if err != nil {
 			return 0, err
 		}
-		now = ts.Nano() <= 0
+		now = ts.Sec < 0 || span(ts) <= 0
 		deadline = after(t, ts)
 	}
 	c, err := aioOf(t, a.Addr(0))

@@ -179,7 +179,8 @@ func inTimeout(t *kernel.Task, at memory.Addr) (deadline time.Duration, now bool
 	if !valid(ts) {
 		return 0, false, unix.EINVAL
 	}
-	return after(t, ts), ts.Nano() == 0, nil
+	// Not Nano: a wait of 1<<62 seconds, which is how some say for ever, has 0 of them.
+	return after(t, ts), ts == unix.Timespec{}, nil
 }
 
 // outTimeout writes what is left, as ppoll and pselect do; it may not be
@@ -213,7 +214,7 @@ func selectCall(t *kernel.Task, a *Args) (uintptr, error) {
 			return 0, unix.EINVAL
 		}
 		ts := unix.Timespec{Sec: v[0] + v[1]/1e6, Nsec: v[1] % 1e6 * 1000}
-		deadline, now = after(t, ts), ts.Nano() == 0
+		deadline, now = after(t, ts), ts == unix.Timespec{}
 	}
 	n, err := doSelect(t, a, deadline, now)
 	if a[4] != 0 {

@@ -130,7 +130,7 @@ func rtSigtimedwait(t *kernel.Task, a *Args) (uintptr, error) {
 		if !valid(ts) {
 			return 0, unix.EINVAL
 		}
-		poll = ts.Nano() == 0
+		poll = ts == unix.Timespec{}
 		deadline = after(t, ts)
 	}
 	var info *kernel.SigInfo

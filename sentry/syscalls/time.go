@@ -1,6 +1,7 @@
 package syscalls
 
 import (
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -127,6 +128,10 @@ func clockGetres(t *kernel.Task, a *Args) (uintptr, error) {
 	return 0, outTimespec(t, a.Addr(1), res)
 }
 
+// latest is the first second that a clock cannot be set to: 30 years before the end of
+// what 64 bits of nanoseconds hold (include/linux/time64.h, TIME_SETTOD_SEC_MAX).
+const latest = math.MaxInt64/1_000_000_000 - 30*365*24*3600
+
 func clockSettime(t *kernel.Task, a *Args) (uintptr, error) {
 	if a.Int(0) != unix.CLOCK_REALTIME {
 		if _, err := findClock(t, int32(a.Int(0))); err != nil {
@@ -138,7 +143,7 @@ func clockSettime(t *kernel.Task, a *Args) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	if !valid(ts) {
+	if !valid(ts) || ts.Sec >= latest {
 		return 0, unix.EINVAL
 	}
 	if !t.Creds().Has(unix.CAP_SYS_TIME) {
@@ -229,21 +234,23 @@ func gettimeofday(t *kernel.Task, a *Args) (uintptr, error) {
 }
 
 func settimeofday(t *kernel.Task, a *Args) (uintptr, error) {
+	var v [2]int64
+	if a[0] != 0 {
+		var err error
+		if v, err = inStruct[[2]int64](t, a.Addr(0)); err != nil {
+			return 0, err
+		}
+		if v[0] < 0 || v[0] >= latest || v[1] < 0 || v[1] >= 1e6 {
+			return 0, unix.EINVAL
+		}
+	}
 	if !t.Creds().Has(unix.CAP_SYS_TIME) {
 		return 0, unix.EPERM
 	}
-	if a[0] == 0 {
-		return 0, nil
+	if a[0] != 0 {
+		t.Kernel().Clock.SetRealtime(v[0]*1e9 + v[1]*1e3)
+		t.Kernel().Refresh(true)
 	}
-	v, err := inStruct[[2]int64](t, a.Addr(0))
-	if err != nil {
-		return 0, err
-	}
-	if v[0] < 0 || v[1] < 0 || v[1] >= 1e6 {
-		return 0, unix.EINVAL
-	}
-	t.Kernel().Clock.SetRealtime(v[0]*1e9 + v[1]*1e3)
-	t.Kernel().Refresh(true)
 	return 0, nil
 }
 

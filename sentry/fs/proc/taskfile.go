@@ -3,6 +3,7 @@ package proc
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -61,8 +62,8 @@ var taskFiles = []*taskFile{
 	{name: "syscall", perm: 0o400, trace: true, read: syscall},
 	{name: "stack", perm: 0o400, read: stack},
 	{name: "personality", perm: 0o400, trace: true, read: personality},
-	{name: "loginuid", perm: 0o644, read: fixed("4294967295"), write: refuseWrite},
-	{name: "sessionid", perm: 0o444, read: fixed("4294967295")},
+	{name: "loginuid", perm: 0o644, read: loginUID, write: setLoginUID},
+	{name: "sessionid", perm: 0o444, read: sessionID},
 	{name: "oom_score", perm: 0o444, read: oomScore},
 	{name: "oom_score_adj", perm: 0o644, read: oomScoreAdj, write: setOOMScoreAdj},
 	{name: "oom_adj", perm: 0o644, read: oomAdj, write: setOOMAdj},
@@ -331,6 +332,42 @@ func parseInt(b []byte) (int64, error) {
 		return 0, unix.EINVAL
 	}
 	return v, nil
+}
+
+func loginUID(_ *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
+	id, _ := userOf(ctx).UIDs().Out(s.t.Login().UID)
+	return fmt.Appendf(nil, "%d", id), nil
+}
+
+// setLoginUID is fs/proc/base.c, proc_loginuid_write: a task says for itself whom it
+// works for, once if it is not privileged.
+func setLoginUID(_ *FileSystem, ctx vfs.Context, s subject, b []byte) error {
+	if t, ok := caller(ctx); !ok || t != s.t {
+		return unix.EPERM
+	}
+	v, err := strconv.ParseUint(strings.TrimSuffix(string(b), "\n"), 10, 32)
+	if errors.Is(err, strconv.ErrRange) {
+		return unix.ERANGE
+	} else if err != nil {
+		return unix.EINVAL
+	}
+	const unset = ^uint32(0)
+	id := uint32(v)
+	if id != unset {
+		var ok bool
+		if id, ok = ctx.Creds().User.UIDs().In(id); !ok {
+			return unix.EINVAL
+		}
+	}
+	if s.t.Login().UID != unset && !ctx.Creds().Has(unix.CAP_AUDIT_CONTROL) {
+		return unix.EPERM
+	}
+	s.t.SetLogin(id)
+	return nil
+}
+
+func sessionID(_ *FileSystem, _ vfs.Context, s subject) ([]byte, error) {
+	return fmt.Appendf(nil, "%d", s.t.Login().Session), nil
 }
 
 func timerSlack(_ *FileSystem, _ vfs.Context, s subject) ([]byte, error) {

@@ -163,6 +163,52 @@ CASE(polls)
 	E(select(0, NULL, NULL, NULL, &v));
 }
 
+// So many seconds that their nanoseconds, in 64 bits, are none: s6-supervise's for ever.
+CASE(waits_for_ever)
+{
+	int p[2];
+	pipe(p);
+	pid_t pid = fork();
+	if (pid == 0) {
+		usleep(30000);
+		_exit(write(p[1], "x", 1) != 1);
+	}
+	struct timespec t = {1L << 62, 0};
+	E(ppoll(&(struct pollfd){p[0], POLLIN}, 1, &t, NULL));
+	waitpid(pid, NULL, 0);
+	fd_set none;
+	FD_ZERO(&none);
+	sigset_t child;
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, NULL);
+	if ((pid = fork()) == 0)
+		usleep(30000), _exit(0);
+	t.tv_sec = 1L << 62;
+	E(sigtimedwait(&child, NULL, &t) == SIGCHLD);
+	waitpid(pid, NULL, 0);
+	if ((pid = fork()) == 0)
+		usleep(30000), _exit(write(p[1], "x", 1) != 1);
+	fd_set r;
+	FD_ZERO(&r);
+	read(p[0], &(char){0}, 1);
+	FD_SET(p[0], &r);
+	struct timeval v = {1L << 62, 0};
+	E(syscall(SYS_select, p[0] + 1, &r, NULL, NULL, &v));
+	waitpid(pid, NULL, 0);
+	// A clock is not set so far on, whoever asks.
+	E(clock_settime(CLOCK_REALTIME, &(struct timespec){1L << 62, 0}));
+	E(clock_settime(CLOCK_REALTIME, &(struct timespec){9223372036 - 30L * 365 * 86400, 0}));
+	E(syscall(SYS_settimeofday, &(struct timeval){1L << 62, 0}, NULL));
+	E(syscall(SYS_settimeofday, (void *)8, NULL));
+	CHILD {
+		setuid(1000);
+		E(syscall(SYS_settimeofday, &(struct timeval){-1, 0}, NULL));
+		E(syscall(SYS_settimeofday, NULL, NULL));
+		E(clock_settime(CLOCK_REALTIME, &(struct timespec){1, -1}));
+	}
+}
+
 static void on_signal(int n) { say("signal %d", n); }
 
 CASE(poll_and_signals)

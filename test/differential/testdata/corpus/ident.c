@@ -162,3 +162,65 @@ CASE(capability_sets)
 	E(prctl(PR_GET_SECUREBITS));
 	E(prctl(PR_GET_TIMERSLACK));
 }
+
+// pam_loginuid(8), as cron's jobs and sshd's sessions need it.
+static long login_write(const char *path, const char *text)
+{
+	int fd = open(path, O_RDWR);
+	if (fd < 0)
+		return -1;
+	long n = write(fd, text, strlen(text));
+	int e = errno;
+	close(fd);
+	errno = e;
+	return n;
+}
+
+static void login_show(void)
+{
+	char b[2][20] = {{0}};
+	int fd = open("/proc/self/loginuid", O_RDONLY);
+	read(fd, b[0], 19);
+	close(fd);
+	fd = open("/proc/self/sessionid", O_RDONLY);
+	read(fd, b[1], 19);
+	close(fd);
+	say("loginuid %s, %s", b[0], strcmp(b[1], "4294967295") ? "a session" : "no session");
+}
+
+static void *login_thread(void *path)
+{
+	E(login_write(path, "7"));
+	return NULL;
+}
+
+CASE(login)
+{
+	CHILD {
+		static const char *wrong[] = {"", "x", "-5", "0x10", "7 ", "4294967296", "99999999999999999999", "7\n\n"};
+		EACH(i, wrong)
+			ROW(login_write("/proc/self/loginuid", wrong[i]), "%s", wrong[i]);
+		login_write("/proc/self/loginuid", "4294967295");
+		login_show();
+		E(login_write("/proc/self/loginuid", "1000\n"));
+		login_show();
+		char path[64];
+		sprintf(path, "/proc/%d/loginuid", getppid());
+		E(login_write(path, "1000"));
+		CHILD
+			login_show();
+		pthread_t th;
+		sprintf(path, "/proc/%d/loginuid", getpid());
+		pthread_create(&th, NULL, login_thread, path);
+		pthread_join(th, NULL);
+		int fd = open("/proc/self/loginuid", O_RDWR);
+		E(write(fd, "1001", 4));
+		E(write(fd, "1002", 4));
+		E(pwrite(fd, "1003", 4, 0));
+		E(ftruncate(fd, 0));
+		setuid(1000);
+		E(pwrite(fd, "1004", 4, 0));
+		E(pwrite(fd, "4294967295", 10, 0));
+		login_show();
+	}
+}
