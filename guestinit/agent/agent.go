@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -44,12 +43,14 @@ type server struct {
 	dial func(port uint32) (net.Conn, error)
 
 	mu         sync.Mutex
+	begun      bool // there may be containers
 	containers map[string]*container
 	processes  map[int]*process // by pid as the guest has it; those that have not been reaped
 }
 
 // Run serves the host until it hangs up, which is an error: a guest has no life
-// beyond its host's interest in it.
+// beyond its host's interest in it. Before Begin it calls again: it is a copy then
+// of a guest whose host is elsewhere, and its own waits for the call.
 func Run() error {
 	rpc.Silence() // a container can speak to a port of the host's, and not to ours; the console is small
 	s := &server{
@@ -57,18 +58,25 @@ func Run() error {
 		containers: map[string]*container{},
 		processes:  map[int]*process{},
 	}
-	if err := mountShare(); err != nil {
-		return err
-	}
 	if err := prepareGroups(); err != nil {
 		return err
 	}
 	go s.reap()
-	conn, err := s.dial(rpc.CallsPort)
-	if err != nil {
-		return fmt.Errorf("call the host: %w", err)
+	for {
+		conn, err := s.dial(rpc.CallsPort)
+		if err != nil {
+			return fmt.Errorf("call the host: %w", err)
+		}
+		if err := serve(conn, s); err != nil && s.hasBegun() {
+			return err
+		}
 	}
-	return serve(conn, s)
+}
+
+func (s *server) hasBegun() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.begun
 }
 
 func serve(conn net.Conn, s rpc.AgentService) error {
@@ -119,16 +127,6 @@ func (l *once) Accept() (net.Conn, error) {
 func (l *once) Close() error   { l.close.Do(func() { close(l.done) }); return nil }
 func (l *once) Addr() net.Addr { return l.addr }
 
-func mountShare() error {
-	if err := os.MkdirAll(shared, 0o700); err != nil {
-		return err
-	}
-	if err := unix.Mount(Tag, shared, "virtiofs", 0, ""); err != nil {
-		return fmt.Errorf("mount the share %s: %w", Tag, err)
-	}
-	return nil
-}
-
 // Hello implements rpc.AgentService, as do the following.
 func (s *server) Hello(_ context.Context, r *rpc.HelloRequest) (*rpc.HelloResponse, error) {
 	if r.Version != rpc.Version {
@@ -139,6 +137,10 @@ func (s *server) Hello(_ context.Context, r *rpc.HelloRequest) (*rpc.HelloRespon
 		return nil, rpc.Refuse(err)
 	}
 	return &rpc.HelloResponse{Version: rpc.Version, Kernel: unix.ByteSliceToString(u.Release[:])}, nil
+}
+
+func (s *server) Begin(_ context.Context, r *rpc.BeginRequest) (*rpc.BeginResponse, error) {
+	return &rpc.BeginResponse{}, rpc.Refuse(s.begin(r))
 }
 
 func (s *server) Create(ctx context.Context, r *rpc.CreateRequest) (*rpc.CreateResponse, error) {
@@ -154,6 +156,10 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 		return errors.New("the configuration has no process or no root")
 	}
 	s.mu.Lock()
+	if !s.begun {
+		s.mu.Unlock()
+		return errors.New("a container before Begin")
+	}
 	if s.containers[r.Container] != nil {
 		s.mu.Unlock()
 		return fmt.Errorf("container %q: %w", r.Container, unix.EEXIST)

@@ -112,7 +112,7 @@ func FuzzState(f *testing.F) {
 		mem := memory(t)
 		m, err := New(sys, Config{CPUs: len(s.CPUs), Memory: mem, Devices: fuzzed(mem, mem)})
 		must(t, err)
-		_ = m.restore(&s)
+		_ = m.restore(&s, time.Second)
 		must(t, m.Close())
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -43,6 +44,15 @@ const chips = 3 // PIC, its slave, IOAPIC
 // Save writes the machine to a file at path. It leaves the machine paused: whoever
 // lets it go on must give its disks other files, or end it.
 func (m *Machine) Save(path string) error {
+	return m.save(func(state []byte) error { return snapshot.Write(path, state, m.mem.Bytes(), m.mem.Used()) })
+}
+
+// SaveTo is Save to a file that is open and empty, of which nothing is forced to the disk.
+func (m *Machine) SaveTo(f *os.File) error {
+	return m.save(func(state []byte) error { return snapshot.WriteTo(f, state, m.mem.Bytes(), m.mem.Used()) })
+}
+
+func (m *Machine) save(write func(state []byte) error) error {
 	m.control.Lock()
 	defer m.control.Unlock()
 	if err := m.pauseLocked(); err != nil {
@@ -56,7 +66,10 @@ func (m *Machine) Save(path string) error {
 	if err != nil {
 		return fmt.Errorf("machine: save: %w", err)
 	}
-	return snapshot.Write(path, b, m.mem.Bytes(), m.mem.Used())
+	if err := write(b); err != nil {
+		return fmt.Errorf("machine: save: %w", err)
+	}
+	return nil
 }
 
 func (m *Machine) state() (*state, error) {
@@ -109,10 +122,23 @@ func OpenSnapshot(path string) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseSnapshot(f)
+}
+
+// SnapshotFrom is OpenSnapshot of a file that is open, which it closes if it fails.
+func SnapshotFrom(file *os.File) (*Snapshot, error) {
+	f, err := snapshot.From(file)
+	if err != nil {
+		return nil, err
+	}
+	return parseSnapshot(f)
+}
+
+func parseSnapshot(f *snapshot.File) (_ *Snapshot, err error) {
 	s := &Snapshot{file: f}
 	if s.state, err = parseState(f.State); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("snapshot %s: %w", path, err)
+		return nil, fmt.Errorf("snapshot %s: %w", f.Name(), err)
 	}
 	f.State = nil
 	return s, nil
@@ -166,6 +192,9 @@ func (s *Snapshot) Check(devices []Device) error {
 // CPUs is how many the machine has.
 func (s *Snapshot) CPUs() int { return len(s.state.CPUs) }
 
+// MemorySize is how many bytes of memory it has.
+func (s *Snapshot) MemorySize() uint64 { return s.file.MemorySize }
+
 // Memory maps the machine's memory, which is read from the file as the guest
 // comes to it. The file must stay as it is while the memory is in use; to
 // remove it or put another in its place does no harm.
@@ -180,26 +209,34 @@ func (s *Snapshot) Close() error { return s.file.Close() }
 // same devices, where the other was. Its clocks go on as if it had merely stood
 // still, and show the time of day.
 func (m *Machine) Restore(s *Snapshot) error {
+	// A host's clock that was set back moves no guest's.
+	return m.restoreAfter(s, max(0, time.Since(s.state.Taken)))
+}
+
+// RestoreAnew restores it as if no time had passed since: it has been up for as long as
+// it had been then, and whoever has it restored tells it the time of day.
+func (m *Machine) RestoreAnew(s *Snapshot) error { return m.restoreAfter(s, 0) }
+
+func (m *Machine) restoreAfter(s *Snapshot, away time.Duration) error {
 	m.control.Lock()
 	defer m.control.Unlock()
 	if m.stage != assembled {
 		return errors.New("machine: restore: it has something to run already")
 	}
-	if err := m.restore(&s.state); err != nil {
+	if err := m.restore(&s.state, away); err != nil {
 		return fmt.Errorf("machine: restore %s: %w", s.file.Name(), err)
 	}
 	m.stage = ready
 	return nil
 }
 
-func (m *Machine) restore(s *state) error {
+func (m *Machine) restore(s *state, away time.Duration) error {
 	if len(s.CPUs) != len(m.cpus) {
 		return fmt.Errorf("it has %d CPUs, not %d", len(s.CPUs), len(m.cpus))
 	}
 	if err := s.sameDevices(m.cfg.Devices); err != nil {
 		return err
 	}
-	away := max(0, time.Since(s.Taken)) // a host's clock that was set back moves no guest's
 	if err := m.restoreCPUs(s, away); err != nil {
 		return err
 	}

@@ -79,9 +79,6 @@ func up(n uint64) uint64 { return (n + page - 1) &^ (page - 1) }
 // one at path lives on for those that have it mapped. Memory is all of the
 // guest's, and used the ranges of it, whole pages, that may not be zero.
 func Write(path string, state, memory []byte, used iter.Seq2[int, int]) (err error) {
-	if len(state) > most {
-		return fmt.Errorf("snapshot %s: %d bytes of state; there is room for %d", path, len(state), most)
-	}
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", path, err)
@@ -91,7 +88,9 @@ func Write(path string, state, memory []byte, used iter.Seq2[int, int]) (err err
 			os.Remove(f.Name())
 		}
 	}()
-	err = write(f, state, memory, used)
+	if err = WriteTo(f, state, memory, used); err == nil {
+		err = f.Sync()
+	}
 	if closed := f.Close(); err == nil {
 		err = closed
 	}
@@ -104,7 +103,11 @@ func Write(path string, state, memory []byte, used iter.Seq2[int, int]) (err err
 	return nil
 }
 
-func write(f *os.File, state, memory []byte, used iter.Seq2[int, int]) error {
+// WriteTo writes it to a file that is empty, and forces nothing to the disk.
+func WriteTo(f *os.File, state, memory []byte, used iter.Seq2[int, int]) error {
+	if len(state) > most {
+		return fmt.Errorf("%d bytes of state; there is room for %d", len(state), most)
+	}
 	h := header{Magic: magic, Version: Version, StateSize: uint64(len(state)), StateSum: sha256.Sum256(state)}
 	h.MemoryAt, h.MemorySize = up(page+h.StateSize), uint64(len(memory))
 	h.Sum = h.sum()
@@ -122,7 +125,7 @@ func write(f *os.File, state, memory []byte, used iter.Seq2[int, int]) error {
 			return err
 		}
 	}
-	return f.Sync()
+	return nil
 }
 
 var zeroes [page]byte
@@ -158,10 +161,15 @@ func Open(path string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
+	return From(f)
+}
+
+// From is Open of a file that is open, which it closes if it fails.
+func From(f *os.File) (*File, error) {
 	s, err := read(f)
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("snapshot %s: %w", path, err)
+		return nil, fmt.Errorf("snapshot %s: %w", f.Name(), err)
 	}
 	return s, nil
 }

@@ -9,6 +9,7 @@ import (
 
 type AgentService interface {
 	Hello(context.Context, *HelloRequest) (*HelloResponse, error)
+	Begin(context.Context, *BeginRequest) (*BeginResponse, error)
 	Create(context.Context, *CreateRequest) (*CreateResponse, error)
 	Start(context.Context, *StartRequest) (*StartResponse, error)
 	Exec(context.Context, *ExecRequest) (*ExecResponse, error)
@@ -30,6 +31,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Hello(ctx, &req)
+			},
+			"Begin": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req BeginRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Begin(ctx, &req)
 			},
 			"Create": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req CreateRequest
@@ -118,6 +126,14 @@ func NewAgentClient(client *ttrpc.Client) AgentService {
 func (c *agentClient) Hello(ctx context.Context, req *HelloRequest) (*HelloResponse, error) {
 	var resp HelloResponse
 	if err := c.client.Call(ctx, "bulkhead.agent.v1.Agent", "Hello", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Begin(ctx context.Context, req *BeginRequest) (*BeginResponse, error) {
+	var resp BeginResponse
+	if err := c.client.Call(ctx, "bulkhead.agent.v1.Agent", "Begin", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -100,6 +101,51 @@ func TestShare(t *testing.T) {
 	}
 	<-c.Done()
 	if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// TestCopying: requests reach a server that has a window alone, and nothing stays in it that
+// another would see; what has no room is refused, as are lies about an answer's length.
+func TestCopying(t *testing.T) {
+	ours, theirs := pair(t)
+	window := make(arena, 2*slotSize+100)
+	served := make(chan error)
+	server := &echo{make(chan bool, 1)}
+	go func() { served <- Serve(theirs, server, window) }()
+	client := NewClient(ours, window)
+	if _, err := NewCopying(client, window[:slotSize-1]); err == nil {
+		t.Error("a window too small for any request was taken")
+	}
+	c, err := NewCopying(client, window)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			text := strings.Repeat(string(rune('a'+i)), 100_000)
+			out := [][]byte{make([]byte, 10), nil, make([]byte, 99_995)}
+			n, err := c.Handle([][]byte{[]byte(text[:7]), nil, []byte(text[7:])}, out)
+			if got := string(bytes.Join(out, nil)); n != 100_000 || err != nil || got != text+"\x00\x00\x00\x00\x00" {
+				t.Errorf("%d: %d, %v, %d bytes", i, n, err, len(got))
+			}
+		})
+	}
+	all.Wait()
+	if _, err := c.Handle([][]byte{make([]byte, slotSize)}, [][]byte{make([]byte, 1)}); err == nil {
+		t.Error("a request larger than a slot was taken")
+	}
+	if n, err := c.Handle(nil, [][]byte{make([]byte, 5)}); n != 0 || err != nil {
+		t.Error(n, err)
+	}
+	if len(c.slots) != 2 || len(c.room) != 0 {
+		t.Errorf("%d slots are free, %d requests under way", len(c.slots), len(c.room))
+	}
+	c.Forget()
+	<-server.forgotten
+	theirs.CloseRead()
+	if err := <-served; err != nil {
 		t.Error(err)
 	}
 }
