@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"bulkhead/runtime/agent/rpc"
 )
 
 func must(t testing.TB, err error) {
@@ -183,5 +185,23 @@ func TestFilter(t *testing.T) {
 	const want = "Uid:\t7\t7\t7\t7\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nNoNewPrivs:\t0\nSeccomp:\t2\n"
 	if err != nil || string(out) != want {
 		t.Errorf("%v: %s\nwant %s", err, out, want)
+	}
+}
+
+// TestBegin: a guest begins once, with random numbers, and has no container before.
+func TestBegin(t *testing.T) {
+	s := &server{containers: map[string]*container{}, processes: map[int]*process{}}
+	r := &rpc.CreateRequest{Container: "c", Spec: []byte(`{"process":{"args":["true"]},"root":{"path":"r"}}`)}
+	if err := s.create(t.Context(), r); err == nil || len(s.containers) != 0 {
+		t.Errorf("a container before Begin: %v", err)
+	}
+	for _, n := range []int{0, mostEntropy + 1} {
+		if err := seed(make([]byte, n)); err == nil {
+			t.Errorf("a seed of %d bytes was taken", n)
+		}
+	}
+	s.begun = true
+	if err := s.begin(&rpc.BeginRequest{Time: 1}); err == nil {
+		t.Error("it began twice")
 	}
 }

@@ -94,6 +94,11 @@ type Files struct {
 	Kernel  int `json:"kernel,omitempty"`
 	Init    int `json:"init,omitempty"`    // guestinit
 	Console int `json:"console,omitempty"` // append
+
+	// Template is a guest that has booted as this one would, to go on from instead;
+	// NewTemplate an empty file to keep this one in before it is like no other.
+	Template    int `json:"template,omitempty"`
+	NewTemplate int `json:"newTemplate,omitempty"`
 }
 
 // MachineOverhead is the memory that a machine has above its container's limit, for
@@ -137,8 +142,21 @@ type Ready struct {
 	Error    string `json:"error,omitempty"`    // "step: why"
 	Usage    bool   `json:"usage,omitempty"`    // the error is the container's (no such program), not ours
 
+	// Template is what became of Files.Template or NewTemplate; "" where there was none.
+	Template TemplateUse `json:"template,omitempty"`
+
 	Milestones []Milestone `json:"milestones,omitempty"`
 }
+
+// TemplateUse is what a sandbox did with a template.
+type TemplateUse string
+
+const (
+	TemplateKept    TemplateUse = "kept"     // it is in NewTemplate now
+	TemplateCopied  TemplateUse = "copied"   // the guest went on from it
+	TemplateUnfit   TemplateUse = "unfit"    // it is of another machine, or broken
+	TemplateNotKept TemplateUse = "not kept" // the log says why
+)
 
 // Milestone is a step of the start and the time since BootConfig.Began at its end.
 type Milestone struct {

@@ -234,7 +234,7 @@ func TestSettings(t *testing.T) {
 	}
 	a := &app{config: filepath.Join(t.TempDir(), "config.toml")}
 	os.WriteFile(a.config, []byte("# ours\nplatform = \"ptrace\"\n\nspeed = \"max\"\n"), 0o600)
-	want := a.config + `: line 4: "speed" is unknown (isolation, platform, overlay, debug)`
+	want := a.config + `: line 4: "speed" is unknown (isolation, platform, overlay, template, debug)`
 	if err := a.readConfig(); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

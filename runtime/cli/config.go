@@ -49,13 +49,15 @@ func (a *app) set(key, value string) error {
 		a.rt.DefaultPlatform = value
 	case "overlay":
 		a.rt.DefaultOverlay = value
+	case "template":
+		a.rt.DefaultTemplate = value
 	case "debug":
 		if value != "true" && value != "false" {
 			return fmt.Errorf("debug: %q is neither true nor false", value)
 		}
 		a.rt.Debug = a.rt.Debug || value == "true"
 	default:
-		return fmt.Errorf("%q is unknown (isolation, platform, overlay, debug)", key)
+		return fmt.Errorf("%q is unknown (isolation, platform, overlay, template, debug)", key)
 	}
 	return nil
 }

@@ -38,12 +38,13 @@ type Runtime struct {
 	Platform      string // auto, kvm, ptrace
 	Isolation     string // "": the annotation's, or sentry
 	Overlay       string // none, memory, dir=…; "" is none
+	Template      string // of a machine: auto, off, or where templates are; "" is auto
 
 	// Machine says why this host runs no machine, nil if it does: isolation vm.
 	Machine func() error
 
 	// Weaker than the bundle's annotations.
-	DefaultPlatform, DefaultIsolation, DefaultOverlay string
+	DefaultPlatform, DefaultIsolation, DefaultOverlay, DefaultTemplate string
 
 	Log       *slog.Logger
 	LogFile   string // where sandboxes log; "" is their directory, "-" is standard error

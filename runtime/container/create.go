@@ -52,11 +52,12 @@ type creation struct {
 	c    *Container
 	spec *specs.Spec
 
-	config  sandbox.Config
-	overlay string        // kind
-	group   *cgroup.Group // or nil
-	undo    []func()      // in reverse, if anything fails
-	own     []*os.File    // to close in any case
+	config   sandbox.Config
+	overlay  string // kind
+	template templateUse
+	group    *cgroup.Group // or nil
+	undo     []func()      // in reverse, if anything fails
+	own      []*os.File    // to close in any case
 }
 
 // Create makes a container, up to just before its program's first instruction.
@@ -292,7 +293,7 @@ func (n *creation) openMachine() (err error) {
 	}
 	n.own = append(n.own, m.Console)
 	n.config.Machine = m
-	return nil
+	return n.openTemplate()
 }
 
 func openBeside(name, remedy string) (*os.File, error) {
@@ -545,6 +546,15 @@ func (n *creation) boot(ctx context.Context) error {
 	}
 	ready, err := n.c.Process.Boot(c)
 	switch {
+	case n.template.store == nil:
+	case err == nil:
+		if err := n.template.settle(ready.Template); err != nil {
+			n.rt.Log.Warn("no template of the guest could be kept", "container", n.ID, "err", err)
+		}
+	case n.config.Machine.Template != nil && errors.Is(err, sandbox.ErrSilent) && ctx.Err() == nil:
+		n.template.store.Remove(n.template.key) // the machine's process did not survive it
+	}
+	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, sandbox.ErrSilent):
@@ -560,6 +570,9 @@ func (n *creation) boot(ctx context.Context) error {
 		for _, m := range ready.Milestones {
 			n.rt.Log.Debug("milestone", "step", "sandbox: "+m.Step, "at", m.At.Round(10*time.Microsecond).String())
 		}
+	}
+	if ready.Template != "" {
+		n.rt.Log.Debug("template", "container", n.ID, "use", string(ready.Template))
 	}
 	n.rt.Milestone("ready")
 	n.c.Ready = ready

@@ -36,6 +36,9 @@ type Machine struct {
 	Kernel  *os.File
 	Init    *os.File // guestinit
 	Console *os.File // where its console goes
+
+	Template    *os.File // a guest to go on from, or nil
+	NewTemplate *os.File // an empty file to keep this one in, or nil
 }
 
 // Config is what the processes start with. All files stay the caller's.
@@ -127,7 +130,11 @@ func Start(c *Config) (_ *Sandbox, err error) {
 		for _, f := range []struct {
 			to *int
 			f  *os.File
-		}{{&s.Files.Kernel, m.Kernel}, {&s.Files.Init, m.Init}, {&s.Files.Console, m.Console}} {
+		}{{&s.Files.Kernel, m.Kernel}, {&s.Files.Init, m.Init}, {&s.Files.Console, m.Console},
+			{&s.Files.Template, m.Template}, {&s.Files.NewTemplate, m.NewTemplate}} {
+			if f.f == nil {
+				continue
+			}
 			*f.to = len(files)
 			files = append(files, f.f)
 		}

@@ -90,6 +90,12 @@ func box(t *testing.T, script string) *container {
 
 func (c *container) command(wall, verb string, args ...string) *exec.Cmd {
 	c.t.Helper()
+	return c.commandWith([]string{"--isolation", wall, "--log", filepath.Join(c.dir, "log")}, verb, args...)
+}
+
+// commandWith has global flags of the test's own.
+func (c *container) commandWith(flags []string, verb string, args ...string) *exec.Cmd {
+	c.t.Helper()
 	if c.spec.Annotations == nil {
 		c.spec.Annotations = map[string]string{}
 	}
@@ -97,8 +103,8 @@ func (c *container) command(wall, verb string, args ...string) *exec.Cmd {
 	text, err := json.Marshal(c.spec)
 	must(c.t, err)
 	must(c.t, os.WriteFile(filepath.Join(c.dir, "config.json"), text, 0o644))
-	all := append([]string{"--debug", "--root", filepath.Join(c.dir, "state"), "--isolation", wall, "--log", filepath.Join(c.dir, "log"), verb}, args...)
-	cmd := exec.Command(c.program, all...)
+	all := append([]string{"--debug", "--root", filepath.Join(c.dir, "state")}, flags...)
+	cmd := exec.Command(c.program, append(append(all, verb), args...)...)
 	cmd.Dir = c.dir
 	return cmd
 }

@@ -97,16 +97,57 @@ func words(size uint64) string {
 }
 
 // Map makes size bytes of memory that are the bytes of f from offset at, read
-// when the guest first touches them; what the guest writes stays with it.
+// when the guest first touches them; what the guest writes stays with it. Holes of
+// the file are memory like any other: through the file each of their pages would be
+// there twice, once for the file and once for the guest that writes to it.
 func Map(f *os.File, at int64, size uint64) (*Memory, error) {
 	if err := Check(size); err != nil {
 		return nil, err
 	}
-	host, err := unix.Mmap(int(f.Fd()), at, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_NORESERVE)
+	mapped, _, err := allocate(int(size), Anonymous)
 	if err != nil {
-		return nil, fmt.Errorf("ram: map %d MiB of %s: %w", size>>20, f.Name(), err)
+		return nil, fmt.Errorf("ram: %d MiB for %s: %w", size>>20, f.Name(), err)
 	}
-	return place(host, len(host), -1, file), nil
+	m := place(mapped, int(size), -1, file)
+	for from, to := range extents(int(f.Fd()), at, at+int64(size)) {
+		if err := overlay(m.host[from-at:to-at], int(f.Fd()), from); err != nil {
+			return nil, errors.Join(fmt.Errorf("ram: map %d MiB of %s: %w", size>>20, f.Name(), err), m.Close())
+		}
+	}
+	return m, nil
+}
+
+// shortHole is what is no hole: each costs a mapping, of which a process has some 65,000.
+const shortHole = 256 << 10 // bytes
+
+// extents are the parts of a file from begin to end that have data, in whole pages.
+func extents(fd int, begin, end int64) iter.Seq2[int64, int64] {
+	return func(yield func(from, to int64) bool) {
+		next := func(at int64) (from, to int64) { // behind at
+			from, err := unix.Seek(fd, at, unix.SEEK_DATA)
+			if err == unix.ENXIO || from >= end { // the rest is a hole
+				return end, end
+			}
+			if err == nil {
+				to, err = unix.Seek(fd, from, unix.SEEK_HOLE)
+			}
+			if err != nil { // a file system that does not tell
+				return at, end
+			}
+			return from &^ (kvm.PageSize - 1), min((to+kvm.PageSize-1)&^(kvm.PageSize-1), end)
+		}
+		for from, to := next(begin); from < end; {
+			more, until := next(to)
+			if more < end && more-to < shortHole {
+				to = until
+				continue
+			}
+			if !yield(from, to) {
+				return
+			}
+			from, to = more, until
+		}
+	}
 }
 
 // allocate maps the memory. Anonymous memory has room to begin at a multiple of a
@@ -153,7 +194,7 @@ func allocateFile(size, flags int) (host []byte, fd int, err error) {
 
 func place(mapped []byte, size, fd int, b Backing) *Memory {
 	host := mapped
-	if b == Anonymous {
+	if b == Anonymous || b == file {
 		at := ahead(mapped, huge)
 		host = mapped[at : at+size : at+size]
 	}

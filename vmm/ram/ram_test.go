@@ -157,6 +157,72 @@ func TestMapIsPrivate(t *testing.T) {
 	}
 }
 
+// TestMapHoles: data of a sparse file is where it was, wherever that is, and to read or
+// write where it has holes makes no pages of the file.
+func TestMapHoles(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const begin = 3 * 4096
+	want := make([]byte, Least)
+	put := func(at int, text string) {
+		copy(want[at:], text)
+		if _, err := f.WriteAt([]byte(text), begin+int64(at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.WriteAt([]byte("header"), begin-100); err != nil { // in the page before
+		t.Fatal(err)
+	}
+	put(4096, "near the beginning")
+	put(6*4096-3, "across pages")
+	put(3*4096, "behind a short hole")
+	put(2<<20, "behind a long one")
+	put(Least/2+8191, "in the middle")
+	put(Least-4, "last")
+	if err := f.Truncate(begin + Least); err != nil {
+		t.Fatal(err)
+	}
+	blocks := func() int64 {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Blocks
+	}
+	before := blocks()
+	m, err := Map(f, begin, Least)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if !bytes.Equal(m.Bytes(), want) {
+		t.Error("the memory is not what the file has")
+	}
+	for i := range m.Bytes() {
+		m.Bytes()[i]++
+	}
+	const short = 2 * shortHole / 512 // of tmpfs a page comes to be when it is read
+	if got := blocks(); got > before+short {
+		t.Errorf("%d blocks, and %d after the memory was written to", before, got)
+	}
+	parts := 0
+	for range extents(int(f.Fd()), begin, begin+Least) {
+		parts++
+	}
+	if parts < 1 || parts > 4 {
+		t.Errorf("%d parts are mapped", parts)
+	}
+	for from, to := range extents(int(f.Fd()), begin, begin+Least) { // whoever stops is asked no more
+		if from != begin && from != begin+4096 || to <= from {
+			t.Errorf("%d to %d is the first part", from, to)
+		}
+		break
+	}
+}
+
 // TestUsed: what was never touched is not looked at, and not made by looking.
 func TestUsed(t *testing.T) {
 	m := newMemory(t, Least, Memfd)

@@ -7,7 +7,7 @@ import (
 )
 
 // The one file of ram that imports unsafe. It is sound because addresses are
-// compared and never made, and because what replace is given is whole pages of
+// compared and never made, and because what replace and overlay are given is whole pages of
 // a mapping that Memory owns, which stays readable and writable throughout.
 
 // replace puts zeroed memory in the place of b, a piece of a private file
@@ -16,6 +16,14 @@ func replace(b []byte) error {
 	at := unsafe.Pointer(unsafe.SliceData(b))
 	_, err := unix.MmapPtr(-1, 0, at, uintptr(len(b)), unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_FIXED|unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	return err
+}
+
+// overlay puts a file's bytes from offset at in the place of b, privately.
+func overlay(b []byte, fd int, at int64) error {
+	p := unsafe.Pointer(unsafe.SliceData(b))
+	_, err := unix.MmapPtr(fd, at, p, uintptr(len(b)), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_FIXED|unix.MAP_PRIVATE|unix.MAP_NORESERVE)
 	return err
 }
 

@@ -33,21 +33,24 @@ const guestCID = 3
 // cmdline: a panic is a reset at once, which ends the machine; its words are on the console.
 const cmdline = "console=ttyS0 quiet panic=-1 pci=off 8250.nr_uarts=1"
 
-// assemble makes the machine, and loads its kernel meanwhile.
+// assemble makes the machine: a copy of a template, or anew.
 func (s *sandbox) assemble(sys *kvm.System) error {
+	s.console = newConsole(s.config.Files.Console)
+	if t := s.openTemplate(); t != nil {
+		return s.assembleCopy(sys, t)
+	}
 	mem, err := ram.New(s.size.memory, ram.Memfd) // the share's process maps it as well
 	if err != nil {
 		return err
 	}
 	load := sync.OnceValues(func() (boot.Entry, error) { return s.load(mem) })
-	go load()
+	go load()    // while the machine is made
 	defer load() // into memory that stays
-	s.console = newConsole(s.config.Files.Console)
-	c := machine.Config{CPUs: s.size.cpus, Mask: s.size.without, Memory: mem, Serial: s.console, Log: s.log}
-	if c.Devices, err = s.devices(mem); err != nil {
+	server, err := s.reachShare(mem)
+	if err != nil {
 		return err
 	}
-	if s.machine, err = machine.New(sys, c); err != nil {
+	if err := s.assembleOn(sys, mem, server); err != nil {
 		return err
 	}
 	entry, err := load()
@@ -55,6 +58,16 @@ func (s *sandbox) assemble(sys *kvm.System) error {
 		return err
 	}
 	return s.machine.Boot(entry)
+}
+
+// assembleOn makes a machine with nothing to run.
+func (s *sandbox) assembleOn(sys *kvm.System, mem *ram.Memory, files fs.Server) (err error) {
+	c := machine.Config{CPUs: s.size.cpus, Mask: s.size.without, Memory: mem, Serial: s.console, Log: s.log}
+	if c.Devices, err = s.devices(files); err != nil {
+		return err
+	}
+	s.machine, err = machine.New(sys, c)
+	return err
 }
 
 // load puts the kernel and the init into the guest's memory.
@@ -85,7 +98,8 @@ func (s *sandbox) load(mem *ram.Memory) (boot.Entry, error) {
 	return machine.Load(mem, machine.Kernel{File: kernel, Initrd: parts, Cmdline: cmdline})
 }
 
-func (s *sandbox) devices(mem *ram.Memory) ([]machine.Device, error) {
+// reachShare gives the share's process the memory in which it finds requests.
+func (s *sandbox) reachShare(mem *ram.Memory) (fs.Server, error) {
 	f := os.NewFile(agent.GoferFD, "share")
 	c, err := net.FileConn(f)
 	f.Close()
@@ -100,7 +114,12 @@ func (s *sandbox) devices(mem *ram.Memory) ([]machine.Device, error) {
 		return nil, fmt.Errorf("the share: %w", err)
 	}
 	s.share = remote.NewClient(conn, mem)
-	files, err := fs.NewFront(tag, s.share)
+	return s.share, nil
+}
+
+// devices are those of every machine. A template is of one with the same, in this order.
+func (s *sandbox) devices(server fs.Server) ([]machine.Device, error) {
+	files, err := fs.NewFront(tag, server)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +137,11 @@ func (s *sandbox) restrict() error {
 	if s.config.LogLevel == "debug" {
 		off = seccomp.Trap // with stacks in the log
 	}
-	return seccomp.Install(append(seccomp.Runtime(os.Getpid()), calls...), off)
+	rows := append(seccomp.Runtime(os.Getpid()), calls...)
+	if s.config.Files.NewTemplate != 0 {
+		rows = append(rows, keepCalls...)
+	}
+	return seccomp.Install(rows, off)
 }
 
 // calls are those beyond seccomp.Runtime.

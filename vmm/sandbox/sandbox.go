@@ -63,6 +63,9 @@ type sandbox struct {
 	guest  rpc.AgentService
 	kernel string // the guest's, by version
 
+	template agent.TemplateUse
+	begun    bool // the guest is this container's
+
 	init  *process
 	ended chan *rpc.WaitResponse // init's end
 	over  atomic.Bool            // it has come, and its output is waited for
@@ -105,10 +108,10 @@ func (p Program) Main([]string) int {
 		if usage {
 			err = no // in the words that engines parse
 		}
-		(&agent.Ready{Error: err.Error(), Usage: usage}).Write(sync)
+		(&agent.Ready{Error: err.Error(), Usage: usage, Template: s.template}).Write(sync)
 		return exitBoot
 	}
-	ready := agent.Ready{Ready: true, Platform: "kvm", Reason: "a machine with Linux " + s.kernel, Milestones: s.milestones}
+	ready := agent.Ready{Ready: true, Platform: "kvm", Reason: "a machine with Linux " + s.kernel, Template: s.template, Milestones: s.milestones}
 	if err := ready.Write(sync); err != nil {
 		return exitBoot // the runtime has gone
 	}
@@ -160,10 +163,15 @@ func (s *sandbox) boot() error {
 		{"restrict system calls", s.restrict},
 		{"boot the guest", s.start},
 		{"reach the guest's init", s.reachAgent},
+		{"keep a template", s.keep},
+		{"begin", s.begin},
 		{"create the container", s.create},
 		{"serve the runtime", s.serve},
 	} {
 		if err := step.do(); err != nil {
+			if s.template == agent.TemplateCopied && !s.begun {
+				s.template = agent.TemplateUnfit // the next is not to fail as well
+			}
 			return fmt.Errorf("%s: %w%s", step.name, err, s.console.words())
 		}
 		s.milestone(step.name)

@@ -18,7 +18,7 @@ type arena []byte
 
 func (a arena) Offset(b []byte) (uint64, bool) {
 	for at := range a { // without unsafe: the first byte's address tells
-		if len(b) > 0 && &a[at] == &b[0] {
+		if cap(b) > 0 && &a[at] == &b[:1][0] {
 			return uint64(at), at+len(b) <= len(a)
 		}
 	}
