@@ -67,7 +67,7 @@ func Run() error {
 		if err != nil {
 			return fmt.Errorf("call the host: %w", err)
 		}
-		if err := serve(conn, s); err != nil && s.hasBegun() {
+		if err := serve(conn, s); s.hasBegun() {
 			return err
 		}
 	}
