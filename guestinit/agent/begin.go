@@ -39,8 +39,8 @@ func setTime(ns int64) error {
 // mostEntropy is more than any pool takes in.
 const mostEntropy = 1 << 10 // bytes
 
-// seed has what is drawn from now on depend on entropy: random(4), RNDADDENTROPY,
-// which believes that every bit of it is random, and RNDRESEEDCRNG.
+// seed has what is drawn from now on depend on entropy: what is written is mixed into
+// the pool, and RNDRESEEDCRNG draws a new key from there (random(4)).
 func seed(entropy []byte) error {
 	if len(entropy) == 0 || len(entropy) > mostEntropy {
 		return fmt.Errorf("%d bytes of entropy, want 1 to %d", len(entropy), mostEntropy)
@@ -50,11 +50,11 @@ func seed(entropy []byte) error {
 		return err
 	}
 	defer f.Close()
-	if err := addEntropy(int(f.Fd()), entropy); err != nil {
-		return os.NewSyscallError("RNDADDENTROPY", err)
+	if _, err := f.Write(entropy); err != nil {
+		return err
 	}
-	// EINVAL: it has had no seed at all yet, and begins with this one.
-	if err := unix.IoctlSetInt(int(f.Fd()), unix.RNDRESEEDCRNG, 0); err != nil && err != unix.EINVAL {
+	// ENODATA: there is no key yet, and whoever wants random numbers waits for one.
+	if err := unix.IoctlSetInt(int(f.Fd()), unix.RNDRESEEDCRNG, 0); err != nil && err != unix.ENODATA {
 		return os.NewSyscallError("RNDRESEEDCRNG", err)
 	}
 	return nil
