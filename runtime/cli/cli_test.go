@@ -123,7 +123,7 @@ func TestWrongUse(t *testing.T) {
 		{"do --rw /nonexistent true", 1, "bulkhead: do: --rw=/nonexistent: no such file or directory\n"},
 		{"do --user me true", 1, "bulkhead: do: --user=me: \"me\" is no user number\n"},
 		{"--isolation=vm do true", 1, "bulkhead: isolation vm: this build has no machines; use --isolation=sentry\n"},
-		{"--isolation=paper do true", 1, "bulkhead: isolation \"paper\" is unknown (sentry, vm)\n"},
+		{"--isolation=paper do true", 1, "bulkhead: isolation \"paper\" is unknown (sentry, vm, auto)\n"},
 		{"--platform=gpu do true", 1, "bulkhead: platform \"gpu\" is unknown (auto, kvm, ptrace)\n"},
 		{"--overlay=dir=x do true", 1, "bulkhead: open descriptors: --overlay=dir=x is none of none, memory, dir=/absolute/path\n"},
 	} {

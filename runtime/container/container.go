@@ -36,7 +36,7 @@ type Runtime struct {
 	Root          string // of the state
 	SystemdCgroup bool
 	Platform      string // auto, kvm, ptrace
-	Isolation     string // "": the annotation's, or sentry
+	Isolation     string // sentry, vm, auto; "": the annotation's, or sentry
 	Overlay       string // none, memory, dir=…; "" is none
 	Template      string // of a machine: auto, off, or where templates are; "" is auto
 

@@ -23,7 +23,7 @@ import (
 
 // Annotations that a bundle can carry.
 const (
-	isolationAnnotation = "dev.bulkhead.isolation" // sentry, vm
+	isolationAnnotation = "dev.bulkhead.isolation" // sentry, vm, auto
 	platformAnnotation  = "dev.bulkhead.platform"  // auto, kvm, ptrace
 	overlayAnnotation   = "dev.bulkhead.overlay"   // none, memory
 	// socketsAnnotation false: the host's sockets in bind mounts do not let the container through.
@@ -115,6 +115,7 @@ func (n *creation) rollBack() {
 const (
 	sentryWall = "sentry"
 	vmWall     = "vm"
+	autoWall   = "auto" // becomes one of them
 )
 
 // pickWall refuses what this host cannot do before anything is made.
@@ -123,7 +124,7 @@ func (n *creation) pickWall(name string) error {
 	case name == sentryWall:
 		return nil
 	case name != vmWall:
-		return fmt.Errorf("isolation %q is unknown (%s, %s)", name, sentryWall, vmWall)
+		return fmt.Errorf("isolation %q is unknown (%s, %s, %s)", name, sentryWall, vmWall, autoWall)
 	case n.rt.Machine == nil:
 		return errors.New("isolation vm: this build has no machines; use --isolation=sentry")
 	}
@@ -158,7 +159,9 @@ func (n *creation) choose(context.Context) error {
 	default:
 		return fmt.Errorf("platform %q is unknown (auto, kvm, ptrace)", s.Platform)
 	}
-	if err := n.pickWall(s.Isolation); err != nil {
+	if s.Isolation == autoWall {
+		s.Isolation = n.chooseWall()
+	} else if err := n.pickWall(s.Isolation); err != nil {
 		return err
 	}
 	for i, ns := range n.spec.Linux.Namespaces {
@@ -279,6 +282,21 @@ func (n *creation) openFiles(context.Context) (err error) {
 // openMachine opens what a machine boots: beside this program, or where make install
 // puts things.
 func (n *creation) openMachine() (err error) {
+	if n.config.Machine == nil {
+		if err := n.openBoot(); err != nil {
+			return err
+		}
+	}
+	m := n.config.Machine
+	if m.Console, err = os.OpenFile(n.c.dir.Console(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+		return err
+	}
+	n.own = append(n.own, m.Console)
+	return n.openTemplate()
+}
+
+// openBoot opens kernel and init.
+func (n *creation) openBoot() (err error) {
 	m := &sandbox.Machine{}
 	if m.Kernel, err = openBeside("vmlinux", "make it (make kernel)"); err != nil {
 		return fmt.Errorf("isolation vm: the guest's kernel: %w", err)
@@ -288,12 +306,8 @@ func (n *creation) openMachine() (err error) {
 		return fmt.Errorf("isolation vm: the guest's init: %w", err)
 	}
 	n.own = append(n.own, m.Init)
-	if m.Console, err = os.OpenFile(n.c.dir.Console(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
-		return err
-	}
-	n.own = append(n.own, m.Console)
 	n.config.Machine = m
-	return n.openTemplate()
+	return nil
 }
 
 func openBeside(name, remedy string) (*os.File, error) {
