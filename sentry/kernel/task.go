@@ -513,6 +513,10 @@ func (t *Task) fault(ev platform.Event) {
 	t.MinFaults.Add(1)
 	t.k.Faults.Add(1)
 	err := t.mm.Fault(ev.Addr, ev.Access)
+	if m, ok := err.(*memory.Missing); ok {
+		t.AwaitPage(m) // or a signal: the program comes again, if it still wants it
+		return
+	}
 	switch err {
 	case nil:
 		return
@@ -533,6 +537,17 @@ func (t *Task) fault(ev platform.Event) {
 		t.k.Log.Error("resolve fault", "task", t.ID().Global(), "addr", ev.Addr, "err", err)
 		t.forceFault(faultInfo(unix.SIGBUS, 2, uint64(ev.Addr)), ev)
 	}
+}
+
+// AwaitPage waits until a page may be there that the program gives itself
+// (userfaultfd(2)). ERESTARTSYS: a signal came before.
+func (t *Task) AwaitPage(m *memory.Missing) error {
+	w := m.Wait(t.TID())
+	if w == nil {
+		return nil
+	}
+	defer w.Cancel()
+	return t.Block(w.C)
 }
 
 // CPUTime is the user and system time of the thread so far.

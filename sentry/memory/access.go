@@ -42,6 +42,25 @@ func (s *Space) view(at Addr, most uint64, access platform.Access) (b []byte, r 
 	return b[:min(uint64(len(b)), most)], r, true
 }
 
+// bad is the error for at, which could not be made accessible: a page that the program
+// gives itself can be waited for by a call that reads, which is how calls begin; after
+// a store they could not begin again.
+func bad(err error, want platform.Access) error {
+	m := missing(err)
+	switch {
+	case m == nil:
+		return copyErr(err)
+	case want&platform.Write != 0:
+		return unix.EFAULT
+	}
+	return m.InCall()
+}
+
+func missing(err error) *Missing {
+	m, _ := err.(*Missing)
+	return m
+}
+
 // each shows f the bytes of [at, at+n) piece by piece, under s.mu; f says how
 // many it did. It returns how many in all, and unix.EFAULT for less than n.
 func (s *Space) each(at Addr, n uint64, want platform.Access, f func([]byte) int) (uint64, error) {
@@ -63,7 +82,7 @@ func (s *Space) each(at Addr, n uint64, want platform.Access, f func([]byte) int
 		}
 		if !ok {
 			if err := s.fault(at+Addr(done), want, false); err != nil {
-				return done, copyErr(err)
+				return done, bad(err, want)
 			}
 		}
 	}
@@ -232,11 +251,12 @@ func (s *Space) Pin(at Addr, n uint64, want platform.Access) (Buffers, func(), e
 			continue
 		}
 		if err := s.fault(at+Addr(done), want, false); err != nil {
-			if done > 0 {
+			err = bad(err, want&^platform.Write) // nothing is stored yet
+			if done > 0 && missing(err) == nil {
 				break
 			}
 			p.drop()
-			return nil, nil, copyErr(err)
+			return nil, nil, err
 		}
 	}
 	return bufs, p.release, nil

@@ -138,6 +138,9 @@ func (s *Space) populate(ar *area, lo, hi Addr, want platform.Access) error {
 		if s.table.get(v) != 0 && (!write || s.table.exclusive(v)) {
 			continue
 		}
+		if s.given(ar, v) {
+			return unix.EFAULT
+		}
 		if ar.obj == nil && s.table.get(v) == 0 {
 			n := s.table.holes(v, end)
 			if err := s.fill(ar, v, v+n); err != nil {
@@ -170,7 +173,7 @@ func (s *Space) discardArea(ar *area, lo, hi Addr) error {
 	if ar.is(shared) || s.table.has(first, end) == 0 {
 		return nil
 	}
-	if ar.obj == nil && end-first <= clearPages && !s.a.tight() &&
+	if ar.obj == nil && ar.faults == nil && end-first <= clearPages && !s.a.tight() &&
 		s.table.exclusives(first, end) == s.table.has(first, end) {
 		for v := first; v < end; v++ {
 			if pfn := s.table.get(v); pfn != 0 {

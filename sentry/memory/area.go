@@ -20,6 +20,7 @@ type area struct {
 	name       string
 	dev, ino   uint64
 	path       func() string
+	faults     *Userfault // who hears of missing pages; or nil
 
 	// mapped says that the platform may show something here, zeros that it may in
 	// holes of anonymous memory, too; shownBytes is about how much of a host's file.
@@ -178,7 +179,7 @@ func (s *Space) whole(lo, hi Addr) bool {
 // special mappings keep those apart.
 func (a *area) joins(b *area) bool {
 	if a.end != b.start || a.prot != b.prot || a.max != b.max || a.flags != b.flags ||
-		a.obj != b.obj || a.name != b.name || a.dev != b.dev || a.ino != b.ino {
+		a.obj != b.obj || a.faults != b.faults || a.name != b.name || a.dev != b.dev || a.ino != b.ino {
 		return false
 	}
 	if a.name != "" && a.name[0] == '[' && !strings.HasPrefix(a.name, "[anon:") {

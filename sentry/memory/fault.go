@@ -15,7 +15,7 @@ const (
 )
 
 // Fault makes at accessible as wanted, if the areas allow it: nil means try
-// again. unix.EFAULT: nothing is mapped (SEGV_MAPERR); unix.EACCES: not like
+// again; *Missing: when the program has given the page. unix.EFAULT: nothing is mapped (SEGV_MAPERR); unix.EACCES: not like
 // this (SEGV_ACCERR); unix.ENXIO: the file ends before (BUS_ADRERR); unix.ENOMEM.
 //
 // A load from memory that was never stored into is shown zeros, and makes no page.
@@ -48,6 +48,9 @@ func (s *Space) faultLocked(at Addr, access platform.Access, zeros bool) error {
 		return unix.EACCES
 	}
 	v, write := vpn(at), access&platform.Write != 0
+	if s.given(ar, v) {
+		return s.missing(ar, at, write)
+	}
 	if zeros && !write && s.table.get(v) == 0 && s.showZeros(ar, v) {
 		return nil
 	}
@@ -268,7 +271,7 @@ func (s *Space) fill(ar *area, lo, hi uint64) error {
 // mapObject maps the object's own pages: from v on, then what lies before.
 func (s *Space) mapObject(ar *area, v uint64, write bool) error {
 	_, made := s.around(ar, v, lastWindow)
-	if !ar.is(internal) && ar.window <= s.tuning().window {
+	if ar.faults != nil || !ar.is(internal) && ar.window <= s.tuning().window {
 		made = v + 1 // a hole in a file stays one until it is used
 	}
 	lo, hi := max(vpn(ar.start), v&^(fileWindow-1)), min(vpn(ar.end), (v|(fileWindow-1))+1)

@@ -55,7 +55,7 @@ func (s *Space) forkLocked(c *Space) error {
 		}
 		n := new(area)
 		*n = *ar
-		n.mapped, n.zeros, n.shownBytes = false, false, 0
+		n.mapped, n.zeros, n.shownBytes, n.faults = false, false, 0, nil
 		n.flags &^= locked // mm/mmap.c, dup_mmap
 		c.hold(n)
 		c.areas = append(c.areas, n)

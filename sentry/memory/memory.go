@@ -12,7 +12,7 @@
 // system calls.
 //
 // Lock order: Space.mu (of a parent before its child's), Object.mu or
-// HostFile.mu, Arena.mu. Object.attach.mu and Space.storesMu are leaves. Truncating an object calls
+// HostFile.mu, Arena.mu. Object.attach.mu, Space.storesMu and Userfault.mu are leaves. Truncating an object calls
 // into spaces without a lock of the object's.
 package memory
 

@@ -92,7 +92,7 @@ func (s *Space) protectArea(ar *area, access platform.Access) error {
 // opened maps the beginning of use of memory that was reserved with PROT_NONE:
 // a heap that grows by small pieces, the top of a thread's stack.
 func (s *Space) opened(ar *area, old platform.Access) {
-	if ar.obj != nil || old != 0 || ar.prot&platform.Write == 0 || s.a.tight() {
+	if ar.obj != nil || ar.faults != nil || old != 0 || ar.prot&platform.Write == 0 || s.a.tight() {
 		return
 	}
 	lo, hi := vpn(ar.start), vpn(ar.end)

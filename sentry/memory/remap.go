@@ -123,7 +123,7 @@ func (s *Space) extends(ar *area, r remap) bool {
 	first := ar.end
 	s.grow(ar, int64(end-ar.end))
 	s.resize(ar, ar.start, end)
-	if n := vpn(end) - vpn(first); ar.obj == nil && ar.prot&platform.Write != 0 && n <= s.tuning().eager && !s.a.tight() {
+	if n := vpn(end) - vpn(first); ar.obj == nil && ar.faults == nil && ar.prot&platform.Write != 0 && n <= s.tuning().eager && !s.a.tight() {
 		s.fill(ar, vpn(first), vpn(end))
 	}
 	s.merge(ar.start, end)
@@ -154,7 +154,7 @@ func (s *Space) relocate(ar *area, r remap) (Addr, error) {
 	*moved = *ar
 	moved.off = ar.offset(r.old)
 	moved.start, moved.end = to, to+Addr(r.newSize)
-	moved.mapped, moved.zeros, moved.shownBytes = false, false, 0
+	moved.mapped, moved.zeros, moved.shownBytes, moved.faults = false, false, 0, nil
 	if moved.obj == nil {
 		moved.off = 0
 	}

@@ -94,7 +94,7 @@ func (s *Space) showZeros(ar *area, v uint64) bool {
 // lies in a hole of anonymous memory that allows access. Space.mu is held.
 func (s *Space) viewZeros(at Addr, most uint64, access platform.Access) ([]byte, bool) {
 	ar := s.find(at)
-	if ar == nil || ar.obj != nil || !ar.allows(access) {
+	if ar == nil || ar.obj != nil || ar.faults != nil || !ar.allows(access) {
 		return nil, false
 	}
 	most = min(most, uint64(ar.end-at))

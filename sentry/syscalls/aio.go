@@ -399,6 +399,8 @@ func (r *aioRequest) complete(res uint64, err error) {
 			e = unix.ECANCELED
 		case e >= kernel.ERESTARTSYS:
 			e = unix.EINTR
+		case missingPage(err) != nil: // nobody waits here
+			e = unix.EFAULT
 		case !ok:
 			e = unix.EIO
 		}

@@ -10,6 +10,7 @@ import (
 	"bulkhead/sentry/fs/pipe"
 	"bulkhead/sentry/fs/signalfd"
 	"bulkhead/sentry/fs/timerfd"
+	"bulkhead/sentry/fs/userfaultfd"
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/vfs"
@@ -33,6 +34,7 @@ func fdMakerCalls() []row {
 		{unix.SYS_TIMERFD_GETTIME, timerfdGettime, Full, ""},
 		{unix.SYS_SIGNALFD, signalfdCall, Full, ""},
 		{unix.SYS_SIGNALFD4, signalfd4, Full, ""},
+		{unix.SYS_USERFAULTFD, userfaultfdCall, Partial, "missing pages of anonymous and shared memory: no write-protection, minor faults or events"},
 	}
 }
 
@@ -337,4 +339,17 @@ func makeSignalfd(t *kernel.Task, fd int, at memory.Addr, size uint64, flags int
 	}
 	f.SetMask(mask)
 	return uintptr(fd), nil
+}
+
+func userfaultfdCall(t *kernel.Task, a *Args) (uintptr, error) {
+	const userModeOnly = 1
+	flags := a.Int(0)
+	if flags&userModeOnly == 0 && !t.Creds().Has(unix.CAP_SYS_PTRACE) {
+		return 0, unix.EPERM // vm.unprivileged_userfaultfd is 0
+	}
+	if flags&^(userModeOnly|unix.O_CLOEXEC|unix.O_NONBLOCK) != 0 {
+		return 0, unix.EINVAL
+	}
+	d := userfaultfd.New(t.MM(), flags&userModeOnly != 0, flags&unix.O_NONBLOCK)
+	return installNew(t, d, flags&unix.O_CLOEXEC != 0)
 }

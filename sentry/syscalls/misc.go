@@ -52,7 +52,6 @@ func miscCalls() []row {
 		{unix.SYS_BPF, refuse(unix.EPERM), Partial, "refused"},
 		{unix.SYS_QUOTACTL, refuse(unix.EPERM), Partial, "refused"},
 		{unix.SYS_FANOTIFY_INIT, refuse(unix.EPERM), Partial, "refused"},
-		{unix.SYS_USERFAULTFD, refuse(unix.EPERM), Partial, "refused"},
 		{unix.SYS_MODIFY_LDT, refuse(unix.ENOSYS), None, "64-bit programs do not need segments"},
 		{unix.SYS_GET_MEMPOLICY, getMempolicy, Partial, "one node"},
 		{unix.SYS_SET_MEMPOLICY, advice, Partial, "accepted: one node"},

@@ -152,6 +152,13 @@ func (s *Server) Serve(t *kernel.Task) {
 		(*tr).Enter(t, call, &args)
 	}
 	result, err := call.Do(t, &args)
+	for m := missingPage(err); m != nil; m = missingPage(err) {
+		if t.AwaitPage(m) != nil {
+			err = kernel.ERESTARTNOINTR
+			break
+		}
+		result, err = call.Do(t, &args)
+	}
 	if tr != nil {
 		(*tr).Exit(t, call, &args, result, err)
 	}
@@ -166,6 +173,16 @@ func (s *Server) Serve(t *kernel.Task) {
 		c.Rax = errno(e)
 	}
 	s.counts.add(nr, e)
+}
+
+// missingPage is the page that the program has to give before a call, which has done
+// nothing yet, can be made; or nil.
+func missingPage(err error) *memory.Missing {
+	if err == nil {
+		return nil
+	}
+	m, _ := err.(*memory.Missing)
+	return m
 }
 
 // errno is what the application is told of err: an errno as it is, anything else

@@ -315,6 +315,8 @@ func (r *request) check(head *request) unix.Errno {
 func (r *request) errno(err error) unix.Errno {
 	e, ok := err.(unix.Errno)
 	switch {
+	case missingPage(err) != nil: // nobody waits here
+		return unix.EFAULT
 	case !ok:
 		r.ring.k.Log.Error("io_uring request", "op", r.op.name, "err", err)
 		return unix.EIO
