@@ -98,6 +98,7 @@ func newSpace(a *Arena, p platform.Platform, as platform.AddressSpace) *Space {
 	if b, ok := p.(bounded); ok {
 		s.limit = b.TaskSize()
 	}
+	s.table.spares = true
 	s.users.Store(1)
 	if p, ok := as.(platform.Patchable); ok {
 		p.SetPatcher(s)

@@ -22,6 +22,12 @@ type table struct {
 	leaves map[uint64]*leaf // by page number / 512
 	pages  int              // present
 	stale  []uint32         // replaced, but still mapped
+
+	// spare is an empty leaf of the last 2 MiB that had pages no more, or nil. Programs
+	// map, use and unmap a little again and again, and make no garbage of 2 KiB by it;
+	// of objects, which are many, none keeps one.
+	spare  *leaf
+	spares bool
 }
 
 func newTable(a *Arena) table { return table{a: a, leaves: map[uint64]*leaf{}} }
@@ -106,7 +112,9 @@ func (t *table) own(vpn uint64) *leaf {
 	l := t.leaves[vpn/hugePages]
 	switch {
 	case l == nil:
-		l = new(leaf)
+		if l, t.spare = t.spare, nil; l == nil {
+			l = new(leaf)
+		}
 		l.refs.Store(1)
 	case l.refs.Load() > 1:
 		l = t.copyLeaf(l)
@@ -135,6 +143,14 @@ func (t *table) dropLeaf(l *leaf) {
 		return
 	}
 	t.dropPages(l, 0, hugePages)
+	t.keep(l)
+}
+
+// keep takes an empty leaf that nobody else has.
+func (t *table) keep(l *leaf) {
+	if t.spares {
+		t.spare = l
+	}
 }
 
 // dropPages gives up the pages of a leaf that nobody else uses.
@@ -227,6 +243,7 @@ func (t *table) drop(vpn, end uint64) {
 		t.pages -= t.dropPages(l, i, stop)
 		if l.n == 0 {
 			delete(t.leaves, key)
+			t.keep(l)
 		}
 	})
 }
@@ -309,7 +326,7 @@ func (t *table) move(vpn, end, to uint64) {
 
 // share makes c's pages those of t, for a fork.
 func (t *table) share() table {
-	c := table{a: t.a, leaves: maps.Clone(t.leaves), pages: t.pages}
+	c := table{a: t.a, leaves: maps.Clone(t.leaves), pages: t.pages, spares: t.spares}
 	for _, l := range c.leaves {
 		l.refs.Add(1)
 	}
@@ -321,5 +338,5 @@ func (t *table) clear() {
 	for _, l := range t.leaves {
 		t.dropLeaf(l)
 	}
-	t.leaves, t.pages = map[uint64]*leaf{}, 0
+	t.leaves, t.pages, t.spare = map[uint64]*leaf{}, 0, nil
 }
