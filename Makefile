@@ -50,8 +50,10 @@ leaks: build ## 2,000 cycles in one sandbox, and 2,000 sandboxes: flat memory, a
 	@scripts/need test
 	BULKHEAD_CYCLES=2000 go test -count=1 -timeout 120m -v -run 'TestLeaks' ./test/oci
 
-demo: build ## run a program in a sandbox on each platform of this host
-	@scripts/demo
+demo: build ## run a program behind each wall, on each platform of this host (the first time it builds a guest kernel)
+	@scripts/demo sentry
+	@$(MAKE) --no-print-directory kernel
+	@scripts/demo vm
 
 lab: build ## the slow tests of microVMs in the lab, and vmm beside QEMU microvm and gokvm
 	@scripts/need test

@@ -74,10 +74,19 @@ while read -r tag mode where; do
 	mount -t 9p -o $p9,$mode,cache=mmap,access=any "$tag" "$root$where" || fail "share $where"
 done </lab/mounts
 
+# job becomes the job, whose root is its mount namespace's as well: in a mere chroot no
+# user namespace can be made (user_namespaces(7)). A root file system made of the
+# initramfs cannot be exchanged by pivot_root(2), and is covered instead.
+cat >/run/become <<'END'
+[ -z "$1" ] || { cd "$1" && mount --move . / || exit 125; }
+exec chroot . /bin/sh /run/job
+END
+cp /lab/job $root/run/job
+cd /
+job="unshare -m /bin/sh /run/become $root"
+
 if grep -q terminal /proc/cmdline; then
-	chmod 755 /lab/job
-	cp /lab/job $root/run/job
-	setsid cttyhack chroot "$root/" /bin/sh /run/job
+	setsid cttyhack $job
 	code=$?
 else
 	# A port can be opened once, and a program may open its /dev/stdout again,
@@ -85,8 +94,7 @@ else
 	mkfifo /run/lab/1 /run/lab/2
 	cat /run/lab/1 >/run/lab/stdout & out=$!
 	cat /run/lab/2 >/run/lab/stderr & err=$!
-	cp /lab/job $root/run/job
-	chroot "$root/" /bin/sh /run/job </run/lab/stdin >/run/lab/1 2>/run/lab/2 &
+	$job </run/lab/stdin >/run/lab/1 2>/run/lab/2 &
 	wait $!
 	code=$?
 	# What the job left behind would hold the pipes open.

@@ -2,6 +2,7 @@
 package readme
 
 import (
+	"bufio"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -72,25 +73,41 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// TestDemo has two minutes, and shows each platform, the kernel seen inside, and
-// what auto measured.
+// TestDemo shows each platform, the kernel seen inside, and what auto measured, all
+// within two minutes; and then the other wall.
 func TestDemo(t *testing.T) {
 	begin := time.Now()
-	out, err := shell(t, "make demo")
+	cmd := exec.Command("make", "demo")
+	cmd.Dir = rig.Root()
+	pipe, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatal(err)
 	}
-	if took := time.Since(begin); took > 2*time.Minute {
-		t.Errorf("it took %v", took)
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
+	var out strings.Builder
+	for lines := bufio.NewScanner(pipe); lines.Scan(); {
+		out.WriteString(lines.Text() + "\n")
+		if took := time.Since(begin); strings.HasPrefix(lines.Text(), "measured:") && took > 2*time.Minute {
+			t.Errorf("the Sentry's part took %v", took)
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	want := []string{"-bulkhead ", "auto took: ", "measured:  ptrace: ", "bulkhead --isolation=vm do ", "\nI am process 1\n"}
 	for _, platform := range rig.Platforms(t) {
-		if !strings.Contains(out, "--platform="+platform+" do uname -a\nLinux ") {
-			t.Errorf("%s ran nothing:\n%s", platform, out)
+		want = append(want, "--platform="+platform+" do uname -a\nLinux ")
+	}
+	for _, text := range want {
+		if !strings.Contains(out.String(), text) {
+			t.Errorf("the demo does not print %q:\n%s", text, out.String())
 		}
 	}
-	for _, want := range []string{"-bulkhead ", "auto took: ", "measured:  ptrace: "} {
-		if !strings.Contains(out, want) {
-			t.Errorf("the demo does not print %q:\n%s", want, out)
-		}
+	_, vm, _ := strings.Cut(out.String(), "--isolation=vm do ")
+	if !regexp.MustCompile(`(?m)^Linux .* x86_64 GNU/Linux$`).MatchString(vm) || strings.Contains(vm, "-bulkhead ") || strings.Contains(vm, "level=") {
+		t.Errorf("the machine's part is not right:\n%s", vm)
 	}
 }

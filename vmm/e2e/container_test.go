@@ -327,7 +327,14 @@ func checkContained(t *testing.T, c *container) {
 				t.Errorf("%s: no %q in\n%s", p.name, want, status)
 			}
 		}
-		for _, kind := range []string{"mnt", "pid", "net", "ipc", "uts", "cgroup"} {
+		kinds := []string{"mnt", "pid", "net", "ipc", "uts", "cgroup"}
+		if p.name == "machine" { // a file server needs the host's users
+			kinds = append(kinds, "user")
+			if !strings.Contains(string(status), "\nUid:\t65534\t65534\t65534\t65534\n") {
+				t.Errorf("%s: it is not nobody:\n%s", p.name, status)
+			}
+		}
+		for _, kind := range kinds {
 			ours, _ := os.Readlink("/proc/self/ns/" + kind)
 			if theirs, err := os.Readlink(dir + "ns/" + kind); err != nil || theirs == ours {
 				t.Errorf("%s: %s namespace %s is the host's (%v)", p.name, kind, theirs, err)
