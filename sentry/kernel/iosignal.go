@@ -51,7 +51,7 @@ type ioSignals struct {
 type ioSignal struct {
 	*ioTarget
 	sig, fd int
-	reason  vfs.IOReason
+	reason  vfs.IOReason // 0: urgent data
 }
 
 // maxIOSignals bounds what one call's events leave here; they are all alike by then.
@@ -59,13 +59,20 @@ const maxIOSignals = 4096
 
 // SignalIO implements vfs.Target.
 func (o *ioTarget) SignalIO(sig, fd int, reason vfs.IOReason) {
+	o.queue(ioSignal{o, sig, fd, reason})
+}
+
+// SignalUrgent implements vfs.Target: a SIGURG of the kernel's.
+func (o *ioTarget) SignalUrgent() { o.queue(ioSignal{ioTarget: o}) }
+
+func (o *ioTarget) queue(x ioSignal) {
 	s := &o.k.io
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.list) >= maxIOSignals {
 		return
 	}
-	if s.list = append(s.list, ioSignal{o, sig, fd, reason}); len(s.list) == 1 {
+	if s.list = append(s.list, x); len(s.list) == 1 {
 		go o.k.sendIO()
 	}
 	s.n.Add(1)
@@ -111,6 +118,10 @@ func (s ioSignal) sendLocked(g *ThreadGroup, x *Task) {
 	}
 	from, to := s.creds, g.leader.Creds()
 	if from.EUID != 0 && from.EUID != to.SUID && from.EUID != to.UID && from.UID != to.SUID && from.UID != to.UID {
+		return
+	}
+	if s.reason == 0 {
+		s.k.sendLocked(g, x, kernelInfo(unix.SIGURG), false)
 		return
 	}
 	if s.sig != 0 {

@@ -17,6 +17,27 @@ const (
 	IOHangup  IOReason = 6
 )
 
+// Urgent is a file that can have urgent data, which its queue tells of by EventPri: its
+// owner hears of that by SIGURG, O_ASYNC or not (net/core/sock.c, sk_send_sigurg).
+type Urgent interface{ TellsUrgent() }
+
+// hearUrgent makes d's owner hear of urgent data.
+func (d *Description) hearUrgent() {
+	if _, ok := d.file.(Urgent); !ok {
+		return
+	}
+	d.asyncMu.Lock()
+	defer d.asyncMu.Unlock()
+	if d.urgent == nil {
+		d.urgent = &Waiter{Mask: EventPri, Notify: func(Events) {
+			if o := d.Owner(); o.Target != nil {
+				o.Target.SignalUrgent()
+			}
+		}}
+		d.Queue().Add(d.urgent)
+	}
+}
+
 // SetAsync is what O_ASYNC for d means: d's owner hears of it as of descriptor fd, or no
 // more. It says whether d's file can tell of itself.
 func (d *Description) SetAsync(fd int, on bool) bool {
@@ -49,5 +70,14 @@ func (d *Description) endAsync() {
 	if d.async != nil {
 		d.Queue().Remove(d.async)
 		d.async = nil
+	}
+}
+
+func (d *Description) endUrgent() {
+	d.asyncMu.Lock()
+	defer d.asyncMu.Unlock()
+	if d.urgent != nil {
+		d.Queue().Remove(d.urgent)
+		d.urgent = nil
 	}
 }

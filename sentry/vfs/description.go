@@ -54,6 +54,7 @@ type Description struct {
 
 	asyncMu sync.Mutex // before Queue.mu, which comes before mu
 	async   *Waiter    // for O_ASYNC
+	urgent  *Waiter    // for SIGURG
 }
 
 // NewDescription makes a description with one reference. flags are open(2)'s.
@@ -125,6 +126,7 @@ func (d *Description) Unref() {
 	d.hooks = nil
 	d.mu.Unlock()
 	d.endAsync()
+	d.endUrgent()
 	for _, h := range hooks {
 		(*h)()
 	}
@@ -230,6 +232,9 @@ func (d *Description) SetOwner(o Owner) {
 	d.mu.Lock()
 	d.owner = o
 	d.mu.Unlock()
+	if o.Target != nil {
+		d.hearUrgent()
+	}
 }
 
 // OwnUnlessOwned sets who gets SIGIO if nobody does.

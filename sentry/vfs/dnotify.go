@@ -12,6 +12,9 @@ type Target interface {
 	// SignalIO sends sig, or SIGIO if that is 0, about descriptor fd. It does not
 	// wait and takes no lock of other rooms, for it is called under any of ours.
 	SignalIO(sig, fd int, reason IOReason)
+
+	// SignalUrgent sends SIGURG, likewise.
+	SignalUrgent()
 }
 
 // IOReason is si_code of a signal about a descriptor (POLL_IN and so on).

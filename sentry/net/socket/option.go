@@ -92,6 +92,9 @@ func (o *Options) Linger() (on bool, seconds int) {
 	return o.linger.Onoff != 0, int(o.linger.Linger)
 }
 
+// Inline is SO_OOBINLINE.
+func (o *Options) Inline() bool { return o.int(unix.SO_OOBINLINE) != 0 }
+
 func (o *Options) LowWater() int { return int(o.int(unix.SO_RCVLOWAT)) }
 func (o *Options) Drops() bool   { return o.int(unix.SO_RXQ_OVFL) != 0 }
 func (o *Options) Stamp() Stamp  { o.mu.Lock(); defer o.mu.Unlock(); return o.stamp }

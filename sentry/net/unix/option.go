@@ -101,6 +101,9 @@ func (e *Endpoint) Ioctl(ctx vfs.Context, cmd uint32, arg uint64) (uintptr, erro
 		if e.typ != unix.SOCK_STREAM {
 			return 0, unix.EOPNOTSUPP
 		}
+		if e.atMark() {
+			v = 1
+		}
 	default:
 		return 0, unix.ENOTTY
 	}

@@ -18,6 +18,7 @@ type packet struct {
 	size   int64
 	creds  *unix.Ucred // nil: nobody asked
 	rights *rights
+	urgent bool // sent with MSG_OOB; when taken it is left as a mark until it is first
 }
 
 // rights are descriptors in flight.

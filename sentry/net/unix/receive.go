@@ -18,7 +18,7 @@ func (e *Endpoint) Receive(_ socket.Caller, m *socket.Message, flags int) (int, 
 func (e *Endpoint) receive(m *socket.Message, flags int) (int, error) {
 	if flags&unix.MSG_OOB != 0 {
 		if e.typ == unix.SOCK_STREAM {
-			return 0, unix.EINVAL // there never is an urgent byte
+			return e.receiveUrgent(m, flags&unix.MSG_PEEK != 0)
 		}
 		return 0, unix.EOPNOTSUPP
 	}
@@ -31,6 +31,58 @@ func (e *Endpoint) receive(m *socket.Message, flags int) (int, error) {
 	return e.receivePacket(m, flags)
 }
 
+// receiveUrgent takes the byte that was sent with MSG_OOB. unix_stream_recv_urg.
+func (e *Endpoint) receiveUrgent(m *socket.Message, peek bool) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.urgent
+	if e.state != established || p == nil || e.opts.Inline() {
+		return 0, unix.EINVAL
+	}
+	n := m.Data.CopyOut(p.data)
+	if !peek {
+		e.urgent, p.taken = nil, len(p.data)
+	}
+	if n < 1 {
+		return 0, unix.EFAULT
+	}
+	m.Flags |= unix.MSG_OOB
+	return n, nil
+}
+
+// urgentLocked says what a receiver of ordinary bytes does at p, having taken some
+// already or not: it stops before an urgent byte or its mark, or passes it by
+// (manage_oob).
+func (e *Endpoint) urgentLocked(p *packet, some, peek bool) (stop, pass bool) {
+	switch {
+	case p.urgent && p.left() == 0 && p != e.urgent:
+		stop = some && e.urgent == nil
+		return stop, !stop
+	case p != e.urgent:
+		return false, false
+	case some:
+		return true, false
+	}
+	inline := e.opts.Inline()
+	if !peek {
+		e.urgent = nil
+	}
+	return false, !inline
+}
+
+// atMark says that the next byte was sent with MSG_OOB, or that what was has been taken
+// out just here (SIOCATMARK).
+func (e *Endpoint) atMark() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.in) == 0 {
+		return false
+	}
+	first := e.in[0]
+	return first == e.urgent ||
+		first.left() == 0 && (e.urgent == nil || len(e.in) > 1 && e.in[1] == e.urgent)
+}
+
 // receiveStream takes bytes, across packets where they have one sender and no
 // descriptors come between. unix_stream_read_generic.
 func (e *Endpoint) receiveStream(m *socket.Message, peek bool) (int, error) {
@@ -40,21 +92,27 @@ func (e *Endpoint) receiveStream(m *socket.Message, peek bool) (int, error) {
 		return 0, unix.EINVAL
 	}
 	passCred := e.opts.PassCred()
-	if len(e.in) == 0 {
-		defer e.mu.Unlock()
-		err := e.nothingLocked()
-		if err == nil && passCred {
-			m.Control.Creds = &unix.Ucred{} // of nobody's message
-		}
-		return 0, err
-	}
-	first := e.in[0]
+	var first *packet
 	dst, copied, used := m.Data, 0, 0
 	var err error
-	for i, p := range e.in {
-		// As in Linux, peeking looks for descriptors beyond the bytes it takes.
-		if i > 0 && (dst.Len() == 0 && !peek || passCred && !sameSender(first.creds, p.creds)) {
+	for _, p := range e.in {
+		stop, pass := e.urgentLocked(p, copied > 0, peek)
+		if stop {
 			break
+		}
+		if pass {
+			if !peek {
+				p.taken = len(p.data)
+				used++
+			}
+			continue
+		}
+		// As in Linux, peeking looks for descriptors beyond the bytes it takes.
+		if first != nil && (dst.Len() == 0 && !peek || passCred && !sameSender(first.creds, p.creds)) {
+			break
+		}
+		if first == nil {
+			first = p
 		}
 		n := dst.CopyOut(p.data[p.taken:])
 		if n < min(p.left(), dst.Len()) && copied+n == 0 {
@@ -82,7 +140,13 @@ func (e *Endpoint) receiveStream(m *socket.Message, peek bool) (int, error) {
 			break
 		}
 	}
-	if passCred {
+	switch {
+	case first == nil:
+		err = e.nothingLocked()
+		if err == nil && passCred {
+			m.Control.Creds = &unix.Ucred{} // of nobody's message
+		}
+	case passCred:
 		m.Control.Creds = shownCreds(first.creds)
 	}
 	done := e.in[:used:used]
@@ -91,9 +155,11 @@ func (e *Endpoint) receiveStream(m *socket.Message, peek bool) (int, error) {
 		e.in = nil
 	}
 	e.mu.Unlock()
-	m.Name = first.from.boundName()
+	if first != nil {
+		m.Name = first.from.boundName()
+	}
 	for _, p := range done {
-		p.free()
+		p.drop()
 	}
 	return copied, err
 }
@@ -203,6 +269,9 @@ func (e *Endpoint) Ready(mask vfs.Events) vfs.Events {
 	}
 	if len(e.in) > 0 || len(e.pending) > 0 {
 		ev |= vfs.EventIn | readNorm
+	}
+	if e.urgent != nil {
+		ev |= vfs.EventPri
 	}
 	if e.connectionBased() && e.state == closed {
 		ev |= vfs.EventHup

@@ -10,15 +10,16 @@ import (
 
 // Send is sendmsg(2).
 func (e *Endpoint) Send(c socket.Caller, m *socket.Message, flags int) (int, error) {
-	if flags&unix.MSG_OOB != 0 {
-		return 0, unix.EOPNOTSUPP // no urgent byte (CONFIG_AF_UNIX_OOB)
+	urgent := flags&unix.MSG_OOB != 0
+	if urgent && (e.typ != unix.SOCK_STREAM || m.Data.Len() == 0 || e.host.Load() != nil) {
+		return 0, unix.EOPNOTSUPP
 	}
 	if h := e.host.Load(); h != nil {
 		return h.send(m, flags)
 	}
 	switch e.typ {
 	case unix.SOCK_STREAM:
-		return e.sendStream(c, m)
+		return e.sendStream(c, m, urgent)
 	case unix.SOCK_SEQPACKET:
 		return e.sendSequence(c, m)
 	}
@@ -40,8 +41,9 @@ func (e *Endpoint) stamp(c socket.Caller, m *socket.Message, to *Endpoint, data 
 	return p
 }
 
-// sendStream sends in pieces while there is room. unix_stream_sendmsg.
-func (e *Endpoint) sendStream(c socket.Caller, m *socket.Message) (int, error) {
+// sendStream sends in pieces while there is room, and with urgent the last byte apart.
+// unix_stream_sendmsg, queue_oob.
+func (e *Endpoint) sendStream(c socket.Caller, m *socket.Message, urgent bool) (int, error) {
 	e.mu.Lock()
 	st, down, to := e.state, e.shutdown, e.peer
 	e.mu.Unlock()
@@ -61,7 +63,11 @@ func (e *Endpoint) sendStream(c socket.Caller, m *socket.Message) (int, error) {
 		if !e.mayAllocate() {
 			break
 		}
+		last := urgent && sent == total-1
 		size := min(total-sent, e.opts.Send()/2-64, streamMax)
+		if urgent && !last {
+			size = min(size, total-1-sent)
+		}
 		data, err := copyIn(m.Data, sent, size)
 		if err != nil {
 			return sent, err
@@ -71,7 +77,7 @@ func (e *Endpoint) sendStream(c socket.Caller, m *socket.Message) (int, error) {
 			return sent, err
 		}
 		p := e.stamp(c, m, to, data)
-		p.rights = r
+		p.rights, p.urgent = r, last
 		if err := to.deliver(p); err != nil {
 			p.drop()
 			if sent > 0 {
@@ -106,8 +112,13 @@ func (e *Endpoint) deliver(p *packet) error {
 		return unix.EPIPE
 	}
 	e.in = append(e.in, p)
+	events := vfs.EventIn
+	if p.urgent {
+		e.urgent = p // one before is an ordinary byte from now on
+		events |= vfs.EventPri
+	}
 	e.mu.Unlock()
-	e.queue.Notify(vfs.EventIn)
+	e.queue.Notify(events)
 	return nil
 }
 

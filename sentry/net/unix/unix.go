@@ -59,6 +59,7 @@ type Endpoint struct {
 	peerCred *unix.Ucred
 	peerGrps []uint32
 	in       []*packet
+	urgent   *packet     // the last one of in that was sent with MSG_OOB, if not received yet
 	pending  []*Endpoint // connections to accept
 	backlog  int
 	waiting  map[*Endpoint]struct{} // senders or connectors that found no room
@@ -164,6 +165,7 @@ func (e *Endpoint) release(embryo bool) {
 	peer := e.peer
 	unread := len(e.in) > 1 || len(e.in) == 1 && e.in[0].left() > 0 // one empty packet does not count, as in 6.x
 	in, pending, waiting, name := e.in, e.pending, e.waiting, e.name
+	e.urgent = nil
 	e.in, e.pending, e.waiting, e.state, e.peer = nil, nil, nil, closed, nil
 	e.mu.Unlock()
 
@@ -219,6 +221,9 @@ func (e *Endpoint) Shutdown(_ socket.Caller, how int) error {
 	return nil
 }
 
+// TellsUrgent implements vfs.Urgent.
+func (e *Endpoint) TellsUrgent() {}
+
 // takeError is sock_error: an error is told once.
 func (e *Endpoint) takeErrorLocked() error {
 	if e.err == 0 {
@@ -235,6 +240,8 @@ func (e *Endpoint) IOReason(events vfs.Events) vfs.IOReason {
 	switch {
 	case events&vfs.EventHup != 0:
 		return vfs.IOHangup
+	case events&vfs.EventPri != 0:
+		return vfs.IOUrgent
 	case events&vfs.EventIn != 0:
 		return vfs.IOIn
 	case events&vfs.EventOut != 0 && e.starved.Swap(false):
