@@ -32,6 +32,7 @@ type futexWaiter struct {
 	c      chan struct{} // closed on wake
 	task   *Task         // to be roused then; nil for futex_waitv
 	owner  *sync.Mutex
+	pi     *piRequeue // of FUTEX_WAIT_REQUEUE_PI: nobody but FUTEX_CMP_REQUEUE_PI wakes it
 }
 
 func (f *futexTable) init() {
@@ -92,15 +93,18 @@ func (b *futexBucket) set(k memory.FutexKey, l []*futexWaiter) {
 	}
 }
 
-// wakeLocked wakes up to n waiters of k that share a bit with bits.
-func (b *futexBucket) wakeLocked(k memory.FutexKey, n int, bits uint32) int {
+// wakeLocked wakes up to n waiters of k that share a bit with bits. unix.EINVAL: it met
+// one that waits to be requeued.
+func (b *futexBucket) wakeLocked(k memory.FutexKey, n int, bits uint32) (woken int, err error) {
 	l := b.waiters[k]
 	if len(l) == 0 {
-		return 0
+		return 0, nil
 	}
-	woken := 0
 	kept := make([]*futexWaiter, 0, len(l))
 	for _, w := range l {
+		if woken < n && w.pi != nil {
+			n, err = 0, unix.EINVAL
+		}
 		if woken < n && w.bits&bits != 0 {
 			w.bucket = nil
 			close(w.c)
@@ -113,10 +117,10 @@ func (b *futexBucket) wakeLocked(k memory.FutexKey, n int, bits uint32) int {
 		kept = append(kept, w)
 	}
 	b.set(k, kept)
-	return woken
+	return woken, err
 }
 
-func (f *futexTable) wake(k memory.FutexKey, n int, bits uint32) int {
+func (f *futexTable) wake(k memory.FutexKey, n int, bits uint32) (int, error) {
 	b := f.bucket(k)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -152,7 +156,7 @@ func (t *Task) FutexWait(at memory.Addr, shared bool, val, bits uint32, deadline
 		return unix.EINVAL
 	}
 	f := &t.k.Futex
-	w, err := f.enqueue(t, t.mm, at, shared, val, bits)
+	w, err := f.enqueue(t, t.mm, at, shared, val, bits, nil)
 	if err != nil {
 		return err
 	}
@@ -165,7 +169,7 @@ func (t *Task) FutexWait(at memory.Addr, shared bool, val, bits uint32, deadline
 
 // enqueue puts a waiter on the word if it holds val. The word is read once
 // without the lock, to bring its page in, and again with it.
-func (f *futexTable) enqueue(t *Task, mm *memory.Space, at memory.Addr, shared bool, val, bits uint32) (*futexWaiter, error) {
+func (f *futexTable) enqueue(t *Task, mm *memory.Space, at memory.Addr, shared bool, val, bits uint32, pi *piRequeue) (*futexWaiter, error) {
 	if at&3 != 0 {
 		return nil, unix.EINVAL
 	}
@@ -178,7 +182,7 @@ func (f *futexTable) enqueue(t *Task, mm *memory.Space, at memory.Addr, shared b
 	if err != nil {
 		return nil, err
 	}
-	w := &futexWaiter{key: key, bits: bits, c: make(chan struct{}), task: t, owner: new(sync.Mutex)}
+	w := &futexWaiter{key: key, bits: bits, c: make(chan struct{}), task: t, owner: new(sync.Mutex), pi: pi}
 	b := f.bucket(key)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -202,7 +206,7 @@ func (t *Task) FutexWake(at memory.Addr, shared bool, n int, bits uint32) (int, 
 	if err != nil {
 		return 0, err
 	}
-	return t.k.Futex.wake(key, n, bits), nil
+	return t.k.Futex.wake(key, n, bits)
 }
 
 // FutexRequeue is FUTEX_REQUEUE, and with cmp not nil FUTEX_CMP_REQUEUE.
@@ -230,9 +234,15 @@ func (t *Task) FutexRequeue(from, to memory.Addr, shared bool, wake, move int, c
 			return 0, unix.EAGAIN
 		}
 	}
-	n := b1.wakeLocked(k1, wake, ^uint32(0))
+	n, err := b1.wakeLocked(k1, wake, ^uint32(0))
+	if err != nil {
+		return 0, err
+	}
 	for moved := 0; moved < move && len(b1.waiters[k1]) > 0; moved++ {
 		w := b1.waiters[k1][0]
+		if w.pi != nil {
+			return 0, unix.EINVAL
+		}
 		b1.remove(w)
 		w.owner.Lock()
 		w.key = k2
@@ -262,11 +272,17 @@ func (t *Task) FutexWakeOp(at1, at2 memory.Addr, shared bool, n1, n2 int, op uin
 	if err != nil {
 		return 0, err
 	}
-	n := b1.wakeLocked(k1, n1, ^uint32(0))
+	n, err := b1.wakeLocked(k1, n1, ^uint32(0))
+	if err != nil {
+		return 0, err
+	}
 	if hold, err := futexCompare(old, op); err != nil {
 		return 0, err
 	} else if hold {
-		n += b2.wakeLocked(k2, n2, ^uint32(0))
+		more, err := b2.wakeLocked(k2, n2, ^uint32(0))
+		if n += more; err != nil {
+			return 0, err
+		}
 	}
 	return n, nil
 }
@@ -348,7 +364,7 @@ func (t *Task) FutexWaitv(words []FutexWord, deadline time.Duration) (int, error
 		return index
 	}
 	for _, word := range words {
-		w, err := f.enqueue(nil, t.mm, word.At, word.Shared, word.Val, ^uint32(0))
+		w, err := f.enqueue(nil, t.mm, word.At, word.Shared, word.Val, ^uint32(0), nil)
 		if err != nil {
 			if i := woken(); i >= 0 {
 				return i, nil

@@ -11,7 +11,7 @@ import (
 
 func futexCalls() []row {
 	return []row{
-		{unix.SYS_FUTEX, futex, Partial, "priority-inheriting locks lend no priority; FUTEX_WAIT_REQUEUE_PI and FUTEX_CMP_REQUEUE_PI are ENOSYS"},
+		{unix.SYS_FUTEX, futex, Partial, "priority-inheriting locks lend no priority"},
 		{unix.SYS_FUTEX_WAITV, futexWaitv, Full, ""},
 		{454, futexWake2, Full, ""},
 		{455, futexWait2, Full, ""},
@@ -24,6 +24,7 @@ const (
 	futexWait, futexWake, futexRequeue, futexCmpRequeue, futexWakeOp = 0, 1, 3, 4, 5
 	futexWaitBitset, futexWakeBitset                                 = 9, 10
 	futexLockPI, futexUnlockPI, futexTrylockPI, futexLockPI2         = 6, 7, 8, 13
+	futexWaitRequeuePI, futexCmpRequeuePI                            = 11, 12
 	futexPrivate, futexRealtime                                      = 128, 256
 )
 
@@ -68,6 +69,15 @@ func futex(t *kernel.Task, a *Args) (uintptr, error) {
 			return 0, err
 		}
 		return 0, t.FutexLockPI(a.Addr(0), shared, false, deadline)
+	case futexWaitRequeuePI:
+		deadline, err := futexDeadline(t, a.Addr(3), true, op&futexRealtime != 0)
+		if err != nil {
+			return 0, err
+		}
+		return 0, t.FutexWaitRequeuePI(a.Addr(0), a.Addr(4), shared, val, deadline)
+	case futexCmpRequeuePI:
+		n, err := t.FutexCmpRequeuePI(a.Addr(0), a.Addr(4), shared, int(int32(val)), a.Int(3), a.Uint32(5))
+		return uintptr(n), err
 	case futexTrylockPI:
 		return 0, t.FutexLockPI(a.Addr(0), shared, true, 0)
 	case futexUnlockPI:

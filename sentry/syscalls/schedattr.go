@@ -3,8 +3,10 @@ package syscalls
 import (
 	"golang.org/x/sys/unix"
 
+	"bulkhead/sentry/fs/epoll"
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/memory"
+	"bulkhead/sentry/vfs"
 )
 
 func schedAttrCalls() []row {
@@ -198,7 +200,12 @@ func kcmp(t *kernel.Task, a *Args) (uintptr, error) {
 	case sysvsem:
 		same = x.HasSemUndoOf(y)
 	case epollTarget:
-		return 0, unix.EOPNOTSUPP
+		d, target, err := epollTargets(t, fdsX, fdsY, int(a.Uint32(3)), a.Addr(4))
+		if err != nil {
+			return 0, err
+		}
+		defer d.Unref()
+		same = d == target
 	default:
 		return 0, unix.EINVAL
 	}
@@ -206,4 +213,36 @@ func kcmp(t *kernel.Task, a *Args) (uintptr, error) {
 		return 0, nil
 	}
 	return differs, nil
+}
+
+// epollTargets are what KCMP_EPOLL_TFD compares: the file of descriptor fd in x, with a
+// reference, and the one that an epoll in y watches, which struct kcmp_epoll_slot
+// names: the epoll's descriptor, the number under which it watches, and of several files
+// that had this number which (kernel/kcmp.c, kcmp_epoll_target).
+func epollTargets(t *kernel.Task, x, y *vfs.FDTable, fd int, slot memory.Addr) (d, target *vfs.Description, err error) {
+	s, err := inStruct[[3]uint32](t, slot)
+	if err != nil {
+		return nil, nil, err
+	}
+	if x == nil || y == nil {
+		return nil, nil, unix.EBADF
+	}
+	if d, err = x.Get(fd); err != nil {
+		return nil, nil, err
+	}
+	e, err := y.Get(int(s[0]))
+	if err != nil {
+		d.Unref()
+		return nil, nil, err
+	}
+	defer e.Unref()
+	ep, ok := e.File().(*epoll.Epoll)
+	if err = unix.EINVAL; ok {
+		target, err = ep.Target(int(s[1]), int(s[2]))
+	}
+	if err != nil {
+		d.Unref()
+		return nil, nil, err
+	}
+	return d, target, nil
 }

@@ -401,3 +401,20 @@ func (ep *Epoll) Watched() map[int]unix.EpollEvent {
 	}
 	return out
 }
+
+// Target is the file watched under descriptor number fd, of several the one at index nth
+// in some order; unix.ENOENT if there is none. It is for comparing alone.
+func (ep *Epoll) Target(fd, nth int) (*vfs.Description, error) {
+	ep.mu.Lock()
+	defer ep.mu.Unlock()
+	for k := range ep.items {
+		if k.fd != fd {
+			continue
+		}
+		if nth == 0 {
+			return k.d, nil
+		}
+		nth--
+	}
+	return nil, unix.ENOENT
+}
