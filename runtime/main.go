@@ -33,6 +33,8 @@ var helpers = map[string]func(args []string) int{
 	sandbox.GoferVerb:   gofer.Main,
 	sandbox.MachineVerb: machine.Program{Number: syscalls.Number}.Main,
 	sandbox.ShareVerb:   share.Main,
+	sandbox.AttachVerb:  share.Attach,
+	sandbox.DetachVerb:  share.Detach,
 	container.StandInVerb: func(args []string) int {
 		signals := make(chan os.Signal, 64)
 		signal.Notify(signals)

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -43,7 +44,8 @@ type server struct {
 	dial func(port uint32) (net.Conn, error)
 
 	mu         sync.Mutex
-	begun      bool // there may be containers
+	begun      bool       // there may be containers
+	first      *container // whose namespaces others can share
 	containers map[string]*container
 	processes  map[int]*process // by pid as the guest has it; those that have not been reaped
 }
@@ -164,7 +166,11 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 		s.mu.Unlock()
 		return fmt.Errorf("container %q: %w", r.Container, unix.EEXIST)
 	}
-	c := &container{name: r.Container, ordinary: r.OrdinaryInit, filter: r.Filter}
+	c := &container{name: r.Container, ordinary: r.OrdinaryInit, filter: r.Filter, share: r.Share, first: s.first}
+	if c.first == nil && len(c.share) > 0 {
+		s.mu.Unlock()
+		return fmt.Errorf("container %q: there is none to share namespaces with", r.Container)
+	}
 	s.containers[r.Container] = c
 	s.mu.Unlock()
 	defer func() {
@@ -178,15 +184,57 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 	if c.group, err = newGroup(r.Container, r.Limits); err != nil {
 		return err
 	}
-	st := &stage{Spec: spec, Process: spec.Process, Root: r.Root, Binds: r.Binds, Overlay: r.Overlay}
+	st := &stage{Spec: spec, Process: spec.Process, Root: r.Root, Binds: r.Binds, Overlay: r.Overlay, Share: r.Share}
 	init, err := s.launch(ctx, c, st, r.Streams)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	c.init = init
-	s.mu.Unlock()
+	if s.first == nil {
+		s.first = c
+	}
 	return nil
+}
+
+func (s *server) Delete(ctx context.Context, r *rpc.DeleteRequest) (*rpc.DeleteResponse, error) {
+	return &rpc.DeleteResponse{}, rpc.Refuse(s.delete(ctx, r.Container))
+}
+
+func (s *server) delete(ctx context.Context, name string) error {
+	c, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	if c == s.first {
+		return fmt.Errorf("container %q is the guest's first: %w", name, unix.EBUSY)
+	}
+	_ = c.group.freeze(ctx, false) // what is frozen is killed all the same, of cgroup.kill; this is for the wait
+	if err := c.group.signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	select {
+	case <-c.init.exited:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := c.group.await(ctx, "populated", 0); err != nil {
+		return err
+	}
+	c.init.forsake()
+	s.mu.Lock()
+	delete(s.containers, name)
+	s.mu.Unlock()
+	c.group.remove()
+	forgetFiles()
+	return nil
+}
+
+// forgetFiles lets go of files that nobody has open, so that the host can take away
+// those of a container that is gone.
+func forgetFiles() {
+	_ = os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0) // names and inodes (Documentation/admin-guide/sysctl/vm.rst)
 }
 
 func (s *server) find(name string) (*container, error) {
@@ -202,8 +250,11 @@ func (s *server) find(name string) (*container, error) {
 // process finds one of a container's that the host has started; 0 is init.
 func (s *server) process(name string, pid int32) (*process, error) {
 	c, err := s.find(name)
-	if err != nil || pid == 0 {
-		return c.first(), err
+	if err != nil {
+		return nil, err
+	}
+	if pid == 0 {
+		return c.init, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -329,6 +380,14 @@ func (s *server) Update(_ context.Context, r *rpc.UpdateRequest) (*rpc.UpdateRes
 		err = c.group.limit(r.Limits)
 	}
 	return &rpc.UpdateResponse{}, rpc.Refuse(err)
+}
+
+func (s *server) Freeze(ctx context.Context, r *rpc.FreezeRequest) (*rpc.FreezeResponse, error) {
+	c, err := s.find(r.Container)
+	if err == nil {
+		err = c.group.freeze(ctx, r.Frozen)
+	}
+	return &rpc.FreezeResponse{}, rpc.Refuse(err)
 }
 
 // Diagnose tells goroutines ("stacks") or how the guest fares.

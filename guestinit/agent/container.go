@@ -12,15 +12,10 @@ type container struct {
 	ordinary bool // signals end its init as they end any process
 	group    *group
 	filter   *rpc.Filter // that its programs are under, or nil
+	share    []string    // namespaces that are first's: ipc, uts, pid
+	first    *container
 	init     *process
 	others   []*process // started by Exec and not yet waited for
-}
-
-func (c *container) first() *process {
-	if c == nil {
-		return nil
-	}
-	return c.init
 }
 
 // forget drops what one Wait has taken. Init stays: it stands for the container.

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -122,6 +124,52 @@ func (g *group) signal(n unix.Signal) error {
 	return nil
 }
 
+// freeze stops all processes, or lets them go on, and waits until that is so.
+func (g *group) freeze(ctx context.Context, frozen bool) error {
+	n := uint64(0)
+	if frozen {
+		n = 1
+	}
+	if err := os.WriteFile(g.path+"/cgroup.freeze", []byte(strconv.FormatUint(n, 10)), 0); err != nil {
+		return err
+	}
+	return g.await(ctx, "frozen", n)
+}
+
+// await waits until a line of cgroup.events says so. The kernel tells of changes by
+// POLLPRI (Documentation/admin-guide/cgroup-v2.rst, cgroup.events).
+func (g *group) await(ctx context.Context, name string, value uint64) error {
+	f, err := os.Open(g.path + "/cgroup.events")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	wake, end, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer wake.Close()
+	defer end.Close()
+	defer context.AfterFunc(ctx, func() { end.Close() })()
+	for {
+		b := make([]byte, 4096)
+		n, err := f.ReadAt(b, 0)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if got, ok := parseTable(b[:n])[name]; ok && got == value {
+			return nil
+		}
+		fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}, {Fd: int32(wake.Fd()), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
 func (g *group) stats() *rpc.StatsResponse {
 	memory, cpu := g.table("memory.stat"), g.table("cpu.stat")
 	return &rpc.StatsResponse{
@@ -143,6 +191,10 @@ func (g *group) number(file string) uint64 {
 // table is a file of a name and a number a line.
 func (g *group) table(file string) map[string]uint64 {
 	b, _ := os.ReadFile(filepath.Join(g.path, file))
+	return parseTable(b)
+}
+
+func parseTable(b []byte) map[string]uint64 {
 	t := map[string]uint64{}
 	for line := range strings.Lines(string(b)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")

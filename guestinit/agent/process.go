@@ -126,6 +126,9 @@ func (s *server) fork(c *container, p *process, st *stage, files []*os.File) err
 	attr := &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(c.group.dir.Fd())}
 	if !st.Join {
 		attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
+		for _, name := range c.share {
+			attr.Cloneflags &^= shareable[name]
+		}
 	}
 	var fds []uintptr
 	for _, f := range append(p.streams.theirs[:], files...) {
@@ -141,28 +144,42 @@ func (s *server) fork(c *container, p *process, st *stage, files []*os.File) err
 		s.processes[p.pid] = p
 		return nil
 	}
-	if !st.Join {
+	if st.Join {
+		return inNamespaces(c.init.pid, []string{"pid"}, start)
+	}
+	if len(c.share) == 0 {
 		return start()
 	}
-	first := c.init.pid
+	return inNamespaces(c.first.init.pid, c.share, start)
+}
+
+// shareable are the namespaces that a further container can share with the first.
+var shareable = map[string]uintptr{"ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS, "pid": unix.CLONE_NEWPID}
+
+// inNamespaces has f start a process that is in those of the process first.
+func inNamespaces(first int, names []string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlock: the thread is spoiled
-		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", first))
-		if err == nil {
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWPID)
-			ns.Close()
+		for _, name := range names {
+			flag, ok := shareable[name]
+			if !ok {
+				done <- fmt.Errorf("namespace %q cannot be shared: %w", name, unix.EINVAL)
+				return
+			}
+			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", first, name))
+			if err == nil {
+				err = unix.Setns(int(ns.Fd()), int(flag))
+				ns.Close()
+			}
+			if err != nil {
+				done <- fmt.Errorf("the container has ended: %w", err)
+				return
+			}
 		}
-		if err != nil {
-			done <- fmt.Errorf("the container has ended: %w", err)
-			return
-		}
-		done <- start()
+		done <- f()
 	}()
-	if err := <-done; err != nil {
-		return err
-	}
-	return nil
+	return <-done
 }
 
 // release lets the program run.
@@ -181,6 +198,17 @@ func (p *process) release() error {
 	}
 	p.report.Close()
 	return err
+}
+
+// forsake lets go of what holds a process that was never let run.
+func (p *process) forsake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.started {
+		p.started = true
+		p.gate.Close()
+		p.report.Close()
+	}
 }
 
 // abandon ends a process that did not come to be.
@@ -202,8 +230,11 @@ func (p *process) abandon() {
 func (p *process) settle() {
 	<-p.exited
 	if p.isInit {
-		// All of the container's processes have ended with it, and what they wrote to
-		// files goes to the host.
+		// All of the container's processes have ended with it, or do now where they have
+		// the first container's numbers; and what they wrote to files goes to the host.
+		if p.inner != 1 {
+			_ = p.container.group.signal(unix.SIGKILL) // a group that is gone has none
+		}
 		p.streams.drain()
 		syncShare()
 	} else {
@@ -239,7 +270,7 @@ func (p *process) signal(n unix.Signal) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.isInit && p.container.ordinary && ends(n) && defaultAction(p.pid, n) {
+	if p.isInit && p.inner == 1 && p.container.ordinary && ends(n) && defaultAction(p.pid, n) {
 		p.asked, n = n, unix.SIGKILL
 	}
 	return unix.Kill(p.pid, n)

@@ -22,11 +22,13 @@ const building = "/run/bulkhead/root"
 // root. What the container's files say (a symlink where a mount is to go) leads
 // no further than the container's root.
 func (st *stage) makeRoot() error {
-	if err := unix.Sethostname([]byte(st.Spec.Hostname)); err != nil {
-		return fmt.Errorf("hostname: %w", err)
-	}
-	if err := unix.Setdomainname([]byte(st.Spec.Domainname)); err != nil {
-		return fmt.Errorf("domainname: %w", err)
+	if !slices.Contains(st.Share, "uts") {
+		if err := unix.Sethostname([]byte(st.Spec.Hostname)); err != nil {
+			return fmt.Errorf("hostname: %w", err)
+		}
+		if err := unix.Setdomainname([]byte(st.Spec.Domainname)); err != nil {
+			return fmt.Errorf("domainname: %w", err)
+		}
 	}
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil { // in the container's group, which becomes the root
 		return fmt.Errorf("cgroup namespace: %w", err)

@@ -30,6 +30,33 @@ type Tracing interface {
 	Trace(ctx context.Context, r *TraceRequest, to *os.File) error
 }
 
+// Podding is a Handler whose sandbox takes further containers, a pod's. Each is called
+// by its name in all calls; the first's end is the end of all.
+type Podding interface {
+	// Add makes a container, up to just before its program's first instruction.
+	// The files are its standard streams as Exec has them, and the handler's.
+	Add(ctx context.Context, r *AddRequest, files []*os.File) error
+
+	// Remove ends what still runs of a container that Add made, and forgets it.
+	Remove(ctx context.Context, container string) error
+}
+
+// AddRequest is a further container. Its files are with the sandbox's gofer, or share,
+// under the container's name (AttachRequest).
+type AddRequest struct {
+	Container    string      `json:"container"`
+	Spec         *specs.Spec `json:"spec"` // as BootConfig's
+	GoferMounts  []int       `json:"goferMounts,omitempty"`
+	Overlay      Overlay     `json:"overlay"`
+	Limits       Limits      `json:"limits"`
+	Console      *Console    `json:"console,omitempty"`
+	OrdinaryInit bool        `json:"ordinaryInit,omitempty"`
+
+	// Share are the namespaces of the sandbox's first container that it is in, of
+	// ipc, uts and pid; the network is always that one's.
+	Share []string `json:"share,omitempty"`
+}
+
 // TraceRequest says which calls are wanted; the zero value stands for all.
 type TraceRequest struct {
 	Container string   `json:"container,omitempty"`
@@ -62,8 +89,7 @@ type Guarded interface{ Guard() }
 // Wait and Stats need to look at. Where Linux has an errno for a refusal, return
 // it (bare or wrapped): it reaches the client's errors.Is.
 //
-// An empty container name means the sandbox's first container; for now there is
-// no other. A pid is the number that the container itself sees; 0 is its init.
+// An empty container name means the sandbox's first container. A pid is the number that the container itself sees; 0 is its init.
 type Handler interface {
 	// Start lets the init process run, which was loaded, and stopped before its
 	// first instruction, when the sandbox became ready. A second Start is EALREADY.

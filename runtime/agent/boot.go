@@ -203,6 +203,14 @@ type GoferConfig struct {
 	Debug   bool         `json:"debug,omitempty"`
 }
 
+// AttachRequest adds the files of a further container to a share that is in use. It
+// is what the process of the attaching verb reads from ConfigFD.
+type AttachRequest struct {
+	PID       int    `json:"pid"`       // the share's process, as we see it
+	Container string `json:"container"` // the name of the directory beneath pods
+	GoferConfig
+}
+
 // GoferMount is a host file or directory shown inside the container.
 type GoferMount struct {
 	Source      string `json:"source"`                // absolute, symlinks resolved

@@ -182,6 +182,15 @@ func (c *Client) Exec(ctx context.Context, r *ExecRequest, files []*os.File) (pi
 	return pid, err
 }
 
+// Add is Podding's, as is Remove. The files stay the caller's.
+func (c *Client) Add(ctx context.Context, r *AddRequest, files []*os.File) error {
+	return c.call(ctx, "add", r, nil, files...)
+}
+
+func (c *Client) Remove(ctx context.Context, container string) error {
+	return c.call(ctx, "remove", container, nil)
+}
+
 func (c *Client) Signal(ctx context.Context, r *SignalRequest) error {
 	return c.call(ctx, "signal", r, nil)
 }

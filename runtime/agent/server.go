@@ -35,6 +35,30 @@ var methods = map[string]func(ctx context.Context, h Handler, body []byte, files
 		}
 		return answer(h.Exec(ctx, &r, files))
 	},
+	"add": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
+		p, ok := h.(Podding)
+		if !ok {
+			closeAll(files)
+			return nil, &Error{Message: "agent: this sandbox takes no further container", Errno: unix.ENOSYS}
+		}
+		var r AddRequest
+		if err := json.Unmarshal(body, &r); err != nil {
+			closeAll(files)
+			return nil, fmt.Errorf("agent: parse add: %w", err)
+		}
+		if r.Container == "" || r.Spec == nil || r.Spec.Process == nil || r.Spec.Root == nil || r.Spec.Linux == nil {
+			closeAll(files)
+			return nil, errors.New("agent: add without a name or a complete spec")
+		}
+		return nil, p.Add(ctx, &r, files)
+	},
+	"remove": plain(func(ctx context.Context, h Handler, container string) (any, error) {
+		p, ok := h.(Podding)
+		if !ok {
+			return nil, &Error{Message: "agent: this sandbox has no further container", Errno: unix.ENOSYS}
+		}
+		return nil, p.Remove(ctx, container)
+	}),
 	"trace": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
 		defer closeAll(files)
 		tr, ok := h.(Tracing)

@@ -166,7 +166,7 @@ func (c *Container) Log(kernel bool) (string, error) {
 	case kernel && !c.isMachine():
 		return "", errors.New("its kernel is the Sentry, which logs with the sandbox (without --kernel)")
 	case kernel:
-		return c.dir.Console(), nil
+		return c.home().Console(), nil
 	case c.State.Log == "":
 		return "", errors.New("its sandbox logs to a standard error")
 	}
@@ -175,7 +175,7 @@ func (c *Container) Log(kernel bool) (string, error) {
 
 // dial connects to the sandbox.
 func (c *Container) dial(ctx context.Context) (*agent.Client, error) {
-	client, err := agent.Dial(ctx, c.dir.Socket())
+	client, err := agent.Dial(ctx, c.home().Socket())
 	if errors.Is(err, agent.ErrGone) || err == nil && !c.State.Sandbox.Alive() {
 		if err == nil {
 			client.Close()
@@ -231,7 +231,7 @@ func (c *Container) startLocked(ctx context.Context) error {
 		c.kill()
 		return err
 	}
-	if err := client.Start(ctx, ""); err != nil {
+	if err := client.Start(ctx, c.inside()); err != nil {
 		if errors.Is(err, agent.ErrGone) {
 			return c.explain(err)
 		}

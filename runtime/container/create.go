@@ -52,6 +52,7 @@ type creation struct {
 	c    *Container
 	spec *specs.Spec
 
+	pod      *Container // in whose machine it will be, or nil
 	config   sandbox.Config
 	overlay  string // kind
 	template templateUse
@@ -72,11 +73,10 @@ func (r *Runtime) Create(ctx context.Context, o *Create) (_ *Container, err erro
 			n.rollBack()
 		}
 	}()
-	for _, step := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
-		{"", n.choose},
+	if err := n.choose(ctx); err != nil {
+		return nil, err
+	}
+	steps := []creationStep{
 		{"", n.makeState},
 		{"", n.prepareCgroup},
 		{"set up the terminal", n.openTerminal},
@@ -86,7 +86,21 @@ func (r *Runtime) Create(ctx context.Context, o *Create) (_ *Container, err erro
 		{"", n.runHooks},
 		{"", n.boot},
 		{"", n.finish},
-	} {
+	}
+	if n.pod != nil {
+		steps = []creationStep{
+			{"", n.makeState},
+			{"", n.prepareCgroup},
+			{"set up the terminal", n.openTerminal},
+			{"open descriptors", n.openPodFiles},
+			{"", n.attachFiles},
+			{"", n.runHooks},
+			{"", n.add},
+			{"", n.enterCgroup},
+			{"", n.finishPod},
+		}
+	}
+	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -98,6 +112,11 @@ func (r *Runtime) Create(ctx context.Context, o *Create) (_ *Container, err erro
 		}
 	}
 	return n.c, nil
+}
+
+type creationStep struct {
+	name string
+	do   func(context.Context) error
 }
 
 // Release gives up the lock that Create holds.
@@ -160,12 +179,15 @@ func (n *creation) choose(context.Context) error {
 		return fmt.Errorf("platform %q is unknown (auto, kvm, ptrace)", s.Platform)
 	}
 	if s.Isolation == autoWall {
-		s.Isolation = n.chooseWall()
+		s.Isolation = first(n.podWall(), n.chooseWall())
 	} else if err := n.pickWall(s.Isolation); err != nil {
 		return err
 	}
+	if err := n.choosePod(); err != nil {
+		return err
+	}
 	for i, ns := range n.spec.Linux.Namespaces {
-		if ns.Path == "" {
+		if ns.Path == "" || n.pod != nil {
 			continue
 		}
 		if !sandbox.Joinable(ns.Type) {
@@ -206,6 +228,9 @@ func (n *creation) makeState(context.Context) error {
 	}
 	n.c.dir = dir
 	n.undo = append(n.undo, func() { dir.Remove() })
+	if n.pod != nil { // whose sandbox logs
+		return dir.Save(n.c.State)
+	}
 	n.c.State.Log = n.rt.LogFile
 	switch n.rt.LogFile {
 	case "":
@@ -479,7 +504,11 @@ func (n *creation) enterCgroup(context.Context) error {
 		return err
 	}
 	n.undo = append(n.undo, func() { n.c.Process.Kill(); n.group.Destroy() })
-	if err := n.group.Start(n.c.outside(s.Resources), s.Sandbox.PID, s.Gofer.PID); err != nil {
+	pids := []int{s.Sandbox.PID}
+	if s.Gofer.PID != 0 {
+		pids = append(pids, s.Gofer.PID)
+	}
+	if err := n.group.Start(n.c.outside(s.Resources), pids...); err != nil {
 		if rootless() && cgroup.Inside(s.Resources) == (agent.Limits{}) {
 			n.group.Destroy()
 			s.Cgroup = nil
@@ -548,11 +577,7 @@ func (n *creation) boot(ctx context.Context) error {
 	if n.rt.Debug {
 		c.LogLevel = "debug"
 	}
-	for i := range n.spec.Mounts {
-		if bundle.IsBind(&n.spec.Mounts[i]) {
-			c.GoferMounts = append(c.GoferMounts, i)
-		}
-	}
+	c.GoferMounts = bindMounts(n.spec)
 	if c.Terminal {
 		if rows, columns, err := console.Size(n.config.Stdio[0]); err == nil {
 			c.Console = &agent.Console{Rows: rows, Columns: columns}
@@ -592,6 +617,16 @@ func (n *creation) boot(ctx context.Context) error {
 	n.c.Ready = ready
 	s.Platform = first(ready.Platform, s.Platform)
 	return nil
+}
+
+// bindMounts are the indices of those that the gofer serves.
+func bindMounts(s *specs.Spec) (list []int) {
+	for i := range s.Mounts {
+		if bundle.IsBind(&s.Mounts[i]) {
+			list = append(list, i)
+		}
+	}
+	return list
 }
 
 // startsAtOnce saves the way to the sandbox and back, which on a busy host takes

@@ -77,6 +77,9 @@ func (c *Container) removeLocked(ctx context.Context) error {
 			failed = err
 		}
 	}
+	if c.State.Pod != "" {
+		keep(c.leavePod(ctx))
+	}
 	c.kill()
 	g, err := c.group()
 	keep(err)

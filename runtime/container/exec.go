@@ -10,6 +10,7 @@ import (
 
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/console"
+	"bulkhead/runtime/state"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -35,7 +36,7 @@ func (c *Container) Exec(ctx context.Context, p *specs.Process, files []*os.File
 	if err != nil {
 		return nil, err
 	}
-	pid, err := client.Exec(ctx, &agent.ExecRequest{Process: p}, files)
+	pid, err := client.Exec(ctx, &agent.ExecRequest{Container: c.inside(), Process: p}, files)
 	if err != nil {
 		client.Close()
 		return nil, err
@@ -46,7 +47,7 @@ func (c *Container) Exec(ctx context.Context, p *specs.Process, files []*os.File
 // Wait waits for the process. Should we be killed in the meantime, so is it.
 func (e *Exec) Wait(ctx context.Context) (agent.ExitStatus, error) {
 	defer e.client.Close()
-	s, err := e.client.Wait(ctx, &agent.WaitRequest{PID: e.PID, Kill: true})
+	s, err := e.client.Wait(ctx, &agent.WaitRequest{Container: e.c.inside(), PID: e.PID, Kill: true})
 	if errors.Is(err, agent.ErrGone) {
 		// The sandbox ended, and all in it by force.
 		return agent.ExitStatus{Signal: int(unix.SIGKILL)}, nil
@@ -56,12 +57,12 @@ func (e *Exec) Wait(ctx context.Context) (agent.ExitStatus, error) {
 
 // Signal sends the process a signal.
 func (e *Exec) Signal(ctx context.Context, n unix.Signal) error {
-	return e.client.Signal(ctx, &agent.SignalRequest{PID: e.PID, Signal: int(n)})
+	return e.client.Signal(ctx, &agent.SignalRequest{Container: e.c.inside(), PID: e.PID, Signal: int(n)})
 }
 
 // Kill ends a process that is not waited for.
 func (e *Exec) Kill() {
-	e.client.Signal(context.Background(), &agent.SignalRequest{PID: e.PID, Signal: int(unix.SIGKILL)})
+	e.client.Signal(context.Background(), &agent.SignalRequest{Container: e.c.inside(), PID: e.PID, Signal: int(unix.SIGKILL)})
 	e.client.Close()
 }
 
@@ -90,7 +91,7 @@ func (e *Exec) StandIn(slave *os.File) (*os.Process, error) {
 		return nil, err
 	}
 	defer ready.Close()
-	p, err := os.StartProcess("/proc/self/exe", []string{standInName, StandInVerb, e.c.dir.Socket(), strconv.Itoa(e.PID)},
+	p, err := os.StartProcess("/proc/self/exe", []string{standInName, StandInVerb, e.c.home().Socket(), strconv.Itoa(e.PID), e.c.inside()},
 		&os.ProcAttr{Files: []*os.File{stdin, null, null, done}, Env: []string{"GOGC=20"}, Sys: attr})
 	done.Close()
 	if err != nil {
@@ -109,10 +110,11 @@ func (e *Exec) StandIn(slave *os.File) (*os.Process, error) {
 // standInReady is the descriptor on which a stand-in says that it is.
 const standInReady = 3
 
-// RunStandIn is the stand-in's main: its arguments are the socket and the pid.
+// RunStandIn is the stand-in's main: its arguments are the socket, the pid, and the
+// container's name in its sandbox.
 func RunStandIn(args []string, signals <-chan os.Signal) int {
 	const internal = 255
-	if len(args) != 2 {
+	if len(args) != 3 {
 		return internal
 	}
 	pid, err := strconv.Atoi(args[1])
@@ -124,14 +126,14 @@ func RunStandIn(args []string, signals <-chan os.Signal) int {
 	if err != nil {
 		return 128 + int(unix.SIGKILL) // gone already
 	}
-	e := &Exec{PID: pid, client: client}
+	e := &Exec{PID: pid, client: client, c: &Container{State: &state.State{ID: args[2], Pod: args[2]}}}
 	go Forward(signals, func(s unix.Signal) {
 		if s != unix.SIGWINCH {
 			e.Signal(ctx, s)
 			return
 		}
 		if rows, columns, err := console.Size(os.Stdin); err == nil {
-			client.Resize(ctx, &agent.ResizeRequest{PID: pid, Rows: rows, Columns: columns})
+			e.Resize(ctx, rows, columns)
 		}
 	})
 	ready := os.NewFile(standInReady, "ready")
@@ -157,5 +159,5 @@ func Forward(signals <-chan os.Signal, f func(unix.Signal)) {
 
 // Resize tells the process's terminal its new size.
 func (e *Exec) Resize(ctx context.Context, rows, columns uint16) error {
-	return e.client.Resize(ctx, &agent.ResizeRequest{PID: e.PID, Rows: rows, Columns: columns})
+	return e.client.Resize(ctx, &agent.ResizeRequest{Container: e.c.inside(), PID: e.PID, Rows: rows, Columns: columns})
 }

@@ -78,11 +78,11 @@ func (c *Container) hookInside(ctx context.Context, client *agent.Client, h *spe
 		p.Args = []string{h.Path}
 	}
 	p.Args[0] = h.Path
-	pid, err := client.Exec(ctx, &agent.ExecRequest{Process: p}, []*os.File{stdin, null, null})
+	pid, err := client.Exec(ctx, &agent.ExecRequest{Container: c.inside(), Process: p}, []*os.File{stdin, null, null})
 	if err != nil {
 		return err
 	}
-	status, err := client.Wait(ctx, &agent.WaitRequest{PID: pid})
+	status, err := client.Wait(ctx, &agent.WaitRequest{Container: c.inside(), PID: pid})
 	if ctx.Err() == context.DeadlineExceeded {
 		return fmt.Errorf("took longer than its %d s", *h.Timeout)
 	}

@@ -51,7 +51,7 @@ func (c *Container) Signal(ctx context.Context, n unix.Signal, all bool) error {
 		}
 		limited, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
-		err = client.Signal(limited, &agent.SignalRequest{Signal: int(n), All: all})
+		err = client.Signal(limited, &agent.SignalRequest{Container: c.inside(), Signal: int(n), All: all})
 	}
 	switch {
 	case err == nil:
@@ -83,7 +83,7 @@ func (c *Container) Pause(ctx context.Context) error {
 		return err
 	}
 	if c.isMachine() {
-		if err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Pause(ctx, "") }); err != nil {
+		if err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Pause(ctx, c.inside()) }); err != nil {
 			return err
 		}
 		c.State.Paused = true
@@ -96,7 +96,7 @@ func (c *Container) Pause(ctx context.Context) error {
 	if g == nil {
 		return errors.New("cannot pause: the container has no control group")
 	}
-	if err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Pause(ctx, "") }); err != nil {
+	if err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Pause(ctx, c.inside()) }); err != nil {
 		return err
 	}
 	return g.Freeze(true)
@@ -122,7 +122,7 @@ func (c *Container) Resume(ctx context.Context) error {
 	} else if err := c.thaw(); err != nil {
 		return err
 	}
-	err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Resume(ctx, "") })
+	err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Resume(ctx, c.inside()) })
 	if errors.Is(err, ErrNotRunning) || errors.Is(err, agent.ErrGone) {
 		return nil // it went on, and ended: by a signal that came while it was paused
 	}
@@ -171,7 +171,7 @@ func (c *Container) Metrics(ctx context.Context) (m *agent.Metrics, err error) {
 		return nil, err
 	}
 	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) (err error) {
-		m, err = a.Metrics(ctx, "")
+		m, err = a.Metrics(ctx, c.inside())
 		return err
 	})
 	return m, err
@@ -201,7 +201,7 @@ func (c *Container) Processes(ctx context.Context) (list []agent.Process, err er
 		return nil, err
 	}
 	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) (err error) {
-		list, err = a.Processes(ctx, "")
+		list, err = a.Processes(ctx, c.inside())
 		return err
 	})
 	return list, err

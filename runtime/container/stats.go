@@ -28,11 +28,14 @@ func (c *Container) Stats(ctx context.Context) (*Stats, error) {
 	}
 	if !c.frozen() {
 		err := c.ask(ctx, func(ctx context.Context, a *agent.Client) (err error) {
-			s.Inside, err = a.Stats(ctx, "")
+			s.Inside, err = a.Stats(ctx, c.inside())
 			return err
 		})
 		if err != nil && s.Host == nil {
 			return nil, err
+		}
+		if err == nil && c.State.Pod != "" {
+			s.Host = nil // it has the stand-in alone; what the container uses the pod's group counts
 		}
 	}
 	return s, nil
@@ -76,7 +79,7 @@ func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResource
 		defer g.Freeze(true)
 	}
 	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) error {
-		return a.Update(ctx, &agent.UpdateRequest{Limits: cgroup.Inside(r)})
+		return a.Update(ctx, &agent.UpdateRequest{Container: c.inside(), Limits: cgroup.Inside(r)})
 	})
 	if err != nil {
 		return err

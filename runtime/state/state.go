@@ -60,6 +60,7 @@ type State struct {
 	Sandbox Process `json:"sandbox"`
 	Gofer   Process `json:"gofer"`
 
+	Pod         string                `json:"pod,omitempty"`    // ID of the container in whose machine this one is
 	Isolation   string                `json:"isolation"`        // sentry, vm
 	Paused      bool                  `json:"paused,omitempty"` // of a machine; a Sentry's control group says so itself
 	Platform    string                `json:"platform,omitempty"`

@@ -46,6 +46,7 @@ type container struct {
 	t       *testing.T
 	program string
 	dir     string
+	state   string // where bulkhead keeps what it knows
 	spec    *specs.Spec
 }
 
@@ -53,6 +54,7 @@ type container struct {
 func box(t *testing.T, script string) *container {
 	t.Helper()
 	c := &container{t: t, program: runtimeProgram(t), dir: t.TempDir()}
+	c.state = filepath.Join(c.dir, "state")
 	root := filepath.Join(c.dir, "rootfs")
 	for _, dir := range []string{"bin", "etc", "tmp", "proc", "dev", "sys", "mnt"} {
 		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
@@ -103,7 +105,7 @@ func (c *container) commandWith(flags []string, verb string, args ...string) *ex
 	text, err := json.Marshal(c.spec)
 	must(c.t, err)
 	must(c.t, os.WriteFile(filepath.Join(c.dir, "config.json"), text, 0o644))
-	all := append([]string{"--debug", "--root", filepath.Join(c.dir, "state")}, flags...)
+	all := append([]string{"--debug", "--root", c.state}, flags...)
 	cmd := exec.Command(c.program, append(append(all, verb), args...)...)
 	cmd.Dir = c.dir
 	return cmd
@@ -204,7 +206,7 @@ func testContainer(t *testing.T, wall string) {
 	c.spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &memory}, Pids: &specs.LinuxPids{Limit: &pids}}
 	c.spec.Process.Env = []string{"PATH=/bin", "EXTRA=1"}
 	c.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64}, Syscalls: []specs.LinuxSyscall{
-		{Names: []string{"mkdir"}, Action: specs.ActErrno, ErrnoRet: new(uint(unix.EPROTO))},
+		{Names: []string{"mkdir", "readlink"}, Action: specs.ActErrno, ErrnoRet: new(uint(unix.EPROTO))},
 		{Names: []string{"kill"}, Action: specs.ActErrno, ErrnoRet: new(uint(unix.EDOM)), Args: []specs.LinuxSeccompArg{{Index: 1, Value: uint64(unix.SIGUSR2), Op: specs.OpEqualTo}}},
 	}}
 	for _, dir := range []string{"vol", "ro", "scratch", "root"} {
@@ -291,6 +293,10 @@ func testContainer(t *testing.T, wall string) {
 			t.Errorf("logs: %+v", got)
 		}
 		checkContained(t, c)
+		m := member(t, c, "one", volume, "hostname; cat /vol/in; exit 7", specs.UTSNamespace, specs.NetworkNamespace)
+		if got := finish(t, m.command(wall, "run", "two")); got != (outcome{7, "inside\nin\n", ""}) {
+			t.Errorf("a further container in the machine: %+v", got)
+		}
 	}
 	_, err = input.Write([]byte("line\n"))
 	must(t, err)

@@ -11,76 +11,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
-	"bulkhead/vmm/machine"
-	"bulkhead/vmm/share"
 )
-
-// name is the container's in the guest, which has no other.
-const name = "init"
-
-// create has the guest make the container, up to its program's first instruction.
-func (s *sandbox) create() (err error) {
-	if n := len(s.config.Files.Preserve); n > 0 {
-		return fmt.Errorf("%d preserved descriptors cannot be handed into a machine", n)
-	}
-	spec := *s.config.Spec
-	if c := s.config.Console; c != nil && spec.Process.ConsoleSize == nil {
-		p := *spec.Process
-		p.ConsoleSize = &specs.Box{Height: uint(c.Rows), Width: uint(c.Columns)}
-		spec.Process = &p
-	}
-	spec.Hooks = nil // the host's business
-	linux := *spec.Linux
-	linux.Seccomp = nil // see filter
-	spec.Linux = &linux
-	text, err := json.Marshal(spec)
-	if err != nil {
-		return err
-	}
-	var files []*os.File
-	for fd := range 3 {
-		if fd > 0 && s.config.Terminal {
-			break
-		}
-		// Another number than 1 or 2, whose writes Go makes SIGPIPEs of.
-		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-		if err != nil {
-			return fmt.Errorf("descriptor %d: %w", fd, err)
-		}
-		files = append(files, os.NewFile(uintptr(own), "stdio"))
-	}
-	if s.init, err = s.lines.newProcess(files, s.config.Terminal); err != nil {
-		return err
-	}
-	binds := map[uint32]string{}
-	for i, m := range s.config.GoferMounts {
-		binds[uint32(m)] = share.MountName(i)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), bootPatience)
-	defer cancel()
-	_, err = s.guest.Create(ctx, &rpc.CreateRequest{
-		Container: name, Spec: text, Root: share.Root, Binds: binds, Overlay: s.config.Overlay.Kind == "memory",
-		Streams: s.init.names(), OrdinaryInit: s.config.OrdinaryInit, Limits: limits(s.config.Limits), Filter: s.filter,
-	})
-	if err == nil {
-		err = s.init.begin(s.lines)
-	} else {
-		err = s.why(rpc.Refused(err))
-	}
-	if err != nil {
-		return err
-	}
-	go s.await()
-	if s.config.Terminal {
-		go s.followSize()
-	}
-	return nil
-}
 
 func limits(l agent.Limits) *rpc.Limits {
 	return &rpc.Limits{Memory: uint64(max(l.Memory, 0)), Pids: uint64(max(l.Pids, 0))}
@@ -89,19 +24,6 @@ func limits(l agent.Limits) *rpc.Limits {
 // isExec tells a program that cannot be run from other failures, by the words that
 // runtime/agent prescribes.
 func isExec(message string) bool { return strings.HasPrefix(message, `exec: "`) }
-
-// await waits for init's end.
-func (s *sandbox) await() {
-	w, err := s.guest.Wait(context.Background(), &rpc.WaitRequest{Container: name})
-	if err != nil {
-		if !s.machine.Ended() {
-			s.log.Error("guest does not tell of init's end", "err", rpc.Refused(err))
-			s.machine.End(machine.Ending{Reason: machine.Stopped})
-		}
-		return
-	}
-	s.ended <- w
-}
 
 // followSize gives init's terminal the size of the host's whenever that changes. The
 // process is the leader of that terminal's session for this.
@@ -119,8 +41,12 @@ func (s *sandbox) followSize() {
 }
 
 // Start implements agent.Handler, as do the following.
-func (s *sandbox) Start(ctx context.Context, _ string) error {
-	_, err := s.guest.Start(ctx, &rpc.StartRequest{Container: name})
+func (s *sandbox) Start(ctx context.Context, name string) error {
+	c, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	_, err = s.guest.Start(ctx, &rpc.StartRequest{Container: c.name})
 	return rpc.Refused(err)
 }
 
@@ -130,20 +56,25 @@ func (s *sandbox) Exec(ctx context.Context, r *agent.ExecRequest, files []*os.Fi
 		most = 1
 	}
 	if len(files) > most {
-		for _, f := range files {
-			f.Close()
-		}
+		closeAll(files)
 		return 0, fmt.Errorf("%d preserved descriptors cannot be handed into a machine", len(files)-most)
+	}
+	c, err := s.find(r.Container)
+	if err != nil {
+		closeAll(files)
+		return 0, err
 	}
 	text, err := json.Marshal(r.Process)
 	if err != nil {
+		closeAll(files)
 		return 0, err
 	}
 	p, err := s.lines.newProcess(files, r.Process.Terminal)
 	if err != nil {
+		closeAll(files)
 		return 0, err
 	}
-	answer, err := s.guest.Exec(ctx, &rpc.ExecRequest{Container: name, Process: text, Streams: p.names()})
+	answer, err := s.guest.Exec(ctx, &rpc.ExecRequest{Container: c.name, Process: text, Streams: p.names()})
 	if err != nil {
 		p.abandon(s.lines)
 		return 0, rpc.Refused(err)
@@ -154,21 +85,31 @@ func (s *sandbox) Exec(ctx context.Context, r *agent.ExecRequest, files []*os.Fi
 	pid = int(answer.Pid)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if pid <= 0 || s.procs[pid] != nil {
+	if pid <= 0 || c.procs[pid] != nil {
 		return 0, fmt.Errorf("the guest calls its process %d", pid)
 	}
-	s.procs[pid] = p
+	c.procs[pid] = p
 	return pid, nil
 }
 
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
 func (s *sandbox) Signal(ctx context.Context, r *agent.SignalRequest) error {
+	c, err := s.find(r.Container)
+	if err != nil {
+		return err
+	}
 	if s.over.Load() {
 		if r.Signal == int(unix.SIGKILL) && (r.All || r.PID == 0) {
 			s.give.Do(func() { close(s.given) })
 		}
 		return unix.ESRCH
 	}
-	_, err := s.guest.Signal(ctx, &rpc.SignalRequest{Container: name, Pid: pid32(r.PID), Signal: uint32(r.Signal), All: r.All})
+	_, err = s.guest.Signal(ctx, &rpc.SignalRequest{Container: c.name, Pid: pid32(r.PID), Signal: uint32(r.Signal), All: r.All})
 	return rpc.Refused(err)
 }
 
@@ -180,13 +121,20 @@ func pid32(pid int) int32 {
 }
 
 func (s *sandbox) Wait(ctx context.Context, r *agent.WaitRequest) (agent.ExitStatus, error) {
-	w, err := s.guest.Wait(ctx, &rpc.WaitRequest{Container: name, Pid: pid32(r.PID)})
+	c, err := s.find(r.Container)
+	if err != nil {
+		return agent.ExitStatus{}, err
+	}
+	w, err := s.guest.Wait(ctx, &rpc.WaitRequest{Container: c.name, Pid: pid32(r.PID)})
 	if err != nil {
 		return agent.ExitStatus{}, s.why(rpc.Refused(err))
 	}
 	s.mu.Lock()
-	p := s.procs[r.PID]
-	delete(s.procs, r.PID)
+	p := c.procs[r.PID]
+	delete(c.procs, r.PID)
+	if r.PID == 0 && c != s.first {
+		p = c.init // the first's is run's business
+	}
 	s.mu.Unlock()
 	if p != nil {
 		p.stop()
@@ -196,12 +144,20 @@ func (s *sandbox) Wait(ctx context.Context, r *agent.WaitRequest) (agent.ExitSta
 }
 
 func (s *sandbox) Resize(ctx context.Context, r *agent.ResizeRequest) error {
-	_, err := s.guest.Resize(ctx, &rpc.ResizeRequest{Container: name, Pid: pid32(r.PID), Rows: uint32(r.Rows), Columns: uint32(r.Columns)})
+	c, err := s.find(r.Container)
+	if err != nil {
+		return err
+	}
+	_, err = s.guest.Resize(ctx, &rpc.ResizeRequest{Container: c.name, Pid: pid32(r.PID), Rows: uint32(r.Rows), Columns: uint32(r.Columns)})
 	return rpc.Refused(err)
 }
 
-func (s *sandbox) Processes(ctx context.Context, _ string) ([]agent.Process, error) {
-	a, err := s.guest.Processes(ctx, &rpc.ProcessesRequest{Container: name})
+func (s *sandbox) Processes(ctx context.Context, name string) ([]agent.Process, error) {
+	c, err := s.find(name)
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.guest.Processes(ctx, &rpc.ProcessesRequest{Container: c.name})
 	if err != nil {
 		return nil, rpc.Refused(err)
 	}
@@ -215,14 +171,21 @@ func (s *sandbox) Processes(ctx context.Context, _ string) ([]agent.Process, err
 	return list, nil
 }
 
-func (s *sandbox) Stats(ctx context.Context, _ string) (*agent.Stats, error) {
-	a, err := s.guest.Stats(ctx, &rpc.StatsRequest{Container: name})
+func (s *sandbox) Stats(ctx context.Context, name string) (*agent.Stats, error) {
+	c, err := s.find(name)
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.guest.Stats(ctx, &rpc.StatsRequest{Container: c.name})
 	if err != nil {
 		return nil, rpc.Refused(err)
 	}
+	s.mu.Lock()
+	l := c.limits
+	s.mu.Unlock()
 	return &agent.Stats{
-		Processes: a.Processes, PidsLimit: uint64(max(s.config.Limits.Pids, 0)),
-		Memory: a.Memory, Cache: a.Cache, MemoryMax: a.MemoryMax, MemoryLimit: uint64(max(s.config.Limits.Memory, 0)), OOMKills: a.OomKills,
+		Processes: a.Processes, PidsLimit: uint64(max(l.Pids, 0)),
+		Memory: a.Memory, Cache: a.Cache, MemoryMax: a.MemoryMax, MemoryLimit: uint64(max(l.Memory, 0)), OOMKills: a.OomKills,
 		CPUUser: a.CpuUser, CPUSystem: a.CpuSystem,
 	}, nil
 }
@@ -230,6 +193,10 @@ func (s *sandbox) Stats(ctx context.Context, _ string) (*agent.Stats, error) {
 // Update changes what the guest enforces. Memory beyond what the machine was made
 // with is refused: it cannot be had.
 func (s *sandbox) Update(ctx context.Context, r *agent.UpdateRequest) error {
+	c, err := s.find(r.Container)
+	if err != nil {
+		return err
+	}
 	if l := r.Limits.Memory; l > 0 && uint64(l) > s.size.memory {
 		return fmt.Errorf("the machine has %d MiB of memory and cannot give the container %d: %w", s.size.memory>>20, l>>20, unix.EINVAL)
 	}
@@ -239,17 +206,34 @@ func (s *sandbox) Update(ctx context.Context, r *agent.UpdateRequest) error {
 		}
 		defer func() { _ = s.machine.Pause() }() // ErrEnded: there is nothing to pause
 	}
-	_, err := s.guest.Update(ctx, &rpc.UpdateRequest{Container: name, Limits: limits(r.Limits)})
+	_, err = s.guest.Update(ctx, &rpc.UpdateRequest{Container: c.name, Limits: limits(r.Limits)})
 	if err == nil {
-		s.config.Limits = r.Limits
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		c.limits = r.Limits
 	}
 	return rpc.Refused(err)
 }
 
-// Pause stops the vCPUs.
-func (s *sandbox) Pause(context.Context, string) error { return s.machine.Pause() }
+// Pause stops the vCPUs, or, of a container that is not the machine's first, its
+// processes.
+func (s *sandbox) Pause(ctx context.Context, name string) error { return s.pause(ctx, name, true) }
 
-func (s *sandbox) Resume(context.Context, string) error { return s.machine.Resume() }
+func (s *sandbox) Resume(ctx context.Context, name string) error { return s.pause(ctx, name, false) }
+
+func (s *sandbox) pause(ctx context.Context, name string, pause bool) error {
+	c, err := s.find(name)
+	switch {
+	case err != nil:
+		return err
+	case c != s.first:
+		_, err := s.guest.Freeze(ctx, &rpc.FreezeRequest{Container: c.name, Frozen: pause})
+		return rpc.Refused(err)
+	case pause:
+		return s.machine.Pause()
+	}
+	return s.machine.Resume()
+}
 
 // Debug tells of this process, the machine, and the guest's init.
 func (s *sandbox) Debug(ctx context.Context, what string) (string, error) {

@@ -30,7 +30,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/jail"
-	"bulkhead/jail/profile"
 	"bulkhead/kvm"
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
@@ -44,7 +43,7 @@ const (
 	exitGuest = 70  // the guest ended, and the container with it; the log says how
 )
 
-// sandbox is one container.
+// sandbox is one machine, and the containers in it.
 type sandbox struct {
 	config   *agent.BootConfig
 	log      *slog.Logger
@@ -52,7 +51,6 @@ type sandbox struct {
 	left     error // of leaving the host
 
 	number  func(name string) (int, bool) // of a system call
-	filter  *rpc.Filter                   // of the container, or nil
 	size    size
 	console *console
 	lines   *switchboard // connections from the guest
@@ -66,14 +64,14 @@ type sandbox struct {
 	template agent.TemplateUse
 	begun    bool // the guest is this container's
 
-	init  *process
-	ended chan *rpc.WaitResponse // init's end
+	first *container
+	ended chan *rpc.WaitResponse // the first's end
 	over  atomic.Bool            // it has come, and its output is waited for
 	given chan struct{}          // closed when that is waited for no longer
 	give  sync.Once
 
-	mu    sync.Mutex
-	procs map[int]*process // that Exec started, until they have ended
+	mu         sync.Mutex
+	containers map[string]*container // by the names that the runtime has for them
 
 	milestones []agent.Milestone
 }
@@ -90,7 +88,7 @@ func (p Program) Main([]string) int {
 	signal.Ignore(unix.SIGPIPE) // descriptors 1 and 2 are the container's
 	rpc.Silence()               // and no library's to log to
 	sync := os.NewFile(agent.SyncFD, "sync")
-	s := &sandbox{number: p.Number, procs: map[int]*process{}, ended: make(chan *rpc.WaitResponse, 1), given: make(chan struct{})}
+	s := &sandbox{number: p.Number, containers: map[string]*container{}, ended: make(chan *rpc.WaitResponse, 1), given: make(chan struct{})}
 	s.left = s.leaveHost()
 	config, err := agent.ReadBootConfig(os.NewFile(agent.ConfigFD, "config"))
 	if errors.Is(err, io.EOF) {
@@ -158,7 +156,6 @@ func (s *sandbox) boot() error {
 	}{
 		{"leave the host", func() error { return s.left }},
 		{"settle the machine's size", s.settle},
-		{"compile the container's filter", s.compileFilter},
 		{"make the machine", s.makeMachine},
 		{"restrict system calls", s.restrict},
 		{"boot the guest", s.start},
@@ -196,19 +193,6 @@ func (s *sandbox) leaveHost() (err error) {
 func (s *sandbox) settle() (err error) {
 	s.size, err = sizeOf(s.config.Spec.Annotations, s.config.Limits, runtime.NumCPU())
 	return err
-}
-
-func (s *sandbox) compileFilter() error {
-	p := s.config.Spec.Linux.Seccomp
-	if p == nil {
-		return nil
-	}
-	prog, err := profile.Compile(p, s.number)
-	if err != nil {
-		return err
-	}
-	s.filter = &rpc.Filter{Program: prog.Code, Flags: prog.Flags}
-	return nil
 }
 
 func (s *sandbox) makeMachine() error {
@@ -282,7 +266,7 @@ func (s *sandbox) run() int {
 	select {
 	case w := <-s.ended:
 		s.over.Store(true)
-		s.init.output(s.given)
+		s.first.init.output(s.given)
 		status := exitStatus(w)
 		s.log.Info("init ended", "code", status.Code, "signal", status.Signal)
 		return status.Exit()

@@ -19,6 +19,30 @@ const (
 	withoutAnnotation = "dev.bulkhead.vm.cpu-without" // CPU features, by Linux's names, that the guest is not shown
 )
 
+// What containerd says of the sum of a pod's containers, in the first's annotations
+// (pkg/cri/annotations); 0 is no limit.
+const (
+	podMemoryAnnotation = "io.kubernetes.cri.sandbox-memory" // bytes
+	podQuotaAnnotation  = "io.kubernetes.cri.sandbox-cpu-quota"
+	podPeriodAnnotation = "io.kubernetes.cri.sandbox-cpu-period"
+)
+
+// podLimits are those of a pod, where they are more than its first container's.
+func podLimits(annotations map[string]string, l agent.Limits) agent.Limits {
+	number := func(name string) int64 {
+		n, err := strconv.ParseInt(annotations[name], 10, 64)
+		if err != nil || n < 0 {
+			return 0
+		}
+		return n
+	}
+	l.Memory = max(l.Memory, number(podMemoryAnnotation))
+	if quota, period := number(podQuotaAnnotation), number(podPeriodAnnotation); quota > 0 && period > 0 {
+		l.CPUs = max(l.CPUs, float64(quota)/float64(period))
+	}
+	return l
+}
+
 const (
 	// ordinary is the memory of a container without a limit.
 	ordinary = 512 << 20
@@ -37,6 +61,7 @@ type size struct {
 
 // sizeOf derives it from the container's limits; an annotation says otherwise.
 func sizeOf(annotations map[string]string, l agent.Limits, host int) (z size, err error) {
+	l = podLimits(annotations, l)
 	z.memory = ordinary
 	if l.Memory > 0 {
 		z.memory = uint64(l.Memory) + agent.MachineOverhead

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path"
 	"strconv"
 
 	"bulkhead/jail"
@@ -121,29 +122,80 @@ func assemble(c *agent.GoferConfig) error {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	// All are opened before anything is covered.
-	all := append([]agent.GoferMount{c.Root}, c.Mounts...)
-	var copies []int
-	for _, m := range all {
-		fd, err := openTree(&m)
-		if err != nil {
-			return fmt.Errorf("%s: %w", m.Source, err)
-		}
-		defer unix.Close(fd)
-		copies = append(copies, fd)
+	copies, err := openTrees(c)
+	if err != nil {
+		return err
 	}
+	defer closeTrees(copies)
 	if err := unix.Mount("share", tree, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,nr_inodes=4k,mode=0755"); err != nil {
 		return fmt.Errorf("mount an empty root: %w", err)
 	}
-	for i, m := range all {
+	root, err := unix.Open(tree, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	if err := placeAll(copies, root, "", tree); err != nil {
+		return err
+	}
+	return unix.Mount("", tree, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+}
+
+// copied is a copy of the mount of one source.
+type copied struct {
+	fd           int
+	name, source string
+}
+
+// openTrees copies the mounts of all that is shared of a container.
+func openTrees(c *agent.GoferConfig) (all []copied, err error) {
+	for i, m := range append([]agent.GoferMount{c.Root}, c.Mounts...) {
+		fd, err := openTree(&m)
+		if err != nil {
+			closeTrees(all)
+			return nil, fmt.Errorf("%s: %w", m.Source, err)
+		}
 		name := Root
 		if i > 0 {
 			name = MountName(i - 1)
 		}
-		if err := place(copies[i], tree+"/"+name); err != nil {
-			return fmt.Errorf("%s: %w", m.Source, err)
+		all = append(all, copied{fd, name, m.Source})
+	}
+	return all, nil
+}
+
+func closeTrees(all []copied) {
+	for _, c := range all {
+		unix.Close(c.fd)
+	}
+}
+
+// placeAll puts them side by side into a directory dir of root, which is at in our
+// mount namespace.
+func placeAll(all []copied, root int, dir, at string) error {
+	for _, c := range all {
+		if err := c.place(root, path.Join(dir, c.name), at); err != nil {
+			return fmt.Errorf("%s: %w", c.source, err)
 		}
 	}
-	return unix.Mount("", tree, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	return nil
+}
+
+func (c *copied) place(root int, name, at string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(c.fd, &st); err != nil {
+		return err
+	}
+	var err error
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		err = unix.Mkdirat(root, name, 0o755)
+	} else {
+		err = unix.Mknodat(root, name, unix.S_IFREG|0o600, 0)
+	}
+	if err != nil {
+		return err
+	}
+	return unix.MoveMount(c.fd, "", unix.AT_FDCWD, path.Join(at, name), unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 // openTree is a copy of the mount of a source, and of those beneath it.
@@ -165,25 +217,6 @@ func openTree(m *agent.GoferMount) (int, error) {
 		return -1, fmt.Errorf("mount_setattr: %w", err)
 	}
 	return fd, nil
-}
-
-func place(fd int, at string) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		if err := os.Mkdir(at, 0o755); err != nil {
-			return err
-		}
-	} else {
-		f, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
-		}
-		f.Close()
-	}
-	return unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 // kept are the capabilities of a file server that stands in for the guest's root.

@@ -340,7 +340,10 @@ type CreateRequest struct {
 	Limits       *Limits           `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
 	// filter is the container's seccomp profile, which every program of it is
 	// started under; spec.linux.seccomp means nothing here.
-	Filter        *Filter `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
+	Filter *Filter `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
+	// share are the namespaces of the first container's that it is in, of ipc, uts and
+	// pid. The network is the guest's, for all.
+	Share         []string `protobuf:"bytes,10,rep,name=share,proto3" json:"share,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -438,6 +441,13 @@ func (x *CreateRequest) GetFilter() *Filter {
 	return nil
 }
 
+func (x *CreateRequest) GetShare() []string {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
 type CreateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -527,6 +537,174 @@ func (x *Filter) GetFlags() uint32 {
 	return 0
 }
 
+type DeleteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRequest) Reset() {
+	*x = DeleteRequest{}
+	mi := &file_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRequest) ProtoMessage() {}
+
+func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DeleteRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+type DeleteResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteResponse) Reset() {
+	*x = DeleteResponse{}
+	mi := &file_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteResponse) ProtoMessage() {}
+
+func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
+func (*DeleteResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{10}
+}
+
+type FreezeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Frozen        bool                   `protobuf:"varint,2,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeRequest) Reset() {
+	*x = FreezeRequest{}
+	mi := &file_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeRequest) ProtoMessage() {}
+
+func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
+func (*FreezeRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FreezeRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *FreezeRequest) GetFrozen() bool {
+	if x != nil {
+		return x.Frozen
+	}
+	return false
+}
+
+type FreezeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeResponse) Reset() {
+	*x = FreezeResponse{}
+	mi := &file_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeResponse) ProtoMessage() {}
+
+func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
+func (*FreezeResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{12}
+}
+
 type StartRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
@@ -536,7 +714,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +726,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +739,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StartRequest) GetContainer() string {
@@ -579,7 +757,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +769,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +782,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 type ExecRequest struct {
@@ -618,7 +796,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +808,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +821,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExecRequest) GetContainer() string {
@@ -676,7 +854,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +866,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +879,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecResponse) GetPid() int32 {
@@ -723,7 +901,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +913,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +926,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SignalRequest) GetContainer() string {
@@ -787,7 +965,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +977,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +990,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 type WaitRequest struct {
@@ -825,7 +1003,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1015,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1028,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WaitRequest) GetContainer() string {
@@ -881,7 +1059,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1071,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1084,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WaitResponse) GetCode() int32 {
@@ -956,7 +1134,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1146,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1159,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResizeRequest) GetContainer() string {
@@ -1020,7 +1198,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1210,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1223,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 type ProcessesRequest struct {
@@ -1057,7 +1235,7 @@ type ProcessesRequest struct {
 
 func (x *ProcessesRequest) Reset() {
 	*x = ProcessesRequest{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1247,7 @@ func (x *ProcessesRequest) String() string {
 func (*ProcessesRequest) ProtoMessage() {}
 
 func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1260,7 @@ func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ProcessesRequest) GetContainer() string {
@@ -1101,7 +1279,7 @@ type ProcessesResponse struct {
 
 func (x *ProcessesResponse) Reset() {
 	*x = ProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1291,7 @@ func (x *ProcessesResponse) String() string {
 func (*ProcessesResponse) ProtoMessage() {}
 
 func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1304,7 @@ func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ProcessesResponse) GetProcesses() []*Process {
@@ -1156,7 +1334,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1346,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1359,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Process) GetPid() int32 {
@@ -1277,7 +1455,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1467,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1480,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StatsRequest) GetContainer() string {
@@ -1327,7 +1505,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1517,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1530,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StatsResponse) GetProcesses() uint64 {
@@ -1415,7 +1593,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1605,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1618,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Limits) GetMemory() uint64 {
@@ -1467,7 +1645,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1657,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1670,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UpdateRequest) GetContainer() string {
@@ -1517,7 +1695,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1707,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1720,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 type DiagnoseRequest struct {
@@ -1554,7 +1732,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1744,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1757,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DiagnoseRequest) GetWhat() string {
@@ -1598,7 +1776,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1788,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1801,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DiagnoseResponse) GetText() string {
@@ -1652,7 +1830,7 @@ const file_agent_proto_rawDesc = "" +
 	"\aStreams\x12\x14\n" +
 	"\x05stdin\x18\x01 \x01(\fR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x02 \x01(\fR\x06stdout\x12\x16\n" +
-	"\x06stderr\x18\x03 \x01(\fR\x06stderr\"\xad\x03\n" +
+	"\x06stderr\x18\x03 \x01(\fR\x06stderr\"\xc3\x03\n" +
 	"\rCreateRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12\x12\n" +
@@ -1662,7 +1840,9 @@ const file_agent_proto_rawDesc = "" +
 	"\astreams\x18\x06 \x01(\v2\x1a.bulkhead.agent.v1.StreamsR\astreams\x12#\n" +
 	"\rordinary_init\x18\a \x01(\bR\fordinaryInit\x121\n" +
 	"\x06limits\x18\b \x01(\v2\x19.bulkhead.agent.v1.LimitsR\x06limits\x121\n" +
-	"\x06filter\x18\t \x01(\v2\x19.bulkhead.agent.v1.FilterR\x06filter\x1a8\n" +
+	"\x06filter\x18\t \x01(\v2\x19.bulkhead.agent.v1.FilterR\x06filter\x12\x14\n" +
+	"\x05share\x18\n" +
+	" \x03(\tR\x05share\x1a8\n" +
 	"\n" +
 	"BindsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
@@ -1670,7 +1850,14 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eCreateResponse\"8\n" +
 	"\x06Filter\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\fR\aprogram\x12\x14\n" +
-	"\x05flags\x18\x02 \x01(\rR\x05flags\",\n" +
+	"\x05flags\x18\x02 \x01(\rR\x05flags\"-\n" +
+	"\rDeleteRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x10\n" +
+	"\x0eDeleteResponse\"E\n" +
+	"\rFreezeRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x16\n" +
+	"\x06frozen\x18\x02 \x01(\bR\x06frozen\"\x10\n" +
+	"\x0eFreezeResponse\",\n" +
 	"\fStartRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x0f\n" +
 	"\rStartResponse\"{\n" +
@@ -1741,19 +1928,21 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fDiagnoseRequest\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\"&\n" +
 	"\x10DiagnoseResponse\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text2\xb2\a\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text2\xd0\b\n" +
 	"\x05Agent\x12J\n" +
 	"\x05Hello\x12\x1f.bulkhead.agent.v1.HelloRequest\x1a .bulkhead.agent.v1.HelloResponse\x12J\n" +
 	"\x05Begin\x12\x1f.bulkhead.agent.v1.BeginRequest\x1a .bulkhead.agent.v1.BeginResponse\x12M\n" +
 	"\x06Create\x12 .bulkhead.agent.v1.CreateRequest\x1a!.bulkhead.agent.v1.CreateResponse\x12J\n" +
 	"\x05Start\x12\x1f.bulkhead.agent.v1.StartRequest\x1a .bulkhead.agent.v1.StartResponse\x12G\n" +
 	"\x04Exec\x12\x1e.bulkhead.agent.v1.ExecRequest\x1a\x1f.bulkhead.agent.v1.ExecResponse\x12M\n" +
+	"\x06Delete\x12 .bulkhead.agent.v1.DeleteRequest\x1a!.bulkhead.agent.v1.DeleteResponse\x12M\n" +
 	"\x06Signal\x12 .bulkhead.agent.v1.SignalRequest\x1a!.bulkhead.agent.v1.SignalResponse\x12G\n" +
 	"\x04Wait\x12\x1e.bulkhead.agent.v1.WaitRequest\x1a\x1f.bulkhead.agent.v1.WaitResponse\x12M\n" +
 	"\x06Resize\x12 .bulkhead.agent.v1.ResizeRequest\x1a!.bulkhead.agent.v1.ResizeResponse\x12V\n" +
 	"\tProcesses\x12#.bulkhead.agent.v1.ProcessesRequest\x1a$.bulkhead.agent.v1.ProcessesResponse\x12J\n" +
 	"\x05Stats\x12\x1f.bulkhead.agent.v1.StatsRequest\x1a .bulkhead.agent.v1.StatsResponse\x12M\n" +
-	"\x06Update\x12 .bulkhead.agent.v1.UpdateRequest\x1a!.bulkhead.agent.v1.UpdateResponse\x12S\n" +
+	"\x06Update\x12 .bulkhead.agent.v1.UpdateRequest\x1a!.bulkhead.agent.v1.UpdateResponse\x12M\n" +
+	"\x06Freeze\x12 .bulkhead.agent.v1.FreezeRequest\x1a!.bulkhead.agent.v1.FreezeResponse\x12S\n" +
 	"\bDiagnose\x12\".bulkhead.agent.v1.DiagnoseRequest\x1a#.bulkhead.agent.v1.DiagnoseResponseB\x1cZ\x1abulkhead/runtime/agent/rpcb\x06proto3"
 
 var (
@@ -1768,7 +1957,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_agent_proto_goTypes = []any{
 	(*Errno)(nil),             // 0: bulkhead.agent.v1.Errno
 	(*HelloRequest)(nil),      // 1: bulkhead.agent.v1.HelloRequest
@@ -1779,62 +1968,70 @@ var file_agent_proto_goTypes = []any{
 	(*CreateRequest)(nil),     // 6: bulkhead.agent.v1.CreateRequest
 	(*CreateResponse)(nil),    // 7: bulkhead.agent.v1.CreateResponse
 	(*Filter)(nil),            // 8: bulkhead.agent.v1.Filter
-	(*StartRequest)(nil),      // 9: bulkhead.agent.v1.StartRequest
-	(*StartResponse)(nil),     // 10: bulkhead.agent.v1.StartResponse
-	(*ExecRequest)(nil),       // 11: bulkhead.agent.v1.ExecRequest
-	(*ExecResponse)(nil),      // 12: bulkhead.agent.v1.ExecResponse
-	(*SignalRequest)(nil),     // 13: bulkhead.agent.v1.SignalRequest
-	(*SignalResponse)(nil),    // 14: bulkhead.agent.v1.SignalResponse
-	(*WaitRequest)(nil),       // 15: bulkhead.agent.v1.WaitRequest
-	(*WaitResponse)(nil),      // 16: bulkhead.agent.v1.WaitResponse
-	(*ResizeRequest)(nil),     // 17: bulkhead.agent.v1.ResizeRequest
-	(*ResizeResponse)(nil),    // 18: bulkhead.agent.v1.ResizeResponse
-	(*ProcessesRequest)(nil),  // 19: bulkhead.agent.v1.ProcessesRequest
-	(*ProcessesResponse)(nil), // 20: bulkhead.agent.v1.ProcessesResponse
-	(*Process)(nil),           // 21: bulkhead.agent.v1.Process
-	(*StatsRequest)(nil),      // 22: bulkhead.agent.v1.StatsRequest
-	(*StatsResponse)(nil),     // 23: bulkhead.agent.v1.StatsResponse
-	(*Limits)(nil),            // 24: bulkhead.agent.v1.Limits
-	(*UpdateRequest)(nil),     // 25: bulkhead.agent.v1.UpdateRequest
-	(*UpdateResponse)(nil),    // 26: bulkhead.agent.v1.UpdateResponse
-	(*DiagnoseRequest)(nil),   // 27: bulkhead.agent.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),  // 28: bulkhead.agent.v1.DiagnoseResponse
-	nil,                       // 29: bulkhead.agent.v1.CreateRequest.BindsEntry
+	(*DeleteRequest)(nil),     // 9: bulkhead.agent.v1.DeleteRequest
+	(*DeleteResponse)(nil),    // 10: bulkhead.agent.v1.DeleteResponse
+	(*FreezeRequest)(nil),     // 11: bulkhead.agent.v1.FreezeRequest
+	(*FreezeResponse)(nil),    // 12: bulkhead.agent.v1.FreezeResponse
+	(*StartRequest)(nil),      // 13: bulkhead.agent.v1.StartRequest
+	(*StartResponse)(nil),     // 14: bulkhead.agent.v1.StartResponse
+	(*ExecRequest)(nil),       // 15: bulkhead.agent.v1.ExecRequest
+	(*ExecResponse)(nil),      // 16: bulkhead.agent.v1.ExecResponse
+	(*SignalRequest)(nil),     // 17: bulkhead.agent.v1.SignalRequest
+	(*SignalResponse)(nil),    // 18: bulkhead.agent.v1.SignalResponse
+	(*WaitRequest)(nil),       // 19: bulkhead.agent.v1.WaitRequest
+	(*WaitResponse)(nil),      // 20: bulkhead.agent.v1.WaitResponse
+	(*ResizeRequest)(nil),     // 21: bulkhead.agent.v1.ResizeRequest
+	(*ResizeResponse)(nil),    // 22: bulkhead.agent.v1.ResizeResponse
+	(*ProcessesRequest)(nil),  // 23: bulkhead.agent.v1.ProcessesRequest
+	(*ProcessesResponse)(nil), // 24: bulkhead.agent.v1.ProcessesResponse
+	(*Process)(nil),           // 25: bulkhead.agent.v1.Process
+	(*StatsRequest)(nil),      // 26: bulkhead.agent.v1.StatsRequest
+	(*StatsResponse)(nil),     // 27: bulkhead.agent.v1.StatsResponse
+	(*Limits)(nil),            // 28: bulkhead.agent.v1.Limits
+	(*UpdateRequest)(nil),     // 29: bulkhead.agent.v1.UpdateRequest
+	(*UpdateResponse)(nil),    // 30: bulkhead.agent.v1.UpdateResponse
+	(*DiagnoseRequest)(nil),   // 31: bulkhead.agent.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),  // 32: bulkhead.agent.v1.DiagnoseResponse
+	nil,                       // 33: bulkhead.agent.v1.CreateRequest.BindsEntry
 }
 var file_agent_proto_depIdxs = []int32{
-	29, // 0: bulkhead.agent.v1.CreateRequest.binds:type_name -> bulkhead.agent.v1.CreateRequest.BindsEntry
+	33, // 0: bulkhead.agent.v1.CreateRequest.binds:type_name -> bulkhead.agent.v1.CreateRequest.BindsEntry
 	5,  // 1: bulkhead.agent.v1.CreateRequest.streams:type_name -> bulkhead.agent.v1.Streams
-	24, // 2: bulkhead.agent.v1.CreateRequest.limits:type_name -> bulkhead.agent.v1.Limits
+	28, // 2: bulkhead.agent.v1.CreateRequest.limits:type_name -> bulkhead.agent.v1.Limits
 	8,  // 3: bulkhead.agent.v1.CreateRequest.filter:type_name -> bulkhead.agent.v1.Filter
 	5,  // 4: bulkhead.agent.v1.ExecRequest.streams:type_name -> bulkhead.agent.v1.Streams
-	21, // 5: bulkhead.agent.v1.ProcessesResponse.processes:type_name -> bulkhead.agent.v1.Process
-	24, // 6: bulkhead.agent.v1.UpdateRequest.limits:type_name -> bulkhead.agent.v1.Limits
+	25, // 5: bulkhead.agent.v1.ProcessesResponse.processes:type_name -> bulkhead.agent.v1.Process
+	28, // 6: bulkhead.agent.v1.UpdateRequest.limits:type_name -> bulkhead.agent.v1.Limits
 	1,  // 7: bulkhead.agent.v1.Agent.Hello:input_type -> bulkhead.agent.v1.HelloRequest
 	3,  // 8: bulkhead.agent.v1.Agent.Begin:input_type -> bulkhead.agent.v1.BeginRequest
 	6,  // 9: bulkhead.agent.v1.Agent.Create:input_type -> bulkhead.agent.v1.CreateRequest
-	9,  // 10: bulkhead.agent.v1.Agent.Start:input_type -> bulkhead.agent.v1.StartRequest
-	11, // 11: bulkhead.agent.v1.Agent.Exec:input_type -> bulkhead.agent.v1.ExecRequest
-	13, // 12: bulkhead.agent.v1.Agent.Signal:input_type -> bulkhead.agent.v1.SignalRequest
-	15, // 13: bulkhead.agent.v1.Agent.Wait:input_type -> bulkhead.agent.v1.WaitRequest
-	17, // 14: bulkhead.agent.v1.Agent.Resize:input_type -> bulkhead.agent.v1.ResizeRequest
-	19, // 15: bulkhead.agent.v1.Agent.Processes:input_type -> bulkhead.agent.v1.ProcessesRequest
-	22, // 16: bulkhead.agent.v1.Agent.Stats:input_type -> bulkhead.agent.v1.StatsRequest
-	25, // 17: bulkhead.agent.v1.Agent.Update:input_type -> bulkhead.agent.v1.UpdateRequest
-	27, // 18: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
-	2,  // 19: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
-	4,  // 20: bulkhead.agent.v1.Agent.Begin:output_type -> bulkhead.agent.v1.BeginResponse
-	7,  // 21: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
-	10, // 22: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
-	12, // 23: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
-	14, // 24: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
-	16, // 25: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
-	18, // 26: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
-	20, // 27: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
-	23, // 28: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
-	26, // 29: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
-	28, // 30: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
-	19, // [19:31] is the sub-list for method output_type
-	7,  // [7:19] is the sub-list for method input_type
+	13, // 10: bulkhead.agent.v1.Agent.Start:input_type -> bulkhead.agent.v1.StartRequest
+	15, // 11: bulkhead.agent.v1.Agent.Exec:input_type -> bulkhead.agent.v1.ExecRequest
+	9,  // 12: bulkhead.agent.v1.Agent.Delete:input_type -> bulkhead.agent.v1.DeleteRequest
+	17, // 13: bulkhead.agent.v1.Agent.Signal:input_type -> bulkhead.agent.v1.SignalRequest
+	19, // 14: bulkhead.agent.v1.Agent.Wait:input_type -> bulkhead.agent.v1.WaitRequest
+	21, // 15: bulkhead.agent.v1.Agent.Resize:input_type -> bulkhead.agent.v1.ResizeRequest
+	23, // 16: bulkhead.agent.v1.Agent.Processes:input_type -> bulkhead.agent.v1.ProcessesRequest
+	26, // 17: bulkhead.agent.v1.Agent.Stats:input_type -> bulkhead.agent.v1.StatsRequest
+	29, // 18: bulkhead.agent.v1.Agent.Update:input_type -> bulkhead.agent.v1.UpdateRequest
+	11, // 19: bulkhead.agent.v1.Agent.Freeze:input_type -> bulkhead.agent.v1.FreezeRequest
+	31, // 20: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
+	2,  // 21: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
+	4,  // 22: bulkhead.agent.v1.Agent.Begin:output_type -> bulkhead.agent.v1.BeginResponse
+	7,  // 23: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
+	14, // 24: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
+	16, // 25: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
+	10, // 26: bulkhead.agent.v1.Agent.Delete:output_type -> bulkhead.agent.v1.DeleteResponse
+	18, // 27: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
+	20, // 28: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
+	22, // 29: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
+	24, // 30: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
+	27, // 31: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
+	30, // 32: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
+	12, // 33: bulkhead.agent.v1.Agent.Freeze:output_type -> bulkhead.agent.v1.FreezeResponse
+	32, // 34: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
+	21, // [21:35] is the sub-list for method output_type
+	7,  // [7:21] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -1851,7 +2048,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

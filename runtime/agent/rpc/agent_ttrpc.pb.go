@@ -13,12 +13,14 @@ type AgentService interface {
 	Create(context.Context, *CreateRequest) (*CreateResponse, error)
 	Start(context.Context, *StartRequest) (*StartResponse, error)
 	Exec(context.Context, *ExecRequest) (*ExecResponse, error)
+	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
 	Wait(context.Context, *WaitRequest) (*WaitResponse, error)
 	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
 	Processes(context.Context, *ProcessesRequest) (*ProcessesResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
+	Freeze(context.Context, *FreezeRequest) (*FreezeResponse, error)
 	Diagnose(context.Context, *DiagnoseRequest) (*DiagnoseResponse, error)
 }
 
@@ -59,6 +61,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Exec(ctx, &req)
+			},
+			"Delete": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req DeleteRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Delete(ctx, &req)
 			},
 			"Signal": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req SignalRequest
@@ -101,6 +110,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Update(ctx, &req)
+			},
+			"Freeze": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req FreezeRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Freeze(ctx, &req)
 			},
 			"Diagnose": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req DiagnoseRequest
@@ -163,6 +179,14 @@ func (c *agentClient) Exec(ctx context.Context, req *ExecRequest) (*ExecResponse
 	return &resp, nil
 }
 
+func (c *agentClient) Delete(ctx context.Context, req *DeleteRequest) (*DeleteResponse, error) {
+	var resp DeleteResponse
+	if err := c.client.Call(ctx, "bulkhead.agent.v1.Agent", "Delete", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
 func (c *agentClient) Signal(ctx context.Context, req *SignalRequest) (*SignalResponse, error) {
 	var resp SignalResponse
 	if err := c.client.Call(ctx, "bulkhead.agent.v1.Agent", "Signal", req, &resp); err != nil {
@@ -206,6 +230,14 @@ func (c *agentClient) Stats(ctx context.Context, req *StatsRequest) (*StatsRespo
 func (c *agentClient) Update(ctx context.Context, req *UpdateRequest) (*UpdateResponse, error) {
 	var resp UpdateResponse
 	if err := c.client.Call(ctx, "bulkhead.agent.v1.Agent", "Update", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Freeze(ctx context.Context, req *FreezeRequest) (*FreezeResponse, error) {
+	var resp FreezeResponse
+	if err := c.client.Call(ctx, "bulkhead.agent.v1.Agent", "Freeze", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -1,0 +1,245 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"bulkhead/runtime/agent"
+	"bulkhead/runtime/bundle"
+	"bulkhead/runtime/cgroup"
+	"bulkhead/runtime/console"
+	"bulkhead/runtime/sandbox"
+	"bulkhead/runtime/state"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// A pod is a container that is its sandbox, and others that name it. Behind the wall of
+// a machine all are in that one's: it boots with the first and ends with it. On the host
+// a further one is a stand-in, as a process that exec has started is, whose end and
+// status are the container's. The Sentry has a sandbox for each container, which are in
+// the network namespace that the engine made for the pod, and share nothing else.
+
+// podAnnotations are what engines say of a container's place in a pod.
+var podAnnotations = []struct{ kind, sandbox string }{
+	{"io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"},   // containerd, pkg/cri/annotations
+	{"io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"}, // CRI-O, pkg/annotations
+}
+
+// podOf is the ID of the pod that a container is a further one of, "" for none.
+func podOf(annotations map[string]string) string {
+	for _, a := range podAnnotations {
+		if annotations[a.kind] == "container" {
+			return annotations[a.sandbox]
+		}
+	}
+	return ""
+}
+
+// podWall is that of the container's pod, if it has one: auto does not part them.
+func (n *creation) podWall() string {
+	id := podOf(n.spec.Annotations)
+	if id == "" || id == n.ID {
+		return ""
+	}
+	pod, err := n.rt.Open(id)
+	if err != nil {
+		return ""
+	}
+	return pod.State.Isolation
+}
+
+// choosePod finds the machine that a further container is to be in.
+func (n *creation) choosePod() error {
+	s := n.c.State
+	id := podOf(n.spec.Annotations)
+	if id == "" || id == n.ID {
+		return nil
+	}
+	pod, err := n.rt.Open(id)
+	if err != nil && s.Isolation != vmWall {
+		return nil // the Sentry does not need it
+	}
+	if err != nil {
+		return fmt.Errorf("its pod %s: %w", bundle.OneLine(id), err)
+	}
+	switch {
+	case pod.State.Isolation != s.Isolation:
+		return fmt.Errorf("isolation %s: its pod %s has isolation %s", s.Isolation, id, pod.State.Isolation)
+	case s.Isolation != vmWall:
+		return nil
+	case pod.State.Pod != "":
+		return fmt.Errorf("its pod %s is itself in the pod %s", id, pod.State.Pod)
+	}
+	if err := pod.alive(specs.StateCreated, specs.StateRunning); err != nil {
+		return fmt.Errorf("its pod %s: %w", id, err)
+	}
+	s.Pod, s.Log = id, pod.State.Log
+	n.pod = pod
+	return nil
+}
+
+// podNamespaces are those of the pod's first container that the specification asks for: by
+// the namespaces of that one's process on the host.
+func (n *creation) podNamespaces() (share []string, err error) {
+	kinds := map[specs.LinuxNamespaceType]string{specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts", specs.PIDNamespace: "pid", specs.NetworkNamespace: "net"}
+	own := map[specs.LinuxNamespaceType]bool{}
+	for i, ns := range n.spec.Linux.Namespaces {
+		file, ok := kinds[ns.Type]
+		own[ns.Type] = ns.Path == ""
+		if ns.Path == "" {
+			continue
+		}
+		same := false
+		if ok {
+			ours, err := os.Stat(fmt.Sprintf("/proc/%d/ns/%s", n.pod.State.Sandbox.PID, file))
+			if err != nil {
+				return nil, err
+			}
+			theirs, err := os.Stat(ns.Path)
+			same = err == nil && os.SameFile(ours, theirs)
+		}
+		if !same {
+			return nil, fmt.Errorf("linux.namespaces[%d].path: %s is not the pod's %s namespace, and a machine cannot join another", i, bundle.OneLine(ns.Path), ns.Type)
+		}
+	}
+	for _, t := range []specs.LinuxNamespaceType{specs.IPCNamespace, specs.UTSNamespace, specs.PIDNamespace} {
+		if !own[t] {
+			share = append(share, kinds[t])
+		}
+	}
+	return share, nil
+}
+
+// openPodFiles says what is added to the share.
+func (n *creation) openPodFiles(context.Context) error { return n.shareFiles() }
+
+func (n *creation) attachFiles(context.Context) error {
+	r := &agent.AttachRequest{PID: n.pod.State.Gofer.PID, Container: n.ID, GoferConfig: n.config.Gofer}
+	if !n.pod.State.Gofer.Alive() {
+		return fmt.Errorf("its pod %s: %w", n.pod.State.ID, ErrNotRunning)
+	}
+	n.undo = append(n.undo, func() { _ = sandbox.Detach(r) })
+	if err := sandbox.Attach(r); err != nil {
+		return fmt.Errorf("add files to the pod's machine: %w", err)
+	}
+	n.c.State.Sandbox = n.pod.State.Sandbox // for hooks, which want a process; the stand-in follows
+	n.c.Process = &sandbox.Sandbox{}
+	n.rt.Milestone("files attached")
+	return nil
+}
+
+// add has the pod's machine make the container, and leaves a stand-in for it.
+func (n *creation) add(ctx context.Context) error {
+	share, err := n.podNamespaces()
+	if err != nil {
+		return err
+	}
+	s := n.c.State
+	r := &agent.AddRequest{
+		Container: n.ID, Spec: n.spec, Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
+		OrdinaryInit: n.OrdinaryInit, Share: share, GoferMounts: bindMounts(n.spec),
+	}
+	files := n.config.Stdio[:]
+	var slave *os.File
+	if n.spec.Process.Terminal {
+		slave = files[0]
+		files = files[:1]
+		if rows, columns, err := console.Size(slave); err == nil {
+			r.Console = &agent.Console{Rows: rows, Columns: columns}
+		}
+	}
+	client, err := n.c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	n.undo = append(n.undo, func() { client.Close() })
+	if err := client.Add(ctx, r, files); err != nil {
+		if refusal := (*agent.Error)(nil); errors.As(err, &refusal) && !strings.HasPrefix(refusal.Message, `exec: "`) {
+			err = fmt.Errorf("add to the pod's machine: %w", err)
+		}
+		return err
+	}
+	n.undo = append(n.undo, func() {
+		limited, cancel := context.WithTimeout(context.Background(), removePatience)
+		defer cancel()
+		_ = client.Remove(limited, n.ID)
+	})
+	n.rt.Milestone("added")
+	e := &Exec{client: client, c: n.c}
+	if n.c.Process.Process, err = e.StandIn(slave); err != nil {
+		return err
+	}
+	n.undo = append(n.undo, func() { n.c.Process.Kill() })
+	if s.Sandbox, err = state.Find(n.c.Process.Process.Pid); err != nil {
+		return err
+	}
+	if err := n.c.dir.Save(s); err != nil {
+		return err
+	}
+	if n.startsAtOnce() {
+		if err := client.Start(ctx, n.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finishPod is finish, of what the pod knows.
+func (n *creation) finishPod(ctx context.Context) error {
+	n.c.Ready = &agent.Ready{Ready: true, Platform: n.pod.State.Platform}
+	n.c.State.Platform = n.pod.State.Platform
+	return n.finish(ctx)
+}
+
+// removePatience is for the end of a container's processes in a guest that is well.
+const removePatience = 10 * time.Second
+
+// leavePod takes a further container out of its pod's machine. One that does not answer
+// keeps what it has until its end.
+func (c *Container) leavePod(ctx context.Context) error {
+	pod, err := c.rt.Open(c.State.Pod)
+	if err != nil || !pod.State.Sandbox.Alive() {
+		return nil // all ended with it
+	}
+	limited, cancel := context.WithTimeout(ctx, removePatience)
+	defer cancel()
+	client, err := agent.Dial(limited, pod.dir.Socket())
+	if err == nil {
+		err = client.Remove(limited, c.State.ID)
+		client.Close()
+	}
+	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, agent.ErrGone) {
+		c.rt.Log.Warn("the pod's machine keeps what is left of a container", "container", c.State.ID, "err", err)
+	}
+	if !pod.State.Gofer.Alive() {
+		return nil
+	}
+	err = sandbox.Detach(&agent.AttachRequest{PID: pod.State.Gofer.PID, Container: c.State.ID})
+	if err != nil && pod.State.Gofer.Alive() {
+		return fmt.Errorf("take files from the pod's machine: %w", err)
+	}
+	return nil
+}
+
+// home is the directory of the sandbox that the container is in.
+func (c *Container) home() *state.Dir {
+	if c.State.Pod == "" {
+		return c.dir
+	}
+	return &state.Dir{Path: filepath.Join(filepath.Dir(c.dir.Path), c.State.Pod)}
+}
+
+// inside is what its sandbox calls the container.
+func (c *Container) inside() string {
+	if c.State.Pod == "" {
+		return ""
+	}
+	return c.State.ID
+}

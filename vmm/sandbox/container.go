@@ -1,0 +1,211 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"bulkhead/jail/profile"
+	"bulkhead/runtime/agent"
+	"bulkhead/runtime/agent/rpc"
+	"bulkhead/vmm/machine"
+	"bulkhead/vmm/share"
+)
+
+// container is one of the machine's.
+type container struct {
+	name   string // in the guest
+	init   *process
+	limits agent.Limits     // the sandbox's mu guards it, and what follows
+	procs  map[int]*process // that Exec started, until they have ended
+}
+
+// firstName is the name in the guest of the container that the machine began with.
+const firstName = "init"
+
+// find gives the container of a name; "" is the first.
+func (s *sandbox) find(name string) (*container, error) {
+	if name == "" || name == s.config.ID {
+		return s.first, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.containers[name]
+	if c == nil || c.init == nil {
+		return nil, fmt.Errorf("container %s is not in this machine: %w", name, unix.ESRCH)
+	}
+	return c, nil
+}
+
+// create has the guest make the first container, up to its program's first instruction.
+func (s *sandbox) create() error {
+	if n := len(s.config.Files.Preserve); n > 0 {
+		return fmt.Errorf("%d preserved descriptors cannot be handed into a machine", n)
+	}
+	var files []*os.File
+	for fd := range 3 {
+		if fd > 0 && s.config.Terminal {
+			break
+		}
+		// Another number than 1 or 2, whose writes Go makes SIGPIPEs of.
+		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return fmt.Errorf("descriptor %d: %w", fd, err)
+		}
+		files = append(files, os.NewFile(uintptr(own), "stdio"))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), bootPatience)
+	defer cancel()
+	s.first = &container{name: firstName, limits: s.config.Limits, procs: map[int]*process{}}
+	err := s.make(ctx, s.first, &agent.AddRequest{
+		Spec: s.config.Spec, GoferMounts: s.config.GoferMounts, Overlay: s.config.Overlay, Limits: s.config.Limits,
+		Console: s.config.Console, OrdinaryInit: s.config.OrdinaryInit,
+	}, "", files)
+	if err != nil {
+		return err
+	}
+	go s.await()
+	if s.config.Terminal {
+		go s.followSize()
+	}
+	return nil
+}
+
+// Add implements agent.Podding, as does Remove.
+func (s *sandbox) Add(ctx context.Context, r *agent.AddRequest, files []*os.File) error {
+	c := &container{name: "pod-" + r.Container, limits: r.Limits, procs: map[int]*process{}}
+	err := s.register(r, c, len(files))
+	if err != nil {
+		closeAll(files)
+		return err
+	}
+	if err := s.make(ctx, c, r, path.Join(share.Pods, r.Container), files); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.containers, r.Container)
+		return err
+	}
+	s.log.Info("container added", "container", r.Container)
+	return nil
+}
+
+func (s *sandbox) register(r *agent.AddRequest, c *container, files int) error {
+	want := 3
+	if r.Spec.Process.Terminal {
+		want = 1
+	}
+	if files != want {
+		return fmt.Errorf("%d descriptors for a container, want %d: %w", files, want, unix.EINVAL)
+	}
+	if l := r.Limits.Memory; l > 0 && uint64(l) > s.size.memory {
+		return fmt.Errorf("the machine has %d MiB of memory and cannot give the container %d: %w", s.size.memory>>20, l>>20, unix.EINVAL)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.Container == s.config.ID || s.containers[r.Container] != nil {
+		return fmt.Errorf("container %s: %w", r.Container, unix.EEXIST)
+	}
+	s.containers[r.Container] = c
+	return nil
+}
+
+// make has the guest make c, whose files are in a directory of the share. It takes the
+// files over.
+func (s *sandbox) make(ctx context.Context, c *container, r *agent.AddRequest, dir string, files []*os.File) error {
+	spec := *r.Spec
+	if size := r.Console; size != nil && spec.Process.ConsoleSize == nil {
+		p := *spec.Process
+		p.ConsoleSize = &specs.Box{Height: uint(size.Rows), Width: uint(size.Columns)}
+		spec.Process = &p
+	}
+	spec.Hooks = nil // the host's business
+	filter, err := s.filter(spec.Linux.Seccomp)
+	if err != nil {
+		closeAll(files)
+		return err
+	}
+	linux := *spec.Linux
+	linux.Seccomp = nil // that is in the filter
+	spec.Linux = &linux
+	text, err := json.Marshal(spec)
+	if err != nil {
+		closeAll(files)
+		return err
+	}
+	p, err := s.lines.newProcess(files, spec.Process.Terminal)
+	if err != nil {
+		closeAll(files)
+		return err
+	}
+	binds := map[uint32]string{}
+	for i, m := range r.GoferMounts {
+		binds[uint32(m)] = path.Join(dir, share.MountName(i))
+	}
+	_, err = s.guest.Create(ctx, &rpc.CreateRequest{
+		Container: c.name, Spec: text, Root: path.Join(dir, share.Root), Binds: binds, Overlay: r.Overlay.Kind == "memory",
+		Streams: p.names(), OrdinaryInit: r.OrdinaryInit, Limits: limits(r.Limits), Filter: filter, Share: r.Share,
+	})
+	if err != nil {
+		p.abandon(s.lines)
+		return s.why(rpc.Refused(err))
+	}
+	if err := p.begin(s.lines); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.init = p
+	return nil
+}
+
+// filter compiles a container's seccomp profile, if it has one.
+func (s *sandbox) filter(p *specs.LinuxSeccomp) (*rpc.Filter, error) {
+	if p == nil {
+		return nil, nil
+	}
+	prog, err := profile.Compile(p, s.number)
+	if err != nil {
+		return nil, err
+	}
+	return &rpc.Filter{Program: prog.Code, Flags: prog.Flags}, nil
+}
+
+func (s *sandbox) Remove(ctx context.Context, name string) error {
+	c, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	if c == s.first {
+		return fmt.Errorf("container %s ends with its machine: %w", name, unix.EBUSY)
+	}
+	if _, err := s.guest.Delete(ctx, &rpc.DeleteRequest{Container: c.name}); err != nil {
+		return s.why(rpc.Refused(err))
+	}
+	c.init.stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range c.procs {
+		p.stop()
+	}
+	delete(s.containers, name)
+	s.log.Info("container removed", "container", name)
+	return nil
+}
+
+// await waits for the first container's end.
+func (s *sandbox) await() {
+	w, err := s.guest.Wait(context.Background(), &rpc.WaitRequest{Container: firstName})
+	if err != nil {
+		if !s.machine.Ended() {
+			s.log.Error("guest does not tell of init's end", "err", rpc.Refused(err))
+			s.machine.End(machine.Ending{Reason: machine.Stopped})
+		}
+		return
+	}
+	s.ended <- w
+}
