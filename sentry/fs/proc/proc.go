@@ -108,6 +108,7 @@ func New(c Config) *FileSystem {
 	root.Add("mounts", fs.TextLink("self/mounts"))
 	root.Add("net", fs.TextLink("self/net"))
 	fs.addSysctls(root.Sub("sys"))
+	fs.addPressure(root)
 	fs.addEmpty(root)
 	return fs
 }
