@@ -62,6 +62,7 @@ lab: build ## the slow tests of microVMs in the lab, and vmm beside QEMU microvm
 
 test-apps: build ## run the software that people run, natively and in the sandbox, and print a table (an hour)
 	@scripts/need apps
+	@scripts/sources
 	BULKHEAD_SLOW=1 go test -count=1 -timeout 30m ./test/differential
 	@go run ./test/apps $(APPS)
 

@@ -52,7 +52,7 @@ func main() {
 	only := flag.String("only", "", "a regular expression: only the programs whose name it matches")
 	platforms := flag.String("platforms", "kvm,ptrace", "comma-separated")
 	report := flag.String("o", "", "file for the report, in Markdown; the table is printed in any case")
-	limit := flag.Duration("timeout", 5*time.Minute, "for one program on one platform")
+	limit := flag.Duration("timeout", 20*time.Minute, "for one program on one platform")
 	keep := flag.String("logs", "out/apps", "directory for what failed programs printed")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
@@ -74,6 +74,10 @@ func run(ctx context.Context, only *regexp.Regexp, platforms []string, report, l
 	}
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		return err
+	}
+	if _, err := os.Stat("/dev/kvm"); err != nil && slices.Contains(platforms, "kvm") {
+		fmt.Fprintln(os.Stderr, "apps: without kvm: no /dev/kvm")
+		platforms = slices.DeleteFunc(platforms, func(p string) bool { return p == "kvm" })
 	}
 	var results []result
 	failed := 0
