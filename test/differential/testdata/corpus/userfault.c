@@ -322,3 +322,71 @@ CASE(userfault_ends)
 	E(mprotect(m + 3 * PAGE, PAGE, PROT_READ));
 	E(m[3 * PAGE]);
 }
+
+static volatile int stop;
+static void *races_touch(void *x)
+{
+	for (int i = 0; !stop; i++)
+		base[i % 8 * PAGE]++;
+	return NULL;
+}
+static void *races_call(void *x)
+{
+	int null = open("/dev/null", O_WRONLY), zero = open("/dev/zero", O_RDONLY);
+	for (int i = 0; !stop; i++) {
+		write(null, base + (i % 8) * PAGE - (i % 8 ? 10 : 0), 2 * PAGE - 10);
+		read(zero, base + (i + 3) % 8 * PAGE, 100);
+		stat("/", (void *)(base + (i + 5) % 8 * PAGE));
+	}
+	return NULL;
+}
+static void *races_take(void *x)
+{
+	for (int i = 0; !stop; i++) {
+		madvise(base + i % 8 * PAGE, PAGE, MADV_DONTNEED);
+		if (i % 3 == 0)
+			mprotect(base + i % 7 * PAGE, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC), mprotect(base, 8 * PAGE, PROT_READ | PROT_WRITE);
+		if (i % 11 == 0)
+			leave(handler_fd, base + i % 5 * PAGE, 2 * PAGE), enlist(handler_fd, base, 8 * PAGE);
+		if (i % 50 == 0) {
+			pid_t c = fork();
+			if (!c)
+				_exit(base[i % 8 * PAGE] & 0);
+			waitpid(c, NULL, 0);
+		}
+	}
+	return NULL;
+}
+static void *races_give(void *x)
+{
+	while (!stop) {
+		struct pollfd p = {handler_fd, POLLIN};
+		struct uffd_msg m[2];
+		poll(&p, 1, 20);
+		for (long n = read(handler_fd, m, sizeof m) / (long)sizeof *m; n > 0; n--) {
+			char *at = (char *)m[n - 1].arg.pagefault.address;
+			if (zeroes(handler_fd, at, PAGE, 0) && given == -EEXIST)
+				wake(handler_fd, at, PAGE);
+		}
+	}
+	return NULL;
+}
+
+// Everybody at once, and the end while some wait.
+CASE(userfault_races)
+{
+	static void *(*const all[])(void *) = {races_touch, races_touch, races_call, races_call, races_take, races_give};
+	handler_fd = begin(O_NONBLOCK, 0);
+	base = memory(8, MAP_PRIVATE);
+	E(enlist(handler_fd, base, 8 * PAGE));
+	CHILD {
+		handler_fd = begin(O_NONBLOCK, 0);
+		base = memory(8, MAP_PRIVATE);
+		enlist(handler_fd, base, 8 * PAGE);
+		pthread_t t[6];
+		for (int i = 0; i < 6; i++)
+			pthread_create(&t[i], NULL, all[i], NULL);
+		nap(200);
+		stop = 1;
+	}
+}
