@@ -12,6 +12,7 @@ const (
 	Stopped                       // its owner ended it
 	TimedOut                      // its time was over
 	Saved                         // it lives on in a snapshot
+	Hung                          // it was taken for dead by whoever watches it
 	Broken                        // KVM could not go on, or a part of ours failed
 )
 
@@ -26,6 +27,7 @@ var reasons = map[Reason]struct {
 	TripleFault: {"triple fault", 101},
 	Broken:      {"broken", 102},
 	Stopped:     {"stopped", 103},
+	Hung:        {"hung", 104},
 	TimedOut:    {"timed out", 124},
 	Saved:       {"saved in a snapshot", 0},
 }

@@ -9,7 +9,7 @@ import (
 // What is kept of what the guest's kernel prints.
 const (
 	mostConsole = 1 << 20 // bytes in the file
-	tailConsole = 2 << 10 // bytes for an error
+	tailConsole = 8 << 10 // bytes for an error: a panic's, with its stack
 )
 
 // console takes the guest's serial port: into a file, for `bulkhead logs --kernel`,
@@ -45,7 +45,10 @@ func (c *console) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// tail is the last lines, fit to be printed.
+// panics begins what a kernel says of its end, before the stack (kernel/panic.c).
+const panics = "Kernel panic - not syncing"
+
+// tail is the last lines, fit to be printed, with that before them which a panic began with.
 func (c *console) tail() string {
 	if c == nil {
 		return ""
@@ -59,7 +62,14 @@ func (c *console) tail() string {
 			last = append(last, []byte(printable(string(line), 200)))
 		}
 	}
-	return string(bytes.Join(last[max(0, len(last)-lines):], []byte(" | ")))
+	end := last[max(0, len(last)-lines):]
+	for i := len(last) - lines - 1; i >= 0; i-- {
+		if bytes.Contains(last[i], []byte(panics)) {
+			end = append([][]byte{last[i]}, end...)
+			break
+		}
+	}
+	return string(bytes.Join(end, []byte(" | ")))
 }
 
 // words adds the last lines to an error, if there are any.

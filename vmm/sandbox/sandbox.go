@@ -163,6 +163,7 @@ func (s *sandbox) boot() error {
 		{"keep a template", s.keep},
 		{"begin", s.begin},
 		{"create the container", s.create},
+		{"watch the guest", s.guard},
 		{"serve the runtime", s.serve},
 	} {
 		if err := step.do(); err != nil {

@@ -77,6 +77,10 @@ func TestConsole(t *testing.T) {
 	if got := c.tail(); !strings.HasSuffix(got, "| Kernel panic?[2J | last") {
 		t.Errorf("%q", got)
 	}
+	_, _ = c.Write([]byte("[ 1.2] Kernel panic - not syncing: why\n" + strings.Repeat("[ 1.3] a stack\n", 50) + "[ 1.4] end\n"))
+	if got := c.tail(); !strings.HasPrefix(got, "[ 1.2] Kernel panic - not syncing: why | [ 1.3] a stack | ") || !strings.HasSuffix(got, " | [ 1.4] end") {
+		t.Errorf("of a panic: %q", got)
+	}
 	info, err := os.Stat(path)
 	if err != nil || info.Size() > mostConsole+100 {
 		t.Errorf("%d bytes are kept", info.Size())

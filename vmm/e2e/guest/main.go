@@ -1,6 +1,6 @@
 // Guest is what runs in a guest of the tests, where the small userland of guestinit has
 // no program for it: the guest's side of vsock, by the package that people use, and
-// who hears of it that the guest goes on from a snapshot.
+// who hears of it that the guest goes on from a snapshot, or takes all of its processor.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 
@@ -19,7 +20,7 @@ import (
 	"bulkhead/vmm/e2e/exchange"
 )
 
-const usage = `usage: guest listen PORT CONNECTIONS BYTES | guest dial PORT CONNECTIONS BYTES | guest forks`
+const usage = `usage: guest listen PORT CONNECTIONS BYTES | guest dial PORT CONNECTIONS BYTES | guest forks | guest hog`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -31,6 +32,9 @@ func main() {
 func run(args []string) error {
 	if len(args) == 1 && args[0] == "forks" {
 		return forks()
+	}
+	if len(args) == 1 && args[0] == "hog" {
+		return hog()
 	}
 	if len(args) != 4 {
 		return errors.New(usage)
@@ -52,6 +56,22 @@ func run(args []string) error {
 	}
 	fmt.Printf("%d connections\n", len(conns))
 	return all(conns, n[2])
+}
+
+// hog takes the processor that it runs on and gives it back to nobody, not for the twentieth
+// either that the kernel keeps for ordinary programs (sched(7)).
+func hog() error {
+	if err := os.WriteFile("/proc/sys/kernel/sched_rt_runtime_us", []byte("-1"), 0); err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	const most = 99 // priority
+	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: most}, 0); err != nil {
+		return err
+	}
+	for n := uint64(1); n != 0; n *= 3 { // which never is
+	}
+	return nil
 }
 
 // forks tells random bytes of the kernel's, and tells others each time that the kernel says
