@@ -96,13 +96,17 @@ func run(ctx context.Context, only *regexp.Regexp, platforms []string, report, l
 		}
 		fmt.Fprintf(os.Stderr, "apps: %s …", a.name)
 		want, err := a.run(ctx, nil, limit)
-		if err != nil {
+		if ctx.Err() != nil {
+			break
+		} else if err != nil {
 			return err
 		}
 		fmt.Fprintf(os.Stderr, " native %.1f s", want.seconds)
 		for _, p := range platforms {
 			got, err := a.run(ctx, []string{bulkhead, "--platform=" + p, "do"}, limit)
-			if err != nil {
+			if ctx.Err() != nil {
+				break // what is known is still reported
+			} else if err != nil {
 				return err
 			}
 			r := a.judge(want, got)
