@@ -1,10 +1,8 @@
 package main
 
 import (
-	"errors"
+	"bufio"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +11,9 @@ import (
 
 // diskBytes is the size of the file behind a guest's disk; testdata/load.c knows it.
 const diskBytes = 64 << 20
+
+// scale is how much a guest does; testdata/load.c has the units.
+const scale = "128"
 
 // disk measures the guest's disk: a raw file on the lab's tmpfs.
 func (b *bench) disk() error {
@@ -36,7 +37,7 @@ func (b *bench) net() error {
 }
 
 func (b *bench) prepareLoad(word string) error {
-	b.guest.cmdline += " scale=128 " + word
+	b.guest.cmdline += " scale=" + scale + " " + word
 	return writeInitramfs(b.guest.initrd, filepath.Join(b.dir, "load"))
 }
 
@@ -101,7 +102,7 @@ func (b *bench) load(v vmm, counts bool) error {
 	}
 }
 
-// peer makes the TAP, new for each guest, and answers on it.
+// peer makes the TAP, new for each guest, and has the other end of testdata/load.c, net, on it.
 func (b *bench) peer() (func(), error) {
 	for _, line := range []string{
 		"ip tuntap add dev tap0 mode tap vnet_hdr",
@@ -113,66 +114,23 @@ func (b *bench) peer() (func(), error) {
 			return nil, fmt.Errorf("%s: %w: %s", line, err, out)
 		}
 	}
-	listener, err := net.Listen("tcp4", "10.99.0.1:7000")
+	other := exec.Command(filepath.Join(b.dir, "load"), scale)
+	other.Stderr = os.Stderr
+	said, err := other.StdoutPipe()
+	if err == nil {
+		err = other.Start()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("answer the guest: %w", err)
 	}
-	go serve(listener)
+	if line, err := bufio.NewReader(said).ReadString('\n'); line != "ready\n" {
+		return nil, fmt.Errorf("answer the guest: %w: %q", err, line)
+	}
 	return func() {
-		listener.Close()
+		other.Process.Kill()
+		other.Wait()
 		if out, err := exec.Command("ip", "link", "delete", "tap0").CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "lab: delete tap0: %v: %s\n", err, out)
 		}
 	}, nil
-}
-
-// serve is the other end of testdata/load.c, net: 4 MiB the first time and
-// then what scale says.
-func serve(l net.Listener) {
-	for _, total := range []int64{4 << 20, 128 << 18} {
-		c, err := l.Accept()
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				fmt.Fprintln(os.Stderr, "lab: answer the guest:", err)
-			}
-			return
-		}
-		if err := exchange(c, total); err != nil {
-			fmt.Fprintln(os.Stderr, "lab: answer the guest:", err)
-		}
-		c.Close()
-	}
-}
-
-// exchange is one connection. Its copies go through a buffer like the guest's,
-// not by splice, so that both ways cost the lab the same for each monitor.
-func exchange(c net.Conn, total int64) error {
-	buffer := make([]byte, 256<<10)
-	one := []byte{1}
-	if _, err := c.Write(one); err != nil {
-		return err
-	}
-	for n := int64(0); n < total; {
-		k, err := c.Read(buffer)
-		if err != nil {
-			return err
-		}
-		n += int64(k)
-	}
-	if _, err := c.Write(one); err != nil {
-		return err
-	}
-	if _, err := io.ReadFull(c, one); err != nil {
-		return err
-	}
-	for range total / int64(len(buffer)) {
-		if _, err := c.Write(buffer); err != nil {
-			return err
-		}
-	}
-	// The guest closes when it has all.
-	if _, err := c.Read(one); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	return nil
 }
