@@ -169,8 +169,7 @@ type descriptor struct {
 
 // descriptorAt is our copy of an entry of a table, which is looked at once.
 func descriptorAt(table []byte, i int) descriptor {
-	var b [descSize]byte
-	copy(b[:], table[i*descSize:])
+	b := [descSize]byte(table[i*descSize:])
 	return descriptor{
 		addr:  Addr(binary.LittleEndian.Uint64(b[0:])),
 		len:   binary.LittleEndian.Uint32(b[8:]),

@@ -20,6 +20,15 @@ type Doorbell interface {
 	Ring()
 }
 
+// A Pollable is a Doorbell that can be waited for together with other things.
+type Pollable interface {
+	Doorbell
+	// Descriptor is one that poll(2) finds readable from a ring on until Hear.
+	Descriptor() int
+	// Hear is Wait that finds no ring to wait for. It is called upon that.
+	Hear() error
+}
+
 // Layout is where a driver put a queue (§2.7).
 type Layout struct {
 	Size              uint16 // entries
@@ -292,24 +301,50 @@ func (q *Queue) Unpop(c *Chain) {
 // rang, with ErrStopped after Interrupt. It does not poll before it sleeps: on
 // two CPUs that won nothing (mmio's BenchmarkRequest) and takes a vCPU's time.
 func (q *Queue) Wait() error {
-	for {
-		if q.stopped.Load() {
-			return ErrStopped
-		}
-		if q.changed() {
-			q.disarm()
-			return nil
-		}
-		// Arming is a full barrier: either we see the entry that the
-		// driver published, or it sees that we wait (§2.7.13.4.1).
-		q.arm()
-		if q.changed() {
-			continue
-		}
+	for q.Rest() {
 		if err := q.doorbell.Wait(); err != nil {
 			return fmt.Errorf("virtio: wait for the doorbell: %w", err)
 		}
 	}
+	if q.Interrupted() {
+		return ErrStopped
+	}
+	return nil
+}
+
+// Rest is Wait without the wait: it asks the driver for a ring at what it makes
+// available next, and says false if there is something already or after Interrupt. Who polls
+// Descriptor rests before each poll, and hears each ring (Hear).
+func (q *Queue) Rest() bool {
+	if q.Interrupted() {
+		return false
+	}
+	if !q.changed() {
+		// Arming is a full barrier: either we see the entry that the
+		// driver published, or it sees that we wait (§2.7.13.4.1).
+		if q.arm(); !q.changed() {
+			return true
+		}
+	}
+	q.disarm()
+	return false
+}
+
+// Descriptor is the doorbell's, or -1 if that cannot be polled.
+func (q *Queue) Descriptor() int {
+	if p, ok := q.doorbell.(Pollable); ok {
+		return p.Descriptor()
+	}
+	return -1
+}
+
+// Hear takes a ring away that poll(2) told of.
+func (q *Queue) Hear() error {
+	q.disarm()
+	if err := q.doorbell.(Pollable).Hear(); err != nil {
+		return fmt.Errorf("virtio: hear the doorbell: %w", err)
+	}
+	return nil
 }
 
 // changed tells whether there is something for Next to say, be it an error.
@@ -339,6 +374,9 @@ func (q *Queue) Interrupt() {
 		q.doorbell.Ring()
 	}
 }
+
+// Interrupted tells whether Interrupt was called. It is true before the ring for it is heard.
+func (q *Queue) Interrupted() bool { return q.stopped.Load() }
 
 // Release ends what Interrupt began, before the device starts again.
 func (q *Queue) Release() { q.stopped.Store(false) }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	hostnet "net"
 	"os"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,33 +18,24 @@ type host interface {
 	String() string
 }
 
-// port is one queue of the host's interface: a frame a read or write, each
-// behind a header.
-type port struct {
-	file *os.File
-	raw  syscall.RawConn
-}
+// port is the descriptor of one queue of the host's interface: a frame a read or write, each
+// behind a header. It is not for Go's poller, which would wake up for every frame as well.
+type port int
 
 // newPort takes fd over.
-func newPort(fd int, name string) (*port, error) {
+func newPort(fd int, name string) (port, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, fmt.Errorf("network %s: make its descriptor non-blocking: %w", name, err)
+		return -1, fmt.Errorf("network %s: make its descriptor non-blocking: %w", name, err)
 	}
-	file := os.NewFile(uintptr(fd), name)
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return nil, fmt.Errorf("network %s: reach its descriptor: %w", name, err)
-	}
-	if err := file.SetDeadline(time.Time{}); err != nil {
-		return nil, fmt.Errorf("network %s: poll its descriptor: %w", name, err)
-	}
-	return &port{file, raw}, nil
+	return port(fd), nil
 }
+
+func (p port) close() error { return os.NewSyscallError("close", unix.Close(int(p))) }
 
 // tap is a TAP of the host (Documentation/networking/tuntap.rst).
 type tap struct {
 	name     string
-	ports    []*port
+	ports    []port
 	attached []bool
 	mtu      int
 	up       bool
@@ -60,7 +49,7 @@ func openTap(o Options) (*tap, error) {
 	err := t.open(o)
 	if err != nil {
 		for _, p := range t.ports {
-			p.file.Close()
+			p.close()
 		}
 		return nil, err
 	}
@@ -192,19 +181,10 @@ func (t *tap) add(fd int) error {
 		return err
 	}
 	t.ports, t.attached = append(t.ports, port), append(t.attached, true)
-	if err := t.control(len(t.ports)-1, func(fd int) error { return unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, headerSize) }); err != nil {
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, headerSize); err != nil {
 		return fmt.Errorf("network %s: set the size of its headers: %w", t.name, err)
 	}
 	return nil
-}
-
-// control is an ioctl on port i, which stays non-blocking by this way to it.
-func (t *tap) control(i int, f func(fd int) error) error {
-	var err error
-	if e := t.ports[i].raw.Control(func(fd uintptr) { err = f(int(fd)) }); e != nil {
-		return e
-	}
-	return err
 }
 
 // tunOffloads are the TAP's names for features.
@@ -238,7 +218,7 @@ func tunFlags(features uint64) int {
 // offload is for the TAP as a whole.
 func (t *tap) offload(features uint64) error {
 	flags := tunFlags(features)
-	if err := t.control(0, func(fd int) error { return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, flags) }); err != nil {
+	if err := unix.IoctlSetInt(int(t.ports[0]), unix.TUNSETOFFLOAD, flags); err != nil {
 		return fmt.Errorf("network %s: set its offloads to %#x: %w", t.name, flags, err)
 	}
 	return nil
@@ -252,14 +232,11 @@ func (t *tap) attach(i int, on bool) error {
 	if on {
 		flags = unix.IFF_ATTACH_QUEUE
 	}
-	err := t.control(i, func(fd int) error {
-		request, err := unix.NewIfreq("")
-		if err != nil {
-			return err
-		}
+	request, err := unix.NewIfreq("")
+	if err == nil {
 		request.SetUint16(flags)
-		return unix.IoctlIfreq(fd, unix.TUNSETQUEUE, request)
-	})
+		err = unix.IoctlIfreq(int(t.ports[i]), unix.TUNSETQUEUE, request)
+	}
 	if err != nil {
 		return fmt.Errorf("network %s: attach queue %d (%v): %w", t.name, i, on, err)
 	}

@@ -6,8 +6,8 @@
 // says what is left to do for the other side (checksums, segmentation). The
 // guest's header is read once, checked, and passed on as our copy.
 //
-// Each queue has a goroutine: a pair's receiver and sender wait for the TAP in
-// Go's poller and for the driver at the doorbell; the control queue's starts and
+// Each pair of queues has a goroutine, which waits for the TAP and both doorbells
+// by one poll(2); the control queue's starts and
 // ends pairs as the driver asks. Device.mu guards what it changes and others
 // read; nothing is called from beneath it.
 package net
@@ -146,7 +146,7 @@ func checkMAC(o Options) error {
 	return nil
 }
 
-func newDevice(h host, ports []*port, o Options) *Device {
+func newDevice(h host, ports []port, o Options) *Device {
 	if o.MAC == nil {
 		o.MAC = RandomMAC()
 	}
@@ -173,7 +173,7 @@ func RandomMAC() hostnet.HardwareAddr {
 func (d *Device) Close() error {
 	var errs []error
 	for _, p := range d.pairs {
-		errs = append(errs, p.port.file.Close())
+		errs = append(errs, p.port.close())
 	}
 	return errors.Join(errs...)
 }
@@ -228,13 +228,10 @@ func (d *Device) Start(a *virtio.Active) error {
 		return err
 	}
 	d.active = a
-	for i, p := range d.pairs {
-		if err := d.host.attach(i, i < pairs); err != nil {
+	for i := range d.pairs {
+		if err := d.attach(i, i < pairs); err != nil {
 			d.Stop()
 			return err
-		}
-		if i < pairs {
-			p.start(a.Queues[2*i], a.Queues[2*i+1])
 		}
 	}
 	d.startControl(a)
@@ -255,7 +252,7 @@ func (d *Device) startControl(a *virtio.Active) {
 	d.control.Release()
 	d.server.Go(func() {
 		if err := d.serveControl(d.control); !errors.Is(err, virtio.ErrStopped) {
-			d.fail("control queue", err)
+			d.fail(fmt.Errorf("control queue: %w", err))
 		}
 	})
 }
@@ -275,27 +272,31 @@ func (d *Device) Stop() {
 	d.active, d.control = nil, nil
 }
 
-func (d *Device) fail(what string, err error) {
-	d.active.Fail(fmt.Errorf("network %v: %s: %w", d.host, what, err))
-}
+func (d *Device) fail(err error) { d.active.Fail(fmt.Errorf("network %v: %w", d.host, err)) }
 
 // use changes how many pairs are in use. It is the control queue's.
 func (d *Device) use(pairs int) error {
 	d.mu.Lock()
 	d.mode.pairs = pairs
 	d.mu.Unlock()
-	for i, p := range d.pairs {
-		if i >= pairs {
-			p.stop()
-		}
-		if err := d.host.attach(i, i < pairs); err != nil {
+	for i := range d.pairs {
+		if err := d.attach(i, i < pairs); err != nil {
 			return err
-		}
-		if i < pairs {
-			p.start(d.active.Queues[2*i], d.active.Queues[2*i+1])
 		}
 	}
 	return nil
+}
+
+// attach takes pair i in use, or out of use.
+func (d *Device) attach(i int, on bool) error {
+	p := d.pairs[i]
+	if !on {
+		p.stop()
+	}
+	if err := d.host.attach(i, on); err != nil || !on {
+		return err
+	}
+	return p.start(d.active.Queues[2*i], d.active.Queues[2*i+1])
 }
 
 // lost says once that the TAP is gone, to the log and to the driver.

@@ -59,7 +59,7 @@ func (w *wire) state() string {
 func newWire(t testing.TB, pairs int, o Options) *wire {
 	t.Helper()
 	w := &wire{attached: make([]bool, pairs)}
-	var ports []*port
+	var ports []port
 	for range pairs {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
@@ -528,7 +528,8 @@ func TestLimit(t *testing.T) {
 	w := newWire(t, 1, Options{SendLimit: hardly, ReceiveLimit: hardly})
 	d := virtiotest.Start(t, w, all)
 	request := [][]byte{make([]byte, headerSize), frameOf(1000)}
-	d.Send(1, request, nil).Wait()
+	more := [][]byte{make([]byte, headerSize), frameOf(1001)}
+	d.Send(1, more, nil).Wait()
 	w.next(t, 0)
 	held := d.Send(1, request, nil)
 	w.put(t, 0, header{}, frameOf(2000))
@@ -541,6 +542,68 @@ func TestLimit(t *testing.T) {
 	d.Stop()
 	if held.Done() || late.Done() {
 		t.Errorf("frames past the limit: sent %v, received %v", held.Done(), late.Done())
+	}
+}
+
+// TestNeitherWaits: one direction goes on while the other needs what it does not get.
+func TestNeitherWaits(t *testing.T) {
+	hardly := ratelimit.Limits{Bytes: ratelimit.Rate{PerSecond: 1, Burst: 1}}
+	send := func(d *virtiotest.Driver, n int) *virtiotest.Request {
+		return d.Send(1, [][]byte{make([]byte, headerSize), frameOf(n)}, nil)
+	}
+	for _, row := range []struct {
+		name  string
+		o     Options
+		stuck func(w *wire, d *virtiotest.Driver) *virtiotest.Request // one that does not come through
+		sends bool                                                    // what goes on
+	}{
+		{"a host that takes no more", Options{}, func(_ *wire, d *virtiotest.Driver) (r *virtiotest.Request) {
+			for range 100 { // more than a socket's 200 KB
+				r = send(d, 60000)
+			}
+			return r
+		}, false},
+		{"a limit to sending", Options{SendLimit: hardly}, func(w *wire, d *virtiotest.Driver) *virtiotest.Request {
+			send(d, 100).Wait()
+			w.next(t, 0)
+			return send(d, 100)
+		}, false},
+		{"no receive buffers", Options{}, func(w *wire, _ *virtiotest.Driver) *virtiotest.Request {
+			w.put(t, 0, header{}, frameOf(100))
+			return nil
+		}, true},
+		{"receive buffers that are too few", Options{}, func(w *wire, d *virtiotest.Driver) *virtiotest.Request {
+			w.put(t, 0, header{}, frameOf(1000))
+			return d.Send(0, nil, []int{100})
+		}, true},
+		{"a limit to receiving", Options{ReceiveLimit: hardly}, func(w *wire, d *virtiotest.Driver) *virtiotest.Request {
+			w.put(t, 0, header{}, frameOf(100))
+			d.Do(0, nil, 2000)
+			w.put(t, 0, header{}, frameOf(100))
+			return d.Send(0, nil, []int{2000})
+		}, true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWire(t, 1, row.o)
+			d := virtiotest.Start(t, w, all)
+			stuck := row.stuck(w, d)
+			for i := range 200 { // more than a turn
+				if row.sends {
+					send(d, 60+i).Wait()
+					if got := w.next(t, 0); !bytes.Equal(got[headerSize:], frameOf(60+i)) {
+						t.Fatalf("frame %d: %d bytes sent", i, len(got))
+					}
+					continue
+				}
+				w.put(t, 0, header{}, frameOf(60+i))
+				if got := d.Do(0, nil, 2000); !bytes.Equal(got[headerSize:], frameOf(60+i)) {
+					t.Fatalf("frame %d: %d bytes received", i, len(got))
+				}
+			}
+			if stuck != nil && stuck.Done() {
+				t.Error("what was to be stuck came through")
+			}
+		})
 	}
 }
 

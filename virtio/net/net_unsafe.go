@@ -27,9 +27,14 @@ func readv(fd int, v vector) (int, error)  { return vectored(unix.SYS_READV, fd,
 func writev(fd int, v vector) (int, error) { return vectored(unix.SYS_WRITEV, fd, v) }
 
 func vectored(call uintptr, fd int, v vector) (int, error) {
-	n, _, errno := unix.Syscall(call, uintptr(fd), uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))
-	if errno != 0 {
-		return 0, errno
+	for {
+		n, _, errno := unix.Syscall(call, uintptr(fd), uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
 	}
-	return int(n), nil
 }

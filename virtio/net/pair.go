@@ -2,121 +2,235 @@ package net
 
 import (
 	"errors"
-	"os"
+	"fmt"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"bulkhead/virtio"
+	"bulkhead/virtio/ratelimit"
 )
 
-// pair is a receiver and a sender on one queue of the TAP.
+// pair is a receiver and a sender on one queue of the TAP. One goroutine serves
+// both by turns: what comes back for a frame that was sent, as an acknowledgement, it
+// finds at its next turn, where one of its own had to be woken for it.
 type pair struct {
-	port     *port
+	*Device
+	port     port
 	receiver receiver
 	sender   sender
 
 	running bool
-	ended   chan struct{} // closed by stop
-	workers sync.WaitGroup
+	worker  sync.WaitGroup
+	polled  [3]unix.PollFd // both doorbells and the TAP
 }
 
-func newPair(d *Device, port *port) *pair {
-	p := &pair{port: port}
-	p.receiver = receiver{Device: d, port: port, spill: make([]byte, headerSize+maxFrame)}
-	p.receiver.attempt = p.receiver.try
-	p.sender = sender{Device: d, port: port}
-	p.sender.attempt = p.sender.try
-	return p
+func newPair(d *Device, port port) *pair {
+	return &pair{
+		Device: d, port: port,
+		receiver: receiver{
+			direction: direction{Device: d, port: port, limit: d.receiveMay, event: unix.POLLIN},
+			spill:     make([]byte, headerSize+maxFrame),
+		},
+		sender: sender{direction: direction{Device: d, port: port, limit: d.sendMay, event: unix.POLLOUT}},
+	}
+}
+
+// both are what the pair's goroutine serves.
+func (p *pair) both() [2]*direction {
+	return [2]*direction{&p.receiver.direction, &p.sender.direction}
 }
 
 // start begins work on queues, of which either may be nil.
-func (p *pair) start(rx, tx *virtio.Queue) {
+func (p *pair) start(rx, tx *virtio.Queue) error {
 	if p.running {
-		return
+		return nil
 	}
-	p.running, p.ended = true, make(chan struct{})
-	p.receiver.queue, p.sender.queue = rx, tx
-	p.receiver.ended, p.sender.ended = p.ended, p.ended
-	d := p.receiver.Device
-	features := d.active.Features
-	p.receiver.merge = features&FeatureMergeable != 0
-	p.receiver.keepFlags = features&FeatureGuestCsum != 0
-	p.receiver.largest = headerSize + minFrame + 4 + d.mtu
-	if features&(FeatureGuestTSO4|FeatureGuestTSO6) != 0 {
-		p.receiver.largest = headerSize + maxFrame
+	for i, q := range []*virtio.Queue{rx, tx} {
+		if err := p.both()[i].use(q); err != nil {
+			return err
+		}
 	}
-	if rx != nil {
-		rx.Release()
-		p.workers.Go(func() { p.ends("receive queue", p.receiver.run()) })
+	if rx == nil && tx == nil {
+		return nil
 	}
-	if tx != nil {
-		tx.Release()
-		p.workers.Go(func() { p.ends("send queue", p.sender.run()) })
-	}
+	p.running = true
+	p.receiver.settle(p.active.Features)
+	p.worker.Go(func() { p.ends(p.run()) })
+	return nil
 }
 
 // ends tells the driver's faults from an orderly end. When the TAP is gone the
 // guest's queues stand still.
-func (p *pair) ends(what string, err error) {
-	d := p.receiver.Device
+func (p *pair) ends(err error) {
 	var gone goneError
 	switch {
 	case errors.Is(err, virtio.ErrStopped):
 	case errors.As(err, &gone):
-		d.lost(gone.error)
+		p.lost(gone.error)
 	default:
-		d.fail(what, err)
+		p.fail(err)
 	}
 }
 
-// stop ends both and waits: those in the TAP by a deadline that has passed,
-// those at the doorbell by Interrupt, those at a limit by ended.
+// stop ends the work and waits: either's doorbell ends the wait for all.
 func (p *pair) stop() {
 	if !p.running {
 		return
 	}
 	p.running = false
-	close(p.ended)
-	p.port.file.SetDeadline(time.Unix(1, 0))
-	for _, q := range []*virtio.Queue{p.receiver.queue, p.sender.queue} {
-		if q != nil {
-			q.Interrupt()
+	for _, d := range p.both() {
+		if d.queue != nil {
+			d.queue.Interrupt()
 		}
 	}
-	p.workers.Wait()
-	p.port.file.SetDeadline(time.Time{})
+	p.worker.Wait()
 }
 
 // goneError is an error of a TAP that will not work again.
 type goneError struct{ error }
 
-// waitError is what a wait for the TAP ended with.
-func waitError(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return virtio.ErrStopped
+// need is what a direction goes on with.
+type need int
+
+const (
+	needTurn    need = iota // its next turn
+	needChain               // one from the driver
+	needTAP                 // a frame from it, or room in it
+	needTime                // its limit's
+	needNothing             // the driver does not use it
+)
+
+// maxTurn is how many frames a direction passes on before the other has its
+// turn, and the driver hears of them.
+const maxTurn = 64
+
+// run gives each its turn, and waits when none can go on. Neither waits for the other's needs.
+func (p *pair) run() error {
+	defer p.receiver.giveBack()
+	for !p.interrupted() {
+		var err error
+		if p.sender.need, err = p.sender.turn(); err != nil {
+			return fmt.Errorf("send queue: %w", err)
+		}
+		if p.receiver.need, err = p.receiver.turn(); err != nil {
+			return fmt.Errorf("receive queue: %w", err)
+		}
+		if err := p.wait(); err != nil {
+			return err
+		}
 	}
-	return goneError{err}
+	return virtio.ErrStopped
 }
 
-// maxQuiet is how many frames are passed on before the driver hears of them.
-const maxQuiet = 64
+func (p *pair) interrupted() bool {
+	for _, d := range p.both() {
+		if d.queue != nil && d.queue.Interrupted() {
+			return true
+		}
+	}
+	return false
+}
+
+// wait returns when either may have what it needs, or either's doorbell rang.
+func (p *pair) wait() error {
+	tap := unix.PollFd{Fd: -1} // if none needs it: one that is gone would end each poll at once
+	var timeout *unix.Timespec
+	for _, d := range p.both() {
+		switch d.need {
+		case needTurn:
+			return nil
+		case needChain:
+			if !d.queue.Rest() {
+				return nil
+			}
+		case needTAP:
+			tap.Fd = int32(p.port)
+			tap.Events |= d.event
+		case needTime:
+			timeout = sooner(timeout, d.rests())
+		}
+	}
+	p.polled = [...]unix.PollFd{{Fd: p.receiver.bell(), Events: unix.POLLIN}, {Fd: p.sender.bell(), Events: unix.POLLIN}, tap}
+	if _, err := unix.Ppoll(p.polled[:], timeout, nil); err != nil && err != unix.EINTR {
+		return fmt.Errorf("wait for the TAP and the doorbells: %w", err)
+	}
+	for i, d := range p.both() {
+		if p.polled[i].Revents == 0 {
+			continue
+		}
+		if err := d.queue.Hear(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sooner(t *unix.Timespec, d time.Duration) *unix.Timespec {
+	if t != nil && t.Nano() < int64(d) {
+		return t
+	}
+	u := unix.NsecToTimespec(int64(d))
+	return &u
+}
+
+// direction is what a receiver and a sender have alike.
+type direction struct {
+	*Device
+	port  port
+	limit *ratelimit.Limiter
+	event int16 // the TAP's, when it can go on
+
+	queue *virtio.Queue // nil if the driver does not use it
+	need  need
+	due   time.Time // when what has passed is within the limit
+}
+
+// use makes q the queue.
+func (d *direction) use(q *virtio.Queue) error {
+	d.queue = q
+	if q == nil {
+		return nil
+	}
+	if q.Descriptor() < 0 {
+		return errors.New("network: a doorbell that cannot be polled")
+	}
+	q.Release()
+	return nil
+}
+
+// bell is the descriptor of the doorbell, or one that poll passes over.
+func (d *direction) bell() int32 {
+	if d.queue == nil {
+		return -1
+	}
+	return int32(d.queue.Descriptor())
+}
+
+// charge counts n bytes that have passed; the next frame is late for them.
+func (d *direction) charge(n int) {
+	if late := d.limit.Take(n); late > 0 {
+		d.due = time.Now().Add(late)
+	}
+}
+
+// rests is for how long nothing may pass.
+func (d *direction) rests() time.Duration {
+	if d.due.IsZero() {
+		return 0
+	}
+	return max(0, time.Until(d.due))
+}
 
 // receiver brings frames from the TAP to the guest. It holds chains that are
-// to be filled, enough for the largest frame if the driver gave so many.
+// to be filled, enough for a frame as they were of late if the driver gave so many.
 type receiver struct {
-	*Device
-	port  *port
-	queue *virtio.Queue
-	ended chan struct{}
+	direction
 
 	merge     bool // a frame may take several chains
 	keepFlags bool // the driver knows what flags mean
-	largest   int  // bytes that a read may bring
+	usual     int  // bytes of the largest frame of late, header included
 
 	held    []*virtio.Chain
 	room    int // bytes in held
@@ -124,74 +238,61 @@ type receiver struct {
 	header  header
 	spill   []byte // what of a frame held has no room for
 	vector  vector // header, held, spill
-	quiet   int
-
-	attempt func(fd uintptr) bool // try, bound once
-	n       int                   // its result
-	err     error
+	waiting int    // bytes of a frame that was read and needs more chains, or 0
 }
 
-func (r *receiver) run() error {
-	defer r.giveBack()
-	for {
-		if err := r.hold(); err != nil {
-			return err
-		}
-		r.gather()
-		if err := waitError(r.port.raw.Read(r.attempt)); err != nil {
-			return err
-		}
-		if r.err != nil { // a TAP that lives has only EAGAIN, which try waits out
-			return goneError{r.err}
-		}
-		if err := r.deliver(r.n); err != nil {
-			return err
-		}
-		if r.quiet >= maxQuiet {
-			r.notify()
-		}
-		if r.receiveMay != nil {
-			r.notify()
-			if !r.receiveMay.Wait(r.n, r.ended) {
-				return virtio.ErrStopped
+// settle is for what the driver negotiated.
+func (r *receiver) settle(features uint64) {
+	r.merge = features&FeatureMergeable != 0
+	r.keepFlags = features&FeatureGuestCsum != 0
+	r.usual = 0
+}
+
+// turn passes on frames until there are no more, or no room.
+func (r *receiver) turn() (need, error) {
+	if r.queue == nil {
+		return needNothing, nil
+	}
+	defer r.queue.Notify()
+	for range maxTurn {
+		if r.waiting == 0 {
+			if need, err := r.read(); need != needTurn || err != nil {
+				return need, err
 			}
 		}
+		if need, err := r.deliver(); need != needTurn || err != nil {
+			return need, err
+		}
 	}
+	return needTurn, nil
 }
 
-func (r *receiver) notify() {
-	r.queue.Notify()
-	r.quiet = 0
+// read takes a frame from the TAP, which waits then.
+func (r *receiver) read() (need, error) {
+	if r.rests() > 0 {
+		return needTime, nil
+	}
+	if err := r.hold(); err != nil || len(r.held) == 0 {
+		return needChain, err
+	}
+	r.gather()
+	n, err := readv(int(r.port), r.vector)
+	switch {
+	case err == unix.EAGAIN:
+		return needTAP, nil
+	case err != nil: // a TAP that lives has no other
+		return needTAP, goneError{err}
+	}
+	r.waiting = n
+	r.usual = max(n, r.usual-r.usual/8)
+	r.charge(n)
+	return needTurn, nil
 }
 
-// try is one read, and false if there is nothing to read.
-func (r *receiver) try(fd uintptr) bool {
-	r.err = unix.EINTR
-	for r.err == unix.EINTR {
-		r.n, r.err = readv(int(fd), r.vector)
-	}
-	if r.err == unix.EAGAIN {
-		r.notify()
-		return false
-	}
-	return true
-}
-
-// hold takes chains for the next frame; one at least, which it waits for.
+// hold takes chains for the next frame.
 func (r *receiver) hold() error {
-	for len(r.held) == 0 || r.merge && r.room < r.largest {
-		taken, err := r.take()
-		if err != nil {
-			return err
-		}
-		if taken {
-			continue
-		}
-		if len(r.held) > 0 {
-			return nil
-		}
-		r.notify()
-		if err := r.queue.Wait(); err != nil {
+	for len(r.held) == 0 || r.merge && r.room < r.usual {
+		if taken, err := r.take(); !taken {
 			return err
 		}
 	}
@@ -234,16 +335,23 @@ func (r *receiver) gather() {
 	r.vector = append(r.vector, piece(r.spill))
 }
 
-// deliver gives a frame that was read, of n bytes with its header, to the guest.
-func (r *receiver) deliver(n int) error {
+// deliver gives the frame that waits to the guest, or drops it. It needs a chain if there is
+// no room for all of it yet.
+func (r *receiver) deliver() (need, error) {
+	n := r.waiting
 	if n < headerSize+minFrame {
-		r.receiveDropped.Add(1)
-		return nil
+		r.drop()
+		return needTurn, nil
 	}
 	spilled := r.spill[:max(0, n-r.inPlace())]
-	if ok, err := r.holdMore(n); !ok {
-		r.receiveDropped.Add(1)
-		return err
+	for r.room < n {
+		if !r.merge || len(r.held) >= r.queue.Size() { // one chain, or the whole queue, may not be enough
+			r.drop()
+			return needTurn, nil
+		}
+		if taken, err := r.take(); !taken {
+			return needChain, err
+		}
 	}
 	r.finishHeader(n)
 	place := n - headerSize - len(spilled)
@@ -260,9 +368,15 @@ func (r *receiver) deliver(n int) error {
 			break
 		}
 	}
+	r.waiting = 0
 	r.received.Add(1)
 	r.receivedBytes.Add(uint64(n - headerSize))
-	return r.push(len(r.written))
+	return needTurn, r.push(len(r.written))
+}
+
+func (r *receiver) drop() {
+	r.waiting = 0
+	r.receiveDropped.Add(1)
 }
 
 // inPlace is how many bytes of header and frame the vector has before the spill.
@@ -272,28 +386,6 @@ func (r *receiver) inPlace() int {
 		n += int(p.Len)
 	}
 	return n
-}
-
-// holdMore waits for chains for a frame that is read but has no room yet, and
-// says whether it has them. One chain, or the whole queue, may not be enough.
-func (r *receiver) holdMore(n int) (bool, error) {
-	for r.room < n {
-		if !r.merge || len(r.held) >= r.queue.Size() {
-			return false, nil
-		}
-		taken, err := r.take()
-		switch {
-		case err != nil:
-			return false, err
-		case taken:
-			continue
-		}
-		r.notify()
-		if err := r.queue.Wait(); err != nil {
-			return false, err
-		}
-	}
-	return true, nil
 }
 
 // finishHeader makes the host's header the guest's.
@@ -315,7 +407,6 @@ func (r *receiver) finishHeader(n int) {
 // push gives back the first n chains held, so that the driver sees them at once
 // or not at all (§5.1.6.4.1).
 func (r *receiver) push(n int) error {
-	r.quiet++
 	for _, c := range r.held[:n] {
 		r.room -= c.Written() + c.Writable()
 	}
@@ -331,108 +422,76 @@ func (r *receiver) push(n int) error {
 
 // giveBack returns what is held to the queue, the last first.
 func (r *receiver) giveBack() {
+	if r.waiting != 0 {
+		r.drop()
+	}
 	for i := len(r.held) - 1; i >= 0; i-- {
 		r.queue.Unpop(r.held[i])
 	}
 	r.held, r.room = r.held[:0], 0
-	r.notify()
 }
 
 // sender brings frames from the guest to the TAP.
 type sender struct {
-	*Device
-	port  *port
-	queue *virtio.Queue
-	ended chan struct{}
-
+	direction
 	header header
 	vector vector // header, frame
-	quiet  int
-
-	attempt func(fd uintptr) bool // try, bound once
-	err     error                 // its result
 }
 
-func (s *sender) run() error {
+// turn passes on frames until there are no more, or no room.
+func (s *sender) turn() (need, error) {
+	if s.queue == nil {
+		return needNothing, nil
+	}
 	defer s.queue.Notify()
-	for {
+	for range maxTurn {
+		if s.rests() > 0 {
+			return needTime, nil
+		}
 		c, err := s.queue.Next()
-		if err != nil {
-			return err
-		}
 		if c == nil {
-			s.notify()
-			if err := s.queue.Wait(); err != nil {
-				return err
-			}
-			continue
+			return needChain, err
 		}
-		if err := s.send(c); err != nil {
+		if need, err := s.send(c); need != needTurn || err != nil {
 			s.queue.Unpop(c)
-			return err
+			return need, err
 		}
 		if err := s.queue.PushQuietly(c, 0); err != nil {
-			return err
-		}
-		if s.quiet++; s.quiet >= maxQuiet {
-			s.notify()
+			return needTurn, err
 		}
 	}
-}
-
-func (s *sender) notify() {
-	s.queue.Notify()
-	s.quiet = 0
+	return needTurn, nil
 }
 
 var errHeader = errors.New("frame without a whole header (§5.1.6.2)")
 
-// send passes on the frame of c, or drops it. With an error it did neither.
-func (s *sender) send(c *virtio.Chain) error {
+// send passes on the frame of c, or drops it. With an error or another need it did neither.
+func (s *sender) send(c *virtio.Chain) (need, error) {
 	var raw header
 	if n, _ := c.Read(raw[:]); n < headerSize {
-		return errHeader
+		return needTurn, errHeader
 	}
 	n := c.Readable()
 	var err error
 	if s.header, err = parseHeader(raw, n, s.active.Features); err != nil {
 		s.sendDropped.Add(1)
-		return nil
-	}
-	if s.sendMay != nil {
-		s.notify()
-		if !s.sendMay.Wait(n, s.ended) {
-			return virtio.ErrStopped
-		}
+		return needTurn, nil
 	}
 	s.vector = append(s.vector[:0], piece(s.header[:]))
 	for _, segment := range c.ReadSegments() {
 		s.vector = append(s.vector, piece(segment))
 	}
-	if err := waitError(s.port.raw.Write(s.attempt)); err != nil {
-		return err
-	}
-	switch s.err {
+	switch _, err := writev(int(s.port), s.vector); err {
 	case nil:
 		s.sent.Add(1)
 		s.sentBytes.Add(uint64(n))
+	case unix.EAGAIN:
+		return needTAP, nil
 	case unix.EBADFD, unix.ENODEV:
-		return goneError{s.err}
+		return needTAP, goneError{err}
 	default: // a TAP that is down, a frame that the host does not like
 		s.sendDropped.Add(1)
 	}
-	return nil
-}
-
-// try is one write, and false if the TAP has no room.
-func (s *sender) try(fd uintptr) bool {
-	s.err = unix.EINTR
-	for s.err == unix.EINTR {
-		_, s.err = writev(int(fd), s.vector)
-	}
-	if s.err == unix.EAGAIN {
-		s.notify()
-		return false
-	}
-	return true
+	s.charge(n)
+	return needTurn, nil
 }

@@ -74,6 +74,7 @@ func StartIn(t testing.TB, mem *Memory, dev virtio.Device, features uint64) *Dri
 
 func (d *Driver) end() {
 	d.Stop()
+	d.closeBells()
 	if d.failure != nil && !d.asked {
 		d.t.Errorf("the device failed: %v", d.failure)
 	}
@@ -82,6 +83,7 @@ func (d *Driver) end() {
 // setUp makes the queues, as after a reset, and leaves those out that without
 // has a bit for.
 func (d *Driver) setUp(without uint) {
+	d.closeBells()
 	d.queues = nil
 	d.active = &virtio.Active{Features: d.Features, ConfigChanged: d.configChanged, Fail: d.fail}
 	for i, size := range d.dev.Queues() {
@@ -96,6 +98,12 @@ func (d *Driver) setUp(without uint) {
 		}
 		d.queues = append(d.queues, q)
 		d.active.Queues = append(d.active.Queues, q.device)
+	}
+}
+
+func (d *Driver) closeBells() {
+	for _, q := range d.queues {
+		q.bell.Close()
 	}
 }
 

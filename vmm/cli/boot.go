@@ -97,7 +97,7 @@ func processors(m *words.Machine) int {
 		queues += max(d.Queues, 1)
 	}
 	for _, n := range m.Nets {
-		queues += 2 * max(n.Queues, 1)
+		queues += max(n.Queues, 1) // a pair waits as one
 	}
 	return runtime.NumCPU() + m.CPUs + queues
 }

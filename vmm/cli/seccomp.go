@@ -63,6 +63,7 @@ var calls = []struct {
 		{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "blk: BLKDISCARD, BLKZEROOUT", When: ioctls(0x12)},
 	}},
 	{func(m *words.Machine) bool { return len(m.Nets) > 0 }, []seccomp.Row{
+		{NR: unix.SYS_PPOLL, Name: "ppoll", Why: "net: the TAP and the doorbells"},
 		{NR: unix.SYS_READV, Name: "readv", Why: "net: frames"},
 		{NR: unix.SYS_WRITEV, Name: "writev", Why: "net: frames"},
 		{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "net: TUNSETOFFLOAD", When: seccomp.Is(1, unix.TUNSETOFFLOAD)},

@@ -92,7 +92,7 @@ func (m *Machine) addDevice(d Device, base uint64, gsi uint32) error {
 	return m.mmio.Add(base, mmio.Size, d.Name, s.transport)
 }
 
-// doorbell is a queue's.
+// doorbell is a queue's, a virtio.Pollable.
 type doorbell struct {
 	eventfd
 	anchor *anchor
@@ -102,10 +102,18 @@ type doorbell struct {
 // its processor, and who takes that away while it waits is the monitor (anchor).
 func (d doorbell) Wait() error {
 	runtime.Gosched()
+	return d.Hear()
+}
+
+// Hear implements virtio.Pollable.
+func (d doorbell) Hear() error {
 	err := d.eventfd.Wait()
 	d.anchor.touch()
 	return err
 }
+
+// Descriptor implements virtio.Pollable.
+func (d doorbell) Descriptor() int { return int(d.eventfd) }
 
 // failed tells that a device needs a reset. A driver can make it fail as often as
 // it likes, and fill no log with it: the rest is in Metrics.

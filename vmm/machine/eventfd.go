@@ -7,8 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eventfd is a counter in the kernel that KVM counts up, or waits for. It is a
-// virtio.Doorbell.
+// eventfd is a counter in the kernel that KVM counts up, or waits for.
 type eventfd int
 
 const noEventfd eventfd = -1
