@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,10 +18,15 @@ import (
 // one of the scheduler's processors, and looks every 10 ms if it finds nothing to do; so
 // that is what anchor does: it sleeps by a call that the scheduler does not know of.
 //
+// It finds something to do (retake) where a goroutine has not come back to the scheduler for
+// 10 ms, be it that it only made short calls meanwhile, as a vCPU and a queue's do: it takes the
+// processor away, and looks every 20 µs again. So those at work yield, once a look.
+//
 // A machine whose devices rest has no anchor, and costs nothing.
 type anchor struct {
-	busy atomic.Bool // since the last look
-	down atomic.Bool // it holds
+	busy  atomic.Bool   // since the last look
+	down  atomic.Bool   // it holds
+	looks atomic.Uint32 // so far
 
 	mu   sync.Mutex
 	wake chan struct{} // nil when closed
@@ -59,11 +65,21 @@ func (a *anchor) touch() {
 	}
 }
 
+// yield lets a goroutine come back to the scheduler if there was a look after the one that was seen.
+func (a *anchor) yield(seen *atomic.Uint32) {
+	if n := a.looks.Load(); seen.Load() != n {
+		seen.Store(n)
+		runtime.Gosched()
+	}
+}
+
 // hold returns when devices have rested.
 func (a *anchor) hold() {
 	for rested := 0; rested < patience; rested++ {
 		pause := unix.NsecToTimespec(int64(look))
 		rawSleep(&pause)
+		runtime.Gosched()
+		a.looks.Add(1)
 		if a.busy.Swap(false) {
 			rested = 0
 		}

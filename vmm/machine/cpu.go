@@ -3,6 +3,7 @@ package machine
 import (
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"bulkhead/kvm"
@@ -31,12 +32,14 @@ func (m *Machine) runCPU(c *kvm.VCPU) {
 // stretch runs c until it is interrupted, or the guest is over.
 func (m *Machine) stretch(c *kvm.VCPU) (Ending, bool) {
 	exits := &m.counters.exits[c.ID()]
+	var look atomic.Uint32
 	for {
 		exit, err := c.Run()
 		if err != nil {
 			return Ending{Reason: Broken, Err: err}, true
 		}
 		exits.Add(1)
+		m.anchor.yield(&look)
 		switch exit {
 		case kvm.ExitInterrupted:
 			return Ending{}, false

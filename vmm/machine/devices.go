@@ -28,6 +28,8 @@ type slot struct {
 	transport *mmio.Transport
 	irq       eventfd
 	bells     []eventfd
+	anchor    *anchor
+	look      atomic.Uint32 // of the anchor, that the device saw last
 	failures  atomic.Uint32
 }
 
@@ -61,7 +63,7 @@ func (m *Machine) addDevices() error {
 }
 
 func (m *Machine) addDevice(d Device, base uint64, gsi uint32) error {
-	s := &slot{name: d.Name, base: base, gsi: gsi, irq: noEventfd}
+	s := &slot{name: d.Name, base: base, gsi: gsi, irq: noEventfd, anchor: &m.anchor}
 	m.slots = append(m.slots, s) // from here on Close has what there is of it
 	var err error
 	if s.irq, err = newEventfd(false); err != nil {
@@ -82,8 +84,8 @@ func (m *Machine) addDevice(d Device, base uint64, gsi uint32) error {
 		}
 	}
 	s.transport, err = mmio.New(d.Device, m.mem, mmio.Lines{
-		Interrupt: func() { m.anchor.touch(); s.irq.Ring() },
-		Doorbell:  func(queue int) virtio.Doorbell { return doorbell{s.bells[queue], &m.anchor} },
+		Interrupt: func() { s.irq.Ring(); s.works() },
+		Doorbell:  func(queue int) virtio.Doorbell { return doorbell{s.bells[queue], s} },
 		Failed:    func(err error) { m.failed(d.Name, &s.failures, err) },
 	})
 	if err != nil {
@@ -92,10 +94,16 @@ func (m *Machine) addDevice(d Device, base uint64, gsi uint32) error {
 	return m.mmio.Add(base, mmio.Size, d.Name, s.transport)
 }
 
+// works is what a device's goroutines say as they come and go.
+func (s *slot) works() {
+	s.anchor.touch()
+	s.anchor.yield(&s.look)
+}
+
 // doorbell is a queue's, a virtio.Pollable.
 type doorbell struct {
 	eventfd
-	anchor *anchor
+	slot *slot
 }
 
 // Wait lets those run first to whom the queue's goroutine has given work: they are behind it on
@@ -108,7 +116,7 @@ func (d doorbell) Wait() error {
 // Hear implements virtio.Pollable.
 func (d doorbell) Hear() error {
 	err := d.eventfd.Wait()
-	d.anchor.touch()
+	d.slot.works()
 	return err
 }
 
