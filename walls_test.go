@@ -55,7 +55,7 @@ var rooms = []room{
 	{"runtime", []string{
 		"runtime/agent", "sentry/boot", "sentry/gofer", "sentry/syscalls", "vmm/host", "vmm/sandbox", "vmm/share",
 		"github.com/opencontainers/", "github.com/containerd/", "github.com/spf13/", "github.com/moby/",
-		"github.com/BurntSushi/toml", "github.com/godbus/", "github.com/coreos/",
+		"github.com/BurntSushi/toml", "github.com/godbus/", "github.com/coreos/", "github.com/vishvananda/netlink",
 	}, "OCI verbs; that only main.go links in the Sentry and the VMM is TestOnlyMainLinksWalls's"},
 
 	{"virtio", nil, "devices see queues and guest memory, never KVM or a machine"},

@@ -349,7 +349,7 @@ func FuzzMessage(f *testing.F) {
 func FuzzBootConfig(f *testing.F) {
 	f.Add(`{"version":1,"spec":{"process":{},"root":{}}}`)
 	f.Fuzz(func(t *testing.T, s string) {
-		c, err := ReadBootConfig(strings.NewReader(s))
+		c, err := parseBootConfig([]byte(s), nil)
 		if err == nil && (c.Spec == nil || c.Spec.Process == nil) {
 			t.Errorf("%q: incomplete, and accepted", s)
 		}

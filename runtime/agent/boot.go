@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
+	"os"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // The descriptors with which a sandbox process starts. 0 to 2 are the
@@ -51,6 +54,10 @@ type BootConfig struct {
 	Network  string   `json:"network,omitempty"` // none, sandbox (what is in the process's network namespace), host
 	Console  *Console `json:"console,omitempty"`
 
+	// Devices are the interfaces of the network namespace, from which their addresses
+	// have been taken: nobody answers there but the sandbox.
+	Devices []Device `json:"devices,omitempty"`
+
 	// Terminal says that 0 is the slave of a host pty. The process is the leader
 	// of a session of its own with that as its controlling terminal, so that the
 	// host's SIGWINCH reaches it; the new size is to be had by TIOCGWINSZ.
@@ -69,6 +76,29 @@ type BootConfig struct {
 	// Began is when the runtime was started, for the milestones of --debug.
 	Began time.Time `json:"began"`
 }
+
+// Device is a network interface, with a packet socket that is bound to it.
+type Device struct {
+	// FD comes with the configuration (SCM_RIGHTS); it is the sandbox's number once
+	// ReadBootConfig has it.
+	FD        int            `json:"-"`
+	Index     int            `json:"index"`
+	Name      string         `json:"name"`
+	Ethernet  string         `json:"ethernet"`
+	MTU       int            `json:"mtu"`
+	Offload   bool           `json:"offload,omitempty"` // PACKET_VNET_HDR is on
+	Addresses []netip.Prefix `json:"addresses,omitempty"`
+	Routes    []Route        `json:"routes,omitempty"` // but for those that the addresses bring
+}
+
+// Route is a way to a destination; without a gateway that is on the link.
+type Route struct {
+	Destination netip.Prefix `json:"destination"`
+	Gateway     netip.Addr   `json:"gateway,omitzero"`
+}
+
+// MostDevices is how many descriptors go with one message (net/core/scm.c, SCM_MAX_FD, is more).
+const MostDevices = 64
 
 // Console is the first size of a terminal.
 type Console struct {
@@ -105,13 +135,47 @@ type Files struct {
 // the guest's kernel and init; the host's control group allows it as well.
 const MachineOverhead = 96 << 20 // bytes
 
-// ReadBootConfig reads the configuration from ConfigFD. It is io.EOF when the
-// runtime has given up.
-func ReadBootConfig(r io.Reader) (*BootConfig, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxConfig))
+// ReadBootConfig reads the configuration from ConfigFD, a stream socket. It is io.EOF
+// when the runtime has given up.
+func ReadBootConfig(f *os.File) (*BootConfig, error) {
+	b, fds, err := receiveAll(int(f.Fd()))
 	if err != nil {
 		return nil, fmt.Errorf("agent: read boot config: %w", err)
 	}
+	return parseBootConfig(b, fds)
+}
+
+// receiveAll reads a stream to its end, and the descriptors that came with it.
+func receiveAll(fd int) (all []byte, fds []int, err error) {
+	b, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4*MostDevices))
+	for len(all) < maxConfig {
+		n, oobn, _, _, err := unix.Recvmsg(fd, b, oob, unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, nil, os.NewSyscallError("recvmsg", err)
+		}
+		if n == 0 {
+			break
+		}
+		all = append(all, b[:n]...)
+		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range messages {
+			rights, err := unix.ParseUnixRights(&messages[i])
+			if err != nil {
+				return nil, nil, err
+			}
+			fds = append(fds, rights...)
+		}
+	}
+	return all, fds, nil
+}
+
+func parseBootConfig(b []byte, fds []int) (*BootConfig, error) {
 	if len(b) == 0 {
 		return nil, io.EOF
 	}
@@ -124,6 +188,11 @@ func ReadBootConfig(r io.Reader) (*BootConfig, error) {
 		return nil, fmt.Errorf("agent: boot config has version %d, want %d", c.Version, Version)
 	case c.Spec == nil || c.Spec.Process == nil || c.Spec.Root == nil:
 		return nil, errors.New("agent: boot config has no complete spec")
+	case len(fds) != len(c.Devices):
+		return nil, fmt.Errorf("agent: boot config has %d devices and %d descriptors of such", len(c.Devices), len(fds))
+	}
+	for i := range c.Devices {
+		c.Devices[i].FD = fds[i]
 	}
 	return c, nil
 }

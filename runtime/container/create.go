@@ -14,6 +14,7 @@ import (
 	"bulkhead/runtime/bundle"
 	"bulkhead/runtime/cgroup"
 	"bulkhead/runtime/console"
+	"bulkhead/runtime/network"
 	"bulkhead/runtime/sandbox"
 	"bulkhead/runtime/state"
 
@@ -447,6 +448,26 @@ func (n *creation) startProcesses(context.Context) (err error) {
 	return nil
 }
 
+// takeNetwork takes over what there is in the sandbox's own network namespace, which
+// engines fill before a container is created or by its first hooks. Who is not root
+// may not, and nobody has prepared anything for them.
+func (n *creation) takeNetwork(c *agent.BootConfig) error {
+	if c.Network != "sandbox" || n.c.State.Isolation == vmWall || rootless() {
+		return nil
+	}
+	pid := n.c.State.Sandbox.PID
+	if other, err := network.Shared(pid); err != nil || other != 0 {
+		if err == nil {
+			n.rt.Log.Warn("the network namespace is another's as well: the container has loopback alone", "container", n.ID, "process", other)
+		}
+		return err
+	}
+	return sandbox.InNetworkOf(pid, func() (err error) {
+		c.Devices, err = network.Take()
+		return err
+	})
+}
+
 // network is host where the specification asks for no network namespace.
 func (n *creation) network() string {
 	for _, ns := range n.spec.Linux.Namespaces {
@@ -583,6 +604,10 @@ func (n *creation) boot(ctx context.Context) error {
 			c.Console = &agent.Console{Rows: rows, Columns: columns}
 		}
 	}
+	if err := n.takeNetwork(c); err != nil {
+		return err
+	}
+	defer network.Close(c.Devices)
 	ready, err := n.c.Process.Boot(c)
 	switch {
 	case n.template.store == nil:

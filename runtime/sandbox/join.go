@@ -64,6 +64,11 @@ func InNamespacesOf(pid int, f func() error) error {
 	return within(all, f)
 }
 
+// InNetworkOf runs f in the network namespace of a process.
+func InNetworkOf(pid int, f func() error) error {
+	return within([]specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", pid)}}, f)
+}
+
 // Hostname is the name that the host has in the uts namespace of the list, or in ours.
 func Hostname(namespaces []specs.LinuxNamespace) (name string, err error) {
 	var uts []specs.LinuxNamespace

@@ -70,7 +70,7 @@ type Sandbox struct {
 	Gofer   *os.Process
 	Files   agent.Files // the numbers of the optional descriptors
 
-	config *os.File // the pipe that the sandbox reads its configuration from
+	config *os.File // the socket that the sandbox reads its configuration from
 	ready  *os.File // the pipe that it reports on
 }
 
@@ -85,7 +85,7 @@ func Start(c *Config) (_ *Sandbox, err error) {
 		}
 	}()
 
-	configRead, configWrite, err := os.Pipe()
+	configRead, configWrite, err := pair(unix.SOCK_STREAM, "config") // with descriptors
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func Start(c *Config) (_ *Sandbox, err error) {
 	}
 	ours.add(readyWrite)
 	s.ready = readyRead
-	sandboxEnd, goferEnd, err := pair()
+	sandboxEnd, goferEnd, err := pair(unix.SOCK_SEQPACKET, "gofer socket")
 	if err != nil {
 		return nil, err
 	}
@@ -243,10 +243,21 @@ func (s *Sandbox) Boot(c *agent.BootConfig) (*agent.Ready, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.config.Write(data)
+	var rights []byte
+	if len(c.Devices) > 0 {
+		var fds []int
+		for _, d := range c.Devices {
+			fds = append(fds, d.FD)
+		}
+		rights = unix.UnixRights(fds...)
+	}
+	err = unix.Sendmsg(int(s.config.Fd()), data[:1], rights, nil, unix.MSG_NOSIGNAL)
+	if err == nil {
+		_, err = s.config.Write(data[1:])
+	}
 	s.config.Close()
-	// A sandbox that died before it read all (EPIPE) may have said why.
-	if err != nil && !errors.Is(err, unix.EPIPE) {
+	// A sandbox that died before it read all may have said why.
+	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return nil, fmt.Errorf("send the configuration: %w", err)
 	}
 	r, err := agent.ReadReady(s.ready)
@@ -285,13 +296,13 @@ func (s *Sandbox) Kill() {
 	}
 }
 
-// pair is the connection between the two, which keeps packets apart.
-func pair() (a, b *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+// pair is a connection between two processes.
+func pair(kind int, name string) (a, b *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("socketpair: %w", err)
 	}
-	return os.NewFile(uintptr(fds[0]), "gofer socket"), os.NewFile(uintptr(fds[1]), "gofer socket"), nil
+	return os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name), nil
 }
 
 // memfd holds v as JSON, to be read from the start.

@@ -145,6 +145,7 @@ func (s *sandbox) steps() []struct {
 		{"restrict system calls", s.restrict},
 		{"reach the gofer", s.reachGofer},
 		{"make the kernel", s.makeKernel},
+		{"attach the network", s.attachNetwork},
 		{"mount file systems", s.mountAll},
 		{"load init", s.loadInit},
 		{"serve the runtime", s.serve},

@@ -41,7 +41,11 @@ func (s *sandbox) restrict() error {
 	if os.Getenv("BULKHEAD_SECCOMP") == "log" {
 		off = seccomp.Log
 	}
-	return seccomp.Install(append(seccomp.Runtime(os.Getpid()), calls(s.plat.Name())...), off)
+	rows := append(seccomp.Runtime(os.Getpid()), calls(s.plat.Name())...)
+	if len(s.config.Devices) > 0 {
+		rows = append(rows, networkCalls...)
+	}
+	return seccomp.Install(rows, off)
 }
 
 // calls are what the sandbox may call beyond seccomp.Runtime.

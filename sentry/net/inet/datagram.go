@@ -55,22 +55,11 @@ func truesize(n int) int {
 }
 
 // sink takes what the library has.
-type sink struct {
-	to   memory.Buffers
-	data []byte
-}
+type sink struct{ data []byte }
 
 func (w *sink) Write(b []byte) (int, error) {
-	if w.to == nil {
-		w.data = append(w.data, b...)
-		return len(b), nil
-	}
-	n := w.to.CopyOut(b)
-	w.to = w.to.Skip(n)
-	if n < len(b) {
-		return n, unix.EFAULT
-	}
-	return n, nil
+	w.data = append(w.data, b...)
+	return len(b), nil
 }
 
 // drain takes over what has come. The library calls it as it delivers.

@@ -25,6 +25,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/loopback"
+	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -36,13 +37,14 @@ import (
 	"bulkhead/sentry/net/socket"
 )
 
-// Loopback is the index of the loopback device, its only one so far.
+// Loopback is the index of the loopback device.
 const Loopback = 1
 
 // Stack is what a network namespace has. The library's goroutines start with the
 // first socket.
 type Stack struct {
 	sysctls Sysctls
+	devices []device // beside loopback, from Attach
 
 	start     sync.Once
 	lib       *stack.Stack
@@ -73,21 +75,27 @@ func New(up bool) *Stack {
 func (n *Stack) tcpip() *stack.Stack {
 	n.start.Do(func() {
 		n.lib = n.newLib(tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6)
+		n.connect(n.lib)
+		n.route(n.lib, n.deviceRoutes())
 		n.started.Store(true)
 	})
 	return n.lib
 }
 
-// udpLite is another one, whose UDP is UDP-Lite's ports and sockets: on a device
+// udpLite is another one, of loopback alone, whose UDP is UDP-Lite's ports and sockets: on a device
 // that corrupts nothing the two protocols differ in their number alone.
 func (n *Stack) udpLite() *stack.Stack {
-	n.startLite.Do(func() { n.lite.Store(n.newLib(udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6)) })
+	n.startLite.Do(func() {
+		lite := n.newLib(udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6)
+		n.route(lite, nil)
+		n.lite.Store(lite)
+	})
 	return n.lite.Load()
 }
 
 func (n *Stack) newLib(transports ...stack.TransportProtocolFactory) *stack.Stack {
 	s := stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 		TransportProtocols: transports,
 		RawFactory:         raw.EndpointFactory{},
 		HandleLocal:        true,
@@ -104,7 +112,6 @@ func (n *Stack) newLib(transports ...stack.TransportProtocolFactory) *stack.Stac
 	if err := s.CreateNICWithOptions(Loopback, loopback.New(), stack.NICOptions{Name: "lo"}); err != nil {
 		panic("inet: make the loopback device: " + err.String())
 	}
-	n.route(s)
 	return s
 }
 
@@ -115,8 +122,8 @@ var (
 )
 
 // route gives the loopback device its addresses and routes, or, when it is down,
-// takes them away.
-func (n *Stack) route(s *stack.Stack) {
+// takes them away; more are other devices' routes.
+func (n *Stack) route(s *stack.Stack, more []tcpip.Route) {
 	var table []tcpip.Route
 	for _, a := range loopbackAddresses {
 		if n.up.Load() {
@@ -126,7 +133,7 @@ func (n *Stack) route(s *stack.Stack) {
 			s.RemoveAddress(Loopback, a.Address)
 		}
 	}
-	s.SetRouteTable(table)
+	s.SetRouteTable(append(table, more...))
 }
 
 // Up says whether the loopback device is; SetUp changes it.
@@ -137,10 +144,10 @@ func (n *Stack) SetUp(up bool) {
 		return
 	}
 	if n.Started() {
-		n.route(n.lib)
+		n.route(n.lib, n.deviceRoutes())
 	}
 	if lite := n.lite.Load(); lite != nil {
-		n.route(lite)
+		n.route(lite, nil)
 	}
 }
 

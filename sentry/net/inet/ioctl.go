@@ -3,6 +3,7 @@ package inet
 import (
 	"bytes"
 	"encoding/binary"
+	"net"
 
 	"golang.org/x/sys/unix"
 
@@ -118,66 +119,108 @@ func DeviceIoctl(ctx vfs.Context, n *Stack, cmd uint32, at memory.Addr) error {
 		return err
 	}
 	if cmd == unix.SIOCGIFNAME {
-		if binary.LittleEndian.Uint32(b[ifreqName:]) != Loopback {
+		index := int(int32(binary.LittleEndian.Uint32(b[ifreqName:])))
+		if !n.known(index) {
 			return unix.ENODEV
 		}
-		copy(b[:ifreqName], deviceName+"\x00")
+		clear(b[:ifreqName])
+		copy(b[:ifreqName-1], n.nameOf(index))
 		return out(ctx, at, b[:])
 	}
 	name := b[:ifreqName-1]
 	if i := bytes.IndexByte(name, 0); i >= 0 {
 		name = name[:i]
 	}
-	if base, _, _ := bytes.Cut(name, []byte{':'}); string(base) != deviceName {
+	base, _, _ := bytes.Cut(name, []byte{':'})
+	d, ok := n.named(string(base))
+	if !ok {
 		return unix.ENODEV
 	}
 	if admin {
 		if !socket.Capable(ctx, unix.CAP_NET_ADMIN) {
 			return unix.EPERM
 		}
-		if cmd == unix.SIOCSIFFLAGS {
+		if cmd == unix.SIOCSIFFLAGS && d.Index == Loopback {
 			n.SetUp(binary.LittleEndian.Uint16(b[ifreqName:])&unix.IFF_UP != 0)
 			return nil
 		}
 		return unix.EOPNOTSUPP
 	}
-	if err := known(n, b[ifreqName:]); err != nil {
+	if err := known(d, b[ifreqName:]); err != nil {
 		return err
 	}
 	return out(ctx, at, b[:])
 }
 
-// deviceGets fill in the union of struct ifreq for the loopback device.
-var deviceGets = map[uint32]func(n *Stack, b []byte) error{
-	unix.SIOCGIFNAME:    func(*Stack, []byte) error { return nil },
-	unix.SIOCGIFINDEX:   short(func(*Stack) uint32 { return Loopback }),
-	unix.SIOCGIFFLAGS:   getFlags,
-	unix.SIOCGIFMTU:     short(func(*Stack) uint32 { return 65536 }),
-	unix.SIOCGIFMETRIC:  short(func(*Stack) uint32 { return 0 }),
-	unix.SIOCGIFTXQLEN:  short(func(*Stack) uint32 { return 1000 }),
-	unix.SIOCGIFADDR:    address4(127, 0, 0, 1),
-	unix.SIOCGIFDSTADDR: address4(127, 0, 0, 1),
-	unix.SIOCGIFBRDADDR: address4(0, 0, 0, 0),
-	unix.SIOCGIFNETMASK: address4(255, 0, 0, 0),
-	unix.SIOCGIFHWADDR: func(_ *Stack, b []byte) error {
-		clear(b[:16])
-		binary.LittleEndian.PutUint16(b, unix.ARPHRD_LOOPBACK)
-		return nil
-	},
-	unix.SIOCGIFMAP:  func(_ *Stack, b []byte) error { clear(b[:24]); return nil },
-	unix.SIOCETHTOOL: func(*Stack, []byte) error { return unix.EOPNOTSUPP },
+// owned is a device with its first address of IPv4, if it has one.
+type owned struct {
+	Link
+	four *Addr
 }
 
-func short(f func(*Stack) uint32) func(*Stack, []byte) error {
-	return func(n *Stack, b []byte) error {
-		binary.LittleEndian.PutUint32(b, f(n))
+func (n *Stack) named(name string) (owned, bool) {
+	for _, l := range n.Links() {
+		if l.Name == name {
+			return n.withAddress(l), true
+		}
+	}
+	return owned{}, false
+}
+
+func (n *Stack) withAddress(l Link) owned {
+	d := owned{Link: l}
+	for _, a := range n.Addrs() {
+		if a.Link == l.Index && len(a.IP) == 4 {
+			d.four = &a
+			break
+		}
+	}
+	return d
+}
+
+// deviceGets fill in the union of struct ifreq.
+var deviceGets = map[uint32]func(d owned, b []byte) error{
+	unix.SIOCGIFNAME:  func(owned, []byte) error { return nil },
+	unix.SIOCGIFINDEX: word(func(d owned) uint32 { return uint32(d.Index) }),
+	unix.SIOCGIFFLAGS: func(d owned, b []byte) error {
+		binary.LittleEndian.PutUint16(b, uint16(d.Link.Flags))
+		return nil
+	},
+	unix.SIOCGIFMTU:     word(func(d owned) uint32 { return d.MTU }),
+	unix.SIOCGIFMETRIC:  word(func(owned) uint32 { return 0 }),
+	unix.SIOCGIFTXQLEN:  word(func(d owned) uint32 { return d.Queue }),
+	unix.SIOCGIFADDR:    address4(func(a *Addr) []byte { return a.IP }),
+	unix.SIOCGIFDSTADDR: address4(func(a *Addr) []byte { return a.IP }),
+	unix.SIOCGIFBRDADDR: address4(func(a *Addr) []byte { return a.Broadcast }),
+	unix.SIOCGIFNETMASK: address4(func(a *Addr) []byte { return net.CIDRMask(int(a.Prefix), 32) }),
+	unix.SIOCGIFHWADDR: func(d owned, b []byte) error {
+		clear(b[:16])
+		binary.LittleEndian.PutUint16(b, d.Type)
+		copy(b[2:], d.Address)
+		return nil
+	},
+	unix.SIOCGIFMAP:  func(_ owned, b []byte) error { clear(b[:24]); return nil },
+	unix.SIOCETHTOOL: func(owned, []byte) error { return unix.EOPNOTSUPP },
+}
+
+func word(f func(owned) uint32) func(owned, []byte) error {
+	return func(d owned, b []byte) error {
+		binary.LittleEndian.PutUint32(b, f(d))
 		return nil
 	}
 }
 
-func getFlags(n *Stack, b []byte) error {
-	binary.LittleEndian.PutUint16(b, uint16(n.Flags()))
-	return nil
+// address4 is a struct sockaddr_in; a device that is down has none.
+func address4(f func(*Addr) []byte) func(owned, []byte) error {
+	return func(d owned, to []byte) error {
+		if d.four == nil {
+			return unix.EADDRNOTAVAIL
+		}
+		clear(to[:16])
+		binary.LittleEndian.PutUint16(to, unix.AF_INET)
+		copy(to[4:8], f(d.four))
+		return nil
+	}
 }
 
 // Flags are the loopback device's, as SIOCGIFFLAGS tells them.
@@ -188,19 +231,6 @@ func (n *Stack) Flags() uint32 {
 	return unix.IFF_LOOPBACK
 }
 
-// address4 is a struct sockaddr_in; a device that is down has none.
-func address4(a, b, c, d byte) func(*Stack, []byte) error {
-	return func(n *Stack, to []byte) error {
-		if !n.Up() {
-			return unix.EADDRNOTAVAIL
-		}
-		clear(to[:16])
-		binary.LittleEndian.PutUint16(to, unix.AF_INET)
-		to[4], to[5], to[6], to[7] = a, b, c, d
-		return nil
-	}
-}
-
 // list is SIOCGIFCONF: struct ifconf, a length and where struct ifreq go.
 func (n *Stack) list(ctx vfs.Context, at memory.Addr) error {
 	var b [16]byte
@@ -209,23 +239,22 @@ func (n *Stack) list(ctx vfs.Context, at memory.Addr) error {
 	}
 	le := binary.LittleEndian
 	room, to := int32(le.Uint32(b[:])), memory.Addr(le.Uint64(b[8:]))
-	size := 0
-	if n.Up() {
-		size = ifreqSize
+	var entries []byte
+	for _, l := range n.Links() {
+		var entry [ifreqSize]byte
+		copy(entry[:ifreqName-1], l.Name)
+		if deviceGets[unix.SIOCGIFADDR](n.withAddress(l), entry[ifreqName:]) == nil {
+			entries = append(entries, entry[:]...)
+		}
 	}
 	if to != 0 {
-		if int(room) < ifreqSize {
-			size = 0
-		}
-		if size > 0 {
-			var entry [ifreqSize]byte
-			copy(entry[:], deviceName)
-			deviceGets[unix.SIOCGIFADDR](n, entry[ifreqName:])
-			if err := out(ctx, to, entry[:]); err != nil {
+		entries = entries[:min(len(entries), max(0, int(room)/ifreqSize*ifreqSize))]
+		if len(entries) > 0 {
+			if err := out(ctx, to, entries); err != nil {
 				return err
 			}
 		}
 	}
-	le.PutUint32(b[:], uint32(size))
+	le.PutUint32(b[:], uint32(len(entries)))
 	return out(ctx, at, b[:])
 }

@@ -2,6 +2,7 @@ package inet
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -48,12 +49,15 @@ func (s *Socket) member(join bool, g group) error {
 // to the group, which there is none of. ip_mc_find_dev.
 func (s *Socket) deviceAt(index int32, addr [4]byte) (tcpip.NICID, bool) {
 	switch {
-	case index == Loopback:
-		return Loopback, true
+	case index > 0 && s.net.known(int(index)):
+		return tcpip.NICID(index), true
 	case index != 0:
 		return 0, false
-	case addr != [4]byte{} && s.net.local(tcpip.AddrFrom4(addr)):
-		return Loopback, true
+	case addr != [4]byte{}:
+		nic := tcpip.NICID(s.net.at(netip.AddrFrom4(addr)))
+		return nic, nic != 0
+	case len(s.net.devices) > 0: // where the default route leads
+		return tcpip.NICID(s.net.devices[0].Index), true
 	}
 	return 0, false
 }
@@ -191,7 +195,7 @@ func (s *Socket) setMulticastIf6(_ socket.Caller, b []byte) error {
 		return err
 	case s.typ == unix.SOCK_STREAM:
 		return unix.ENOPROTOOPT
-	case v < 0 || v > Loopback:
+	case v != 0 && !s.net.known(int(v)):
 		return unix.ENODEV
 	}
 	if err := s.ep.SetSockOptInt(tcpip.IPv6MulticastInterfaceOption, int(v)); err != nil {

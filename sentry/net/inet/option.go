@@ -416,13 +416,14 @@ func (s *Socket) takeErrorOption(int) ([]byte, error) {
 const deviceName = "lo"
 
 func (s *Socket) device(size int) ([]byte, error) {
-	if s.ep.SocketOptions().GetBindToDevice() == 0 {
+	index := s.ep.SocketOptions().GetBindToDevice()
+	if index == 0 {
 		return []byte{}, nil
 	}
 	if size < unix.IFNAMSIZ {
 		return nil, unix.EINVAL
 	}
-	return []byte(deviceName + "\x00"), nil
+	return []byte(s.net.nameOf(int(index)) + "\x00"), nil
 }
 
 func (s *Socket) setDevice(_ socket.Caller, b []byte) error {
@@ -430,11 +431,13 @@ func (s *Socket) setDevice(_ socket.Caller, b []byte) error {
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		b = b[:i]
 	}
-	switch string(b) {
-	case "":
+	if len(b) == 0 {
 		return s.setDeviceIndex(nil, socket.Int(0))
-	case deviceName:
-		return s.setDeviceIndex(nil, socket.Int(Loopback))
+	}
+	for _, l := range s.net.Links() {
+		if l.Name == string(b) {
+			return s.setDeviceIndex(nil, socket.Int(l.Index))
+		}
 	}
 	return unix.ENODEV
 }
@@ -451,7 +454,7 @@ func (s *Socket) setDeviceIndex(_ socket.Caller, b []byte) error {
 	if v < 0 {
 		return unix.EINVAL
 	}
-	if v > Loopback {
+	if v != 0 && !s.net.known(int(v)) {
 		return unix.ENODEV
 	}
 	s.ep.SocketOptions().SetBindToDevice(v)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -23,6 +24,8 @@ var procFiles = map[string]func(n *Stack, b *bytes.Buffer){
 	"icmp6":      func(n *Stack, b *bytes.Buffer) { n.table(b, unix.AF_INET6, unix.IPPROTO_ICMPV6, udpRow) },
 	"dev":        (*Stack).procDevices,
 	"if_inet6":   (*Stack).procAddresses6,
+	"route":      (*Stack).procRoutes4,
+	"arp":        (*Stack).procNeighbours,
 	"ipv6_route": (*Stack).procRoutes6,
 	"sockstat":   (*Stack).procSockets,
 	"sockstat6":  (*Stack).procSockets6,
@@ -129,27 +132,83 @@ func (n *Stack) procDevices(b *bytes.Buffer) {
 	}
 }
 
+// scope6 is ipv6_addr_scope's of an address's scope.
+var scope6 = map[uint8]int{unix.RT_SCOPE_HOST: 0x10, unix.RT_SCOPE_LINK: 0x20, unix.RT_SCOPE_UNIVERSE: 0}
+
 func (n *Stack) procAddresses6(b *bytes.Buffer) {
 	for _, a := range n.Addrs() {
 		if len(a.IP) == 16 {
-			fmt.Fprintf(b, "%x %02x %02x %02x %02x %8s\n", a.IP, a.Link, a.Prefix, 0x10, unix.IFA_F_PERMANENT, deviceName)
+			fmt.Fprintf(b, "%x %02x %02x %02x %02x %8s\n", a.IP, a.Link, a.Prefix, scope6[a.Scope], unix.IFA_F_PERMANENT, n.nameOf(a.Link))
 		}
 	}
 }
 
 func (n *Stack) procRoutes6(b *bytes.Buffer) {
-	const reject, user, up, local = 0x200, 0x200000, 0x1, 0x80000000
+	const reject, user, up, gateway, local = 0x200, 0x200000, 0x1, 0x2, 0x80000000
 	zero := make([]byte, 16)
-	row := func(ip []byte, prefix uint8, metric, refs, flags uint32) {
-		fmt.Fprintf(b, "%x %02x %x 00 %x %08x %08x %08x %08x %8s\n", ip, prefix, zero, zero, metric, refs, 0, flags, deviceName)
+	row := func(r Route, refs, flags uint32) {
+		next := zero
+		if r.IP == nil {
+			r.IP = zero
+		}
+		if r.Gateway != nil {
+			next = r.Gateway
+			flags |= gateway
+		}
+		fmt.Fprintf(b, "%x %02x %x 00 %x %08x %08x %08x %08x %8s\n", r.IP, r.Prefix, zero, next, r.Priority, refs, 0, flags, n.nameOf(r.Link))
 	}
-	row(zero, 0, ^uint32(0), 1, reject|user)
+	nowhere := Route{Link: Loopback, Priority: ^uint32(0)}
+	row(nowhere, 1, reject|user)
 	for _, r := range n.Routes() {
-		if r.Family == unix.AF_INET6 {
-			row(r.IP, r.Prefix, r.Priority, 2, up|local)
+		switch {
+		case r.Family != unix.AF_INET6:
+		case r.Type == unix.RTN_MULTICAST:
+			row(r, 3, up)
+		case r.Type == unix.RTN_LOCAL:
+			row(r, 2, up|local)
+		default:
+			row(r, 1, up)
 		}
 	}
-	row(zero, 0, ^uint32(0), 1, reject|user)
+	row(nowhere, 1, reject|user)
+}
+
+// procRoutes4 is /proc/net/route (net/ipv4/fib_trie.c, fib_route_seq_show).
+func (n *Stack) procRoutes4(b *bytes.Buffer) {
+	const up, gateway, host = 1, 2, 4
+	le := binary.LittleEndian
+	word := func(ip []byte) uint32 {
+		if len(ip) != 4 {
+			return 0
+		}
+		return le.Uint32(ip)
+	}
+	fmt.Fprintf(b, "%-127s\n", "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT")
+	for _, r := range n.Routes() {
+		if r.Family != unix.AF_INET || r.Table != unix.RT_TABLE_MAIN {
+			continue
+		}
+		flags := up
+		if r.Gateway != nil {
+			flags |= gateway
+		}
+		if r.Prefix == 32 {
+			flags |= host
+		}
+		mask := le.Uint32(net.CIDRMask(int(r.Prefix), 32))
+		fmt.Fprintf(b, "%-127s\n", fmt.Sprintf("%s\t%08X\t%08X\t%04X\t%d\t%d\t%d\t%08X\t%d\t%d\t%d",
+			n.nameOf(r.Link), word(r.IP), word(r.Gateway), flags, 0, 0, r.Priority, mask, 0, 0, 0))
+	}
+}
+
+// procNeighbours is /proc/net/arp (net/ipv4/arp.c, arp_format_neigh_entry).
+func (n *Stack) procNeighbours(b *bytes.Buffer) {
+	b.WriteString("IP address       HW type     Flags       HW address            Mask     Device\n")
+	for _, e := range n.Neighbours() {
+		if len(e.IP) == 4 && e.Ethernet != nil {
+			fmt.Fprintf(b, "%-16s 0x%-10x0x%-10x%s     *        %s\n", net.IP(e.IP), unix.ARPHRD_ETHER, 2, e.Ethernet, n.nameOf(e.Link))
+		}
+	}
 }
 
 func (n *Stack) procSockets(b *bytes.Buffer) {

@@ -111,15 +111,15 @@ func Bytes6(a tcpip.Address) [16]byte { return bytes6(a) }
 
 // Link is a device, as rtnetlink shows it.
 type Link struct {
-	Index   int
-	Name    string
-	Type    uint16 // ARPHRD_…
-	Flags   uint32 // IFF_…
-	MTU     uint32
-	Queue   uint32
-	Address []byte
-	Qdisc   string
-	Stats   LinkStats
+	Index              int
+	Name               string
+	Type               uint16 // ARPHRD_…
+	Flags              uint32 // IFF_…
+	MTU                uint32
+	Queue              uint32
+	Address, Broadcast []byte
+	Qdisc              string
+	Stats              LinkStats
 }
 
 // LinkStats count what a device has carried.
@@ -127,10 +127,12 @@ type LinkStats struct{ RxPackets, TxPackets, RxBytes, TxBytes uint64 }
 
 // Addr is an address of a device.
 type Addr struct {
-	Link   int
-	IP     []byte
-	Prefix uint8
-	Label  string
+	Link      int
+	IP        []byte
+	Prefix    uint8
+	Scope     uint8 // RT_SCOPE_…
+	Label     string
+	Broadcast []byte // nil: none
 }
 
 // Route is one of the tables'.
@@ -138,11 +140,13 @@ type Route struct {
 	Family   int
 	Table    uint8 // RT_TABLE_…
 	Type     uint8 // RTN_…
+	Protocol uint8 // RTPROT_…
 	Scope    uint8
 	Link     int
 	IP       []byte
 	Prefix   uint8
 	Source   []byte
+	Gateway  []byte
 	Priority uint32
 }
 
@@ -154,8 +158,9 @@ func (n *Stack) Links() []Link {
 		flags |= unix.IFF_LOWER_UP
 		qdisc = "noqueue"
 	}
-	return []Link{{Index: Loopback, Name: deviceName, Type: unix.ARPHRD_LOOPBACK, Flags: flags, MTU: 65536, Queue: 1000,
-		Address: make([]byte, 6), Qdisc: qdisc, Stats: n.stats()}}
+	lo := Link{Index: Loopback, Name: deviceName, Type: unix.ARPHRD_LOOPBACK, Flags: flags, MTU: 65536, Queue: 1000,
+		Address: make([]byte, 6), Broadcast: make([]byte, 6), Qdisc: qdisc, Stats: n.stats()}
+	return append([]Link{lo}, n.deviceLinks()...)
 }
 
 func (n *Stack) stats() (s LinkStats) {
@@ -172,24 +177,26 @@ func (n *Stack) stats() (s LinkStats) {
 }
 
 func (n *Stack) Addrs() []Addr {
-	if !n.Up() {
-		return nil
+	var lo []Addr
+	if n.Up() {
+		lo = []Addr{{Link: Loopback, IP: []byte{127, 0, 0, 1}, Prefix: 8, Scope: unix.RT_SCOPE_HOST, Label: deviceName},
+			{Link: Loopback, IP: loopback6.AsSlice(), Prefix: 128, Scope: unix.RT_SCOPE_HOST}}
 	}
-	return []Addr{{Link: Loopback, IP: []byte{127, 0, 0, 1}, Prefix: 8, Label: deviceName},
-		{Link: Loopback, IP: loopback6.AsSlice(), Prefix: 128}}
+	return append(lo, n.deviceAddrs()...)
 }
 
 func (n *Stack) Routes() []Route {
+	list := n.deviceTables()
 	if !n.Up() {
-		return nil
+		return list
 	}
 	four := func(typ, scope, prefix uint8, ip ...byte) Route {
-		return Route{Family: unix.AF_INET, Table: unix.RT_TABLE_LOCAL, Type: typ, Scope: scope, Link: Loopback, IP: ip, Prefix: prefix, Source: []byte{127, 0, 0, 1}}
+		return Route{Family: unix.AF_INET, Table: unix.RT_TABLE_LOCAL, Type: typ, Protocol: unix.RTPROT_KERNEL, Scope: scope, Link: Loopback, IP: ip, Prefix: prefix, Source: []byte{127, 0, 0, 1}}
 	}
-	return []Route{
+	return append(list,
 		four(unix.RTN_LOCAL, unix.RT_SCOPE_HOST, 8, 127, 0, 0, 0),
 		four(unix.RTN_LOCAL, unix.RT_SCOPE_HOST, 32, 127, 0, 0, 1),
 		four(unix.RTN_BROADCAST, unix.RT_SCOPE_LINK, 32, 127, 255, 255, 255),
-		{Family: unix.AF_INET6, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Link: Loopback, IP: loopback6.AsSlice(), Prefix: 128},
-	}
+		Route{Family: unix.AF_INET6, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: unix.RTPROT_KERNEL, Link: Loopback, IP: loopback6.AsSlice(), Prefix: 128},
+	)
 }

@@ -1,6 +1,7 @@
 package inet
 
 import (
+	"io"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -8,6 +9,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
+	"bulkhead/sentry/memory"
 	"bulkhead/sentry/net/socket"
 	"bulkhead/sentry/vfs"
 )
@@ -611,10 +613,24 @@ func (s *Socket) receiveStream(m *socket.Message, flags int) (int, error) {
 	return 0, unix.EAGAIN
 }
 
+// segments takes no more than there is room for; the library keeps the rest.
+type segments struct{ to memory.Buffers }
+
+func (w *segments) Write(b []byte) (int, error) {
+	n := w.to.CopyOut(b)
+	w.to = w.to.Skip(n)
+	if n < len(b) {
+		return n, io.ErrShortWrite
+	}
+	return n, nil
+}
+
 // receiveSegments reads from a peer beyond this stack.
 func (s *Socket) receiveSegments(ep tcpip.Endpoint, m *socket.Message, flags int) (int, error) {
-	w := &sink{to: m.Data}
-	r, err := ep.Read(w, tcpip.ReadOptions{Peek: flags&unix.MSG_PEEK != 0})
+	if m.Data.Len() == 0 {
+		return 0, nil
+	}
+	r, err := ep.Read(&segments{m.Data}, tcpip.ReadOptions{Peek: flags&unix.MSG_PEEK != 0})
 	if err == nil {
 		ep.ModerateRecvBuf(r.Count)
 		return r.Count, nil

@@ -96,14 +96,14 @@ func link(l inet.Link) []byte {
 		{unix.IFLA_GROUP, u32(0)}, {unix.IFLA_PROMISCUITY, u32(0)}, {unix.IFLA_NUM_TX_QUEUES, u32(1)},
 		{unix.IFLA_GSO_MAX_SEGS, u32(65535)}, {unix.IFLA_GSO_MAX_SIZE, u32(65536)}, {unix.IFLA_NUM_RX_QUEUES, u32(1)},
 		{unix.IFLA_CARRIER, []byte{carrier}}, {unix.IFLA_QDISC, []byte(l.Qdisc + "\x00")}, {unix.IFLA_CARRIER_CHANGES, u32(0)},
-		{unix.IFLA_ADDRESS, l.Address}, {unix.IFLA_BROADCAST, make([]byte, len(l.Address))},
+		{unix.IFLA_ADDRESS, l.Address}, {unix.IFLA_BROADCAST, l.Broadcast},
 		{unix.IFLA_STATS64, wide[:cap(wide)]}, {unix.IFLA_STATS, narrow[:cap(narrow)]},
 	}...)
 }
 
 // address describes one (inet_fill_ifaddr, inet6_fill_ifaddr).
 func address(a inet.Addr) []byte {
-	family, scope := byte(unix.AF_INET), byte(unix.RT_SCOPE_HOST)
+	family, scope := byte(unix.AF_INET), a.Scope
 	if len(a.IP) == 16 {
 		family = unix.AF_INET6
 	}
@@ -111,7 +111,7 @@ func address(a inet.Addr) []byte {
 	cache := append(append(u32(^uint32(0)), u32(^uint32(0))...), make([]byte, 8)...)
 	list := []attr{{unix.IFA_ADDRESS, a.IP}}
 	if family == unix.AF_INET {
-		list = append(list, attr{unix.IFA_LOCAL, a.IP}, attr{unix.IFA_LABEL, []byte(a.Label + "\x00")})
+		list = append(list, attr{unix.IFA_LOCAL, a.IP}, attr{unix.IFA_BROADCAST, a.Broadcast}, attr{unix.IFA_LABEL, []byte(a.Label + "\x00")})
 	}
 	list = append(list, attr{unix.IFA_FLAGS, u32(unix.IFA_F_PERMANENT)}, attr{unix.IFA_CACHEINFO, cache})
 	return attributes(b, list...)
@@ -119,13 +119,36 @@ func address(a inet.Addr) []byte {
 
 // route describes one (fib_dump_info, rt6_fill_node).
 func route(r inet.Route, flags uint32) []byte {
-	b := []byte{byte(r.Family), r.Prefix, 0, 0, r.Table, unix.RTPROT_KERNEL, r.Scope, r.Type}
+	b := []byte{byte(r.Family), r.Prefix, 0, 0, r.Table, r.Protocol, r.Scope, r.Type}
 	b = append(b, u32(flags)...)
-	list := []attr{{unix.RTA_TABLE, u32(uint32(r.Table))}, {unix.RTA_DST, r.IP}, {unix.RTA_PREFSRC, r.Source}, {unix.RTA_OIF, u32(uint32(r.Link))}}
+	list := []attr{{unix.RTA_TABLE, u32(uint32(r.Table))}, {unix.RTA_DST, r.IP}, {unix.RTA_GATEWAY, r.Gateway}, {unix.RTA_PREFSRC, r.Source}, {unix.RTA_OIF, u32(uint32(r.Link))}}
 	if r.Family == unix.AF_INET6 {
 		list = append(list, attr{unix.RTA_PRIORITY, u32(r.Priority)}, attr{unix.RTA_CACHEINFO, make([]byte, 32)}, attr{unix.RTA_PREF, []byte{0}})
 	}
 	return attributes(b, list...)
+}
+
+func familyOf(ip []byte) int {
+	if len(ip) == 16 {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}
+
+// neighbour describes one (net/core/neighbour.c, neigh_fill_info).
+func neighbour(family int, e inet.Neighbour) []byte {
+	const stale, reachable, incomplete = unix.NUD_STALE, unix.NUD_REACHABLE, unix.NUD_INCOMPLETE
+	state := uint16(incomplete)
+	if e.Ethernet != nil {
+		state = stale
+	}
+	if e.Reachable {
+		state = reachable
+	}
+	b := append([]byte{byte(family), 0, 0, 0}, u32(uint32(e.Link))...)
+	b = binary.LittleEndian.AppendUint16(b, state)
+	b = append(b, 0, unix.RTN_UNICAST)
+	return attributes(b, attr{unix.NDA_DST, e.IP}, attr{unix.NDA_LLADDR, e.Ethernet})
 }
 
 // rules are those that Linux has without any policy (fib_default_rules_init).
@@ -234,8 +257,15 @@ func (s *Socket) list(typ uint16, family byte, body []byte) (reply uint16, objec
 			}
 		}
 		return unix.RTM_NEWRULE, objects
+	case unix.RTM_GETNEIGH:
+		for _, e := range s.net.Neighbours() {
+			if f := familyOf(e.IP); of(f) {
+				objects = append(objects, neighbour(f, e))
+			}
+		}
+		return unix.RTM_NEWNEIGH, objects
 	}
-	return 0, nil // neighbours, qdiscs and what else there is none of
+	return 0, nil // qdiscs and what else there is none of
 }
 
 // dump is a list of objects, and its end.
@@ -260,18 +290,39 @@ func (s *Socket) lookUp(h header, family byte, request []byte) [][]byte {
 	if len(dst) != size {
 		return h.failed(unix.EINVAL, request)
 	}
-	for _, r := range s.net.Routes() {
-		if r.Type != unix.RTN_LOCAL || len(r.IP) != size || !matches(dst, r.IP, int(r.Prefix)) {
-			continue
-		}
-		r.IP, r.Prefix, r.Scope, r.Source, r.Table = dst, uint8(8*size), 0, dst, unix.RT_TABLE_MAIN
+	if r, ok := s.routeTo(dst); ok {
 		const cloned, localCache = 0x200, 0x80000000
-		b := route(r, cloned|localCache)
+		flags := uint32(cloned)
+		if r.Type == unix.RTN_LOCAL {
+			flags |= localCache
+			r.Source = dst
+		}
+		r.IP, r.Prefix, r.Scope, r.Table = dst, uint8(8*size), 0, unix.RT_TABLE_MAIN
+		b := route(r, flags)
 		b = attributes(b, attr{unix.RTA_UID, u32(0)})
 		b[5] = unix.RTPROT_UNSPEC
 		return append([][]byte{header{unix.RTM_NEWROUTE, 0, h.seq, h.port}.message(b)}, h.acknowledged(request)...)
 	}
 	return h.failed(unix.ENETUNREACH, request)
+}
+
+// routeTo is the narrowest route to an address, and with it the source that it gives.
+func (s *Socket) routeTo(dst []byte) (best inet.Route, ok bool) {
+	for _, r := range s.net.Routes() {
+		if r.Family != familyOf(dst) || r.Type != unix.RTN_LOCAL && r.Type != unix.RTN_UNICAST {
+			continue
+		}
+		if r.IP != nil && !matches(dst, r.IP, int(r.Prefix)) || ok && r.Prefix <= best.Prefix {
+			continue
+		}
+		best, ok = r, true
+	}
+	for _, a := range s.net.Addrs() {
+		if ok && best.Source == nil && a.Link == best.Link && len(a.IP) == len(dst) && a.Scope == unix.RT_SCOPE_UNIVERSE {
+			best.Source = a.IP
+		}
+	}
+	return best, ok
 }
 
 func matches(a, net []byte, bits int) bool {

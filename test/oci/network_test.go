@@ -1,0 +1,160 @@
+package oci
+
+import (
+	"bytes"
+	"crypto/md5"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"bulkhead/test/rig"
+)
+
+// wire is two network namespaces with a cable between them, of this test's own: inside is
+// made ready for a container as engines do it, outside has what the container talks to.
+type wire struct{ inside, outside string }
+
+func newWire(t *testing.T) wire {
+	t.Helper()
+	rig.Need(t, "ip", "busybox")
+	w := wire{"in-" + id(t), "out-" + id(t)}
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %q: %v: %s", args, err, out)
+		}
+	}
+	for _, ns := range []string{w.inside, w.outside} {
+		ip("netns", "add", ns)
+		t.Cleanup(func() { exec.Command("ip", "netns", "delete", ns).Run() })
+		ip("-n", ns, "link", "set", "lo", "up")
+	}
+	ip("-n", w.outside, "link", "add", "eth0", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "eth0", "address", "02:00:00:00:00:02", "netns", w.inside)
+	for i, ns := range []string{w.outside, w.inside} {
+		// No address of the kernel's own making: it would be there at one time and not yet at another.
+		ip("-n", ns, "link", "set", "eth0", "addrgenmode", "none")
+		ip("-n", ns, "link", "set", "eth0", "mtu", "1400", "up")
+		ip("-n", ns, "address", "add", fmt.Sprintf("10.77.0.%d/24", i+1), "broadcast", "10.77.0.255", "dev", "eth0")
+		ip("-n", ns, "address", "add", fmt.Sprintf("fd77::%d/64", i+1), "dev", "eth0", "nodad")
+	}
+	ip("-n", w.inside, "route", "add", "default", "via", "10.77.0.1")
+	ip("-n", w.inside, "route", "add", "default", "via", "fd77::1")
+	ip("-n", w.inside, "route", "add", "192.0.2.0/24", "via", "10.77.0.9")
+	return w
+}
+
+// join puts a container inside.
+func (w wire) join(s *specs.Spec) {
+	for i := range s.Linux.Namespaces {
+		if s.Linux.Namespaces[i].Type == specs.NetworkNamespace {
+			s.Linux.Namespaces[i].Path = "/var/run/netns/" + w.inside
+		}
+	}
+}
+
+// beyond is a command on the other side.
+func (w wire) beyond(args ...string) *exec.Cmd {
+	return exec.Command("ip", append([]string{"netns", "exec", w.outside}, args...)...)
+}
+
+// serve has busybox's web server serve dir there until the test ends.
+func (w wire) serve(t *testing.T, dir string) {
+	t.Helper()
+	cmd := w.beyond("busybox", "httpd", "-f", "-p", "80", "-h", dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	for range 200 { // it listens when somebody gets an answer
+		if w.beyond("busybox", "wget", "-q", "-O", "/dev/null", "http://10.77.0.1/").Run() == nil {
+			return
+		}
+	}
+	t.Fatal("the server beyond does not answer")
+}
+
+// rows are what a container sees of its network and does with it.
+var networkRows = []struct{ name, script, want string }{
+	{"addresses", "ip -o addr show dev eth0 | sed 's/ *\\\\.*//; s/ flags 02//'", "2: eth0    inet 10.77.0.2/24 brd 10.77.0.255 scope global eth0\n2: eth0    inet6 fd77::2/64 scope global\n"},
+	{"link", "ip link show dev eth0 | grep -o 'mtu [0-9]*\\|link/.*'; cat /proc/net/dev | grep -c eth0", "mtu 1400\nlink/ether 02:00:00:00:00:02 brd ff:ff:ff:ff:ff:ff\n1\n"},
+	{"routes", "ip route; ip -6 route | sort", "default via 10.77.0.1 dev eth0 \n10.77.0.0/24 dev eth0 scope link  src 10.77.0.2 \n192.0.2.0/24 via 10.77.0.9 dev eth0 \n" +
+		"default via fd77::1 dev eth0  metric 1024 \nfd77::/64 dev eth0  metric 256 \nmulticast ff00::/8 dev eth0  metric 256 \n"},
+	{"route to an address", "ip route get 198.51.100.7 | head -1", "198.51.100.7 via 10.77.0.1 dev eth0  src 10.77.0.2 \n"},
+	{"/proc/net/route", "sed 's/ *$//' /proc/net/route", "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n" +
+		"eth0\t00000000\t01004D0A\t0003\t0\t0\t0\t00000000\t0\t0\t0\neth0\t00004D0A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\neth0\t000200C0\t09004D0A\t0003\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"},
+	{"ifconfig", "ifconfig eth0 | grep -o 'inet addr.*\\|HWaddr [0-9A-F:]*'", "HWaddr 02:00:00:00:00:02\ninet addr:10.77.0.2  Bcast:10.77.0.255  Mask:255.255.255.0\n"},
+	{"ping", "ping -c 3 -i 0.2 10.77.0.1 | grep received; ping -c 3 -i 0.2 fd77::1 | grep received", strings.Repeat("3 packets transmitted, 3 packets received, 0% packet loss\n", 2)},
+	{"ping of itself", "ping -c 1 10.77.0.2 | grep received; ping -c 1 fd77::2 | grep received", strings.Repeat("1 packets transmitted, 1 packets received, 0% packet loss\n", 2)},
+	{"neighbour", "ip neigh show 10.77.0.1 | cut -d' ' -f1-5; arp -n | grep -c 02:00:00:00:00:01", "10.77.0.1 dev eth0 lladdr 02:00:00:00:00:01\n1\n"},
+	{"download", "for i in 1 2 3; do wget -q -O - http://10.77.0.1/big | md5sum; wget -q -O - 'http://[fd77::1]/big' | md5sum; done", strings.Repeat("SUM  -\n", 6)},
+	{"refused", "nc 10.77.0.1 9 </dev/null", "nc: can't connect to remote host (10.77.0.1): Connection refused\n"},
+	{"no such host", "ping -c 1 -W 1 10.77.0.200 >/dev/null 2>&1; echo $?", "1\n"},
+	{"a port of itself", "httpd -p 8080 -h /mnt; wget -q -O - http://10.77.0.2:8080/; wget -q -O - http://127.0.0.1:8080/", "beyond\nbeyond\n"},
+}
+
+// TestNetwork: a container has what was prepared in its network namespace, with each
+// runtime alike, and is reached from there.
+func TestNetwork(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, p *program) {
+		w := newWire(t)
+		dir := t.TempDir()
+		big := bytes.Repeat([]byte("a page that is not all the same 0123456789\n"), 200_000) // 8 MB
+		for name, b := range map[string][]byte{"big": big, "index.html": []byte("beyond\n")} {
+			if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.serve(t, dir)
+		name := p.started(t, func(s *specs.Spec) {
+			w.join(s)
+			c := s.Process.Capabilities
+			for _, set := range []*[]string{&c.Bounding, &c.Effective, &c.Permitted} {
+				*set = append(*set, "CAP_NET_RAW")
+			}
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Type: "bind", Source: dir, Options: []string{"rbind", "ro"}})
+		}, "httpd", "-f", "-p", "80", "-h", "/mnt")
+		const mark = "-- next --\n"
+		var script strings.Builder
+		for _, r := range networkRows {
+			fmt.Fprintf(&script, "( %s ) 2>&1\necho '%s'\n", r.script, strings.TrimSpace(mark))
+		}
+		answers := strings.Split(p.do(t, "exec", name, "sh", "-c", script.String()).Out, mark)
+		sum := fmt.Sprintf("%x", md5.Sum(big))
+		for i, r := range networkRows {
+			want := strings.ReplaceAll(r.want, "SUM", sum)
+			if i >= len(answers) || answers[i] != want {
+				t.Errorf("%s: %q\nwant %q", r.name, answers[min(i, len(answers)-1)], want)
+			}
+		}
+		for _, to := range []string{"10.77.0.2", "[fd77::2]"} {
+			out, err := w.beyond("busybox", "wget", "-q", "-O", "-", "http://"+to+"/big").Output()
+			if err != nil || !bytes.Equal(out, big) {
+				t.Errorf("download from %s: %d bytes, %v", to, len(out), err)
+			}
+		}
+		if p.name != "runc" {
+			// Whoever comes second takes nothing from who is there.
+			r := p.run(t, w.join, "ip", "-o", "-4", "addr")
+			if !strings.Contains(r.Out, "127.0.0.1") || strings.Contains(r.Out, "eth0") || !strings.Contains(p.logged(), "another's as well") {
+				t.Errorf("a second container: %s\n%s", r, p.logged())
+			}
+		}
+		for _, to := range []string{"10.77.0.2", "fd77::2"} {
+			if out, err := w.beyond("busybox", "ping", "-c", "2", "-i", "0.2", to).CombinedOutput(); err != nil {
+				t.Errorf("ping %s: %v: %s", to, err, out)
+			}
+		}
+		out, err := w.beyond("busybox", "nc", "10.77.0.2", "81").CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "Connection refused") {
+			t.Errorf("a port that nobody has: %v: %s", err, out)
+		}
+		if t.Failed() {
+			t.Log(p.logged())
+		}
+	})
+}
