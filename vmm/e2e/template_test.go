@@ -23,7 +23,8 @@ head -c 16 /dev/urandom | od -An -tx1
 date +%s
 cat /proc/uptime
 cat /etc/passwd | md5sum
-echo written >/tmp/file && cat /tmp/file
+own=/tmp/$(cat /proc/sys/kernel/random/boot_id) # the root is the others' as well
+echo written >$own && cat $own
 `
 
 // identity is what it printed.
