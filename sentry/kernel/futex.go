@@ -209,16 +209,20 @@ func (t *Task) FutexWake(at memory.Addr, shared bool, n int, bits uint32) (int, 
 	return t.k.Futex.wake(key, n, bits)
 }
 
+// futexKeys are those of the two futexes of a requeue.
+func (t *Task) futexKeys(from, to memory.Addr, shared bool) (k1, k2 memory.FutexKey, err error) {
+	if k1, err = t.mm.Key(from, shared); err == nil {
+		k2, err = t.mm.Key(to, shared)
+	}
+	return k1, k2, err
+}
+
 // FutexRequeue is FUTEX_REQUEUE, and with cmp not nil FUTEX_CMP_REQUEUE.
 func (t *Task) FutexRequeue(from, to memory.Addr, shared bool, wake, move int, cmp *uint32) (int, error) {
 	if from&3 != 0 || to&3 != 0 || wake < 0 || move < 0 {
 		return 0, unix.EINVAL
 	}
-	k1, err := t.mm.Key(from, shared)
-	if err != nil {
-		return 0, err
-	}
-	k2, err := t.mm.Key(to, shared)
+	k1, k2, err := t.futexKeys(from, to, shared)
 	if err != nil {
 		return 0, err
 	}

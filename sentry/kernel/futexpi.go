@@ -295,11 +295,7 @@ func (t *Task) FutexCmpRequeuePI(from, to memory.Addr, shared bool, wake, move i
 	if from == to || from&3 != 0 || to&3 != 0 || move < 0 || wake != 1 {
 		return 0, unix.EINVAL
 	}
-	k1, err := t.mm.Key(from, shared)
-	if err != nil {
-		return 0, err
-	}
-	k2, err := t.mm.Key(to, shared)
+	k1, k2, err := t.futexKeys(from, to, shared)
 	if err != nil {
 		return 0, err
 	}

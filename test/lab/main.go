@@ -4,7 +4,7 @@
 // instructions, one a nanosecond, so the numbers hold for any host and say
 // nothing about its speed. scripts/compare builds what it needs and starts it:
 //
-//	scripts/compare          # the table, and docs/results/microvm.md
+//	scripts/compare          # the tables, also in out/lab/microvm.md
 //	out/lab/compare -only disk -runs 1
 //
 // It starts itself again inside; results come back on that process's standard
