@@ -28,7 +28,7 @@ func socketCalls() []row {
 		{unix.SYS_GETPEERNAME, getpeername, Full, ""},
 		{unix.SYS_GETSOCKOPT, getsockopt, Full, ""},
 		{unix.SYS_SETSOCKOPT, setsockopt, Full, ""},
-		{unix.SYS_SENDTO, sendto, Partial, "MSG_OOB on AF_UNIX streams alone: tcpip has no urgent data"},
+		{unix.SYS_SENDTO, sendto, Partial, "MSG_OOB on streams of AF_UNIX and within the container: to another host tcpip has no urgent data"},
 		{unix.SYS_RECVFROM, recvfrom, Full, ""},
 		{unix.SYS_SENDMSG, sendmsg, Partial, "as sendto"},
 		{unix.SYS_RECVMSG, recvmsg, Full, ""},
@@ -378,7 +378,7 @@ func (s sock) receive(t *kernel.Task, m *socket.Message, flags int) (uintptr, er
 	limit, _ := s.Timeouts()
 	deadline := timeout(t, limit)
 	_, typ, _ := s.Kind()
-	all := flags&unix.MSG_WAITALL != 0 && flags&unix.MSG_PEEK == 0 && typ == unix.SOCK_STREAM
+	all := flags&unix.MSG_WAITALL != 0 && flags&(unix.MSG_PEEK|unix.MSG_OOB) == 0 && typ == unix.SOCK_STREAM
 	done := 0
 	for {
 		n := 0
@@ -393,7 +393,7 @@ func (s sock) receive(t *kernel.Task, m *socket.Message, flags int) (uintptr, er
 			}
 			return 0, timedOut(err, limit != 0)
 		}
-		if m.Data = m.Data.Skip(min(n, m.Data.Len())); !all || n == 0 || m.Data.Len() == 0 || len(m.Control.Rights) > 0 {
+		if m.Data = m.Data.Skip(min(n, m.Data.Len())); !all || n == 0 || m.Data.Len() == 0 || m.Mark || len(m.Control.Rights) > 0 {
 			break
 		}
 	}

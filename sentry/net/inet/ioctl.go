@@ -66,13 +66,21 @@ func (s *Socket) count(cmd uint32) (int, error) {
 		return 0, nil
 	}
 	n, queued := s.waitingLocked()
+	var in flowState
+	if s.link != nil {
+		in = s.inflow().state()
+		n = in.waiting()
+	}
 	switch cmd {
 	case unix.TIOCINQ:
 		return n, nil
 	case unix.TIOCOUTQ:
 		return queued, nil
 	}
-	return 0, nil // SIOCATMARK: never
+	if in.atMark() {
+		return 1, nil
+	}
+	return 0, nil
 }
 
 func (s *Socket) tellStamp(ctx vfs.Context, at memory.Addr, cmd uint32) error {

@@ -7,6 +7,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"bulkhead/sentry/memory"
+	"bulkhead/sentry/net/socket"
 	"bulkhead/sentry/vfs"
 )
 
@@ -97,8 +98,10 @@ type flow struct {
 	gone   bool // nobody will read
 	hungry bool // who writes found no room, and is to be told of some
 	reset  bool // the connection was torn: told to the reader once what came before is read
+	urgent urgent
 
 	reader, writer *vfs.Queue
+	options        *socket.Options // of who reads
 }
 
 const (
@@ -151,8 +154,8 @@ func (f *flow) capacityLocked() int {
 func (f *flow) roomLocked() int { return max(0, f.capacityLocked()-f.size) }
 
 // write takes as much of src as there is room for; fault says that not all of
-// that could be read.
-func (f *flow) write(src memory.Buffers) (n int, gone, fault bool) {
+// that could be read. With urgent its last byte is that.
+func (f *flow) write(src memory.Buffers, urgent bool) (n int, gone, fault bool) {
 	f.mu.Lock()
 	if f.gone || f.reset {
 		f.mu.Unlock()
@@ -183,37 +186,52 @@ func (f *flow) write(src memory.Buffers) (n int, gone, fault bool) {
 	f.total.Add(int64(n))
 	f.carried.count(n)
 	f.hungry = f.hungry || !fault && n < asked
+	if urgent = urgent && n > 0; urgent {
+		f.markLocked(n)
+	}
 	reader := f.reader
 	f.mu.Unlock()
+	if urgent && reader != nil {
+		reader.Notify(vfs.EventPri)
+	}
 	if n > 0 && reader != nil {
 		reader.Notify(vfs.EventIn | readNorm)
 	}
 	return n, false, fault
 }
 
-// read fills dst; peek leaves the bytes where they are.
-func (f *flow) read(dst memory.Buffers, peek bool) (n int, fault bool) {
+// read fills dst; peek leaves the bytes where they are. It stops before an urgent byte,
+// which is the mark, and begins behind one (net/ipv4/tcp.c, tcp_recvmsg_locked).
+func (f *flow) read(dst memory.Buffers, peek bool) (n int, mark, fault bool) {
 	f.mu.Lock()
-	want := min(dst.Len(), f.size)
-	at := f.taken
-	for _, c := range f.chunks {
-		if n == want {
-			break
+	for at := 0; ; {
+		want := min(dst.Len(), f.size-at)
+		if f.urgent.there && want > 0 {
+			switch ahead := f.urgent.at - at; {
+			case ahead == 0 && n > 0:
+				mark, want = true, 0
+			case ahead == 0 && !f.inlineLocked():
+				at++
+				if !peek {
+					f.takeLocked(at)
+					at = 0
+				}
+				continue
+			case ahead > 0:
+				want = min(want, ahead)
+			}
 		}
-		piece := c[at:min(len(c), at+want-n)]
-		got := dst.CopyOut(piece)
+		got := f.copyLocked(dst, at, want)
 		n += got
-		at = 0
-		if got < len(piece) {
-			fault = true
+		fault = got < want
+		if at += got; !peek {
+			f.takeLocked(at)
+			at = 0
+		}
+		if got == 0 || fault {
 			break
 		}
-		if n < want {
-			dst = dst.Skip(got)
-		}
-	}
-	if !peek {
-		f.dropLocked(n)
+		dst = dst.Skip(got)
 	}
 	writer := f.writer
 	wake := !peek && f.hungry && f.writableLocked()
@@ -224,7 +242,38 @@ func (f *flow) read(dst memory.Buffers, peek bool) (n int, fault bool) {
 	if wake && writer != nil {
 		writer.Notify(vfs.EventOut | writeNorm)
 	}
-	return n, fault
+	return n, mark, fault
+}
+
+// copyLocked copies up to n of the bytes from skip on; less than n is a fault.
+func (f *flow) copyLocked(dst memory.Buffers, skip, n int) (done int) {
+	at := f.taken + skip
+	for _, c := range f.chunks {
+		if done == n {
+			break
+		}
+		if at >= len(c) {
+			at -= len(c)
+			continue
+		}
+		piece := c[at:min(len(c), at+n-done)]
+		got := dst.CopyOut(piece)
+		done += got
+		at = 0
+		if got < len(piece) {
+			break
+		}
+		if done < n {
+			dst = dst.Skip(got)
+		}
+	}
+	return done
+}
+
+// takeLocked is what reading n bytes leaves.
+func (f *flow) takeLocked(n int) {
+	f.dropLocked(n)
+	f.urgent.pass(n)
 }
 
 func (f *flow) dropLocked(n int) {
@@ -290,7 +339,7 @@ func (f *flow) abandon() (unread int) {
 	for _, c := range f.chunks {
 		freeChunk(c)
 	}
-	f.chunks, f.taken, f.size, f.gone, f.reader = nil, 0, 0, true, nil
+	f.chunks, f.taken, f.size, f.gone, f.reader, f.options = nil, 0, 0, true, nil, nil
 	writer := f.writer
 	f.mu.Unlock()
 	if writer != nil {
@@ -313,6 +362,8 @@ type flowState struct {
 	gone, writable  bool
 	unacknowledged  int
 	receiveCapacity int
+	urgent          urgent
+	inline          bool
 }
 
 func (f *flow) state() flowState {
@@ -321,7 +372,7 @@ func (f *flow) state() flowState {
 	writable := f.writableLocked()
 	f.hungry = f.hungry || !writable
 	return flowState{size: f.size, fin: f.fin, reset: f.reset, gone: f.gone, writable: writable,
-		unacknowledged: max(0, f.size-f.recv), receiveCapacity: f.recv}
+		unacknowledged: max(0, f.size-f.recv), receiveCapacity: f.recv, urgent: f.urgent, inline: f.inlineLocked()}
 }
 
 // POLLRDNORM, POLLWRNORM and POLLWRBAND (asm-generic/poll.h).

@@ -473,6 +473,8 @@ func (*Socket) IOReason(e vfs.Events) vfs.IOReason {
 		return vfs.IOHangup
 	case e&vfs.EventErr != 0:
 		return vfs.IOError
+	case e&vfs.EventPri != 0:
+		return vfs.IOUrgent
 	case e&vfs.EventIn != 0:
 		return vfs.IOIn
 	case e&vfs.EventOut != 0:

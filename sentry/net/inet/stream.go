@@ -112,7 +112,7 @@ func (s *Socket) establishedLocked() {
 	}
 	in, out := s.inflow(), s.outflow()
 	in.mu.Lock()
-	in.reader = &s.queue
+	in.reader, in.options = &s.queue, s.opts
 	in.mu.Unlock()
 	out.mu.Lock()
 	out.writer = &s.queue
@@ -510,9 +510,7 @@ func (s *Socket) sweepLocked() {
 
 // sendStream is tcp_sendmsg.
 func (s *Socket) sendStream(_ socket.Caller, m *socket.Message, flags int) (int, error) {
-	if flags&unix.MSG_OOB != 0 {
-		return 0, unix.EOPNOTSUPP
-	}
+	urgent := flags&unix.MSG_OOB != 0
 	s.mu.Lock()
 	s.settleLocked()
 	switch {
@@ -529,6 +527,9 @@ func (s *Socket) sendStream(_ socket.Caller, m *socket.Message, flags int) (int,
 	if s.link == nil {
 		ep := s.ep
 		s.mu.Unlock()
+		if urgent {
+			return 0, unix.EOPNOTSUPP
+		}
 		n, err := ep.Write(&payload{m.Data}, tcpip.WriteOptions{More: flags&unix.MSG_MORE != 0})
 		return int(n), errno(err)
 	}
@@ -537,7 +538,7 @@ func (s *Socket) sendStream(_ socket.Caller, m *socket.Message, flags int) (int,
 	if m.Data.Len() == 0 {
 		return 0, nil
 	}
-	n, gone, fault := out.write(m.Data)
+	n, gone, fault := out.write(m.Data, urgent)
 	switch {
 	case gone:
 		// The data meets nobody: a reset comes back, and the next call hears of it.
@@ -559,7 +560,7 @@ func (s *Socket) sendStream(_ socket.Caller, m *socket.Message, flags int) (int,
 // receiveStream is tcp_recvmsg.
 func (s *Socket) receiveStream(m *socket.Message, flags int) (int, error) {
 	if flags&unix.MSG_OOB != 0 {
-		return 0, unix.EINVAL // there never is an urgent byte
+		return s.receiveUrgent(m, flags&unix.MSG_PEEK != 0)
 	}
 	s.mu.Lock()
 	s.settleLocked()
@@ -587,7 +588,8 @@ func (s *Socket) receiveStream(m *socket.Message, flags int) (int, error) {
 	peek := flags&unix.MSG_PEEK != 0
 	dst := m.Data
 	if dst.Len() > 0 {
-		n, fault := in.read(dst, peek)
+		n, mark, fault := in.read(dst, peek)
+		m.Mark = mark
 		if n > 0 {
 			return n, nil
 		}
@@ -680,6 +682,12 @@ func (s *Socket) readyStream() (ev vfs.Events) {
 	if shut&readDown != 0 {
 		ev |= vfs.EventIn | readNorm | vfs.EventRdHup
 	}
+	if in.urgent.there && !in.urgent.taken {
+		ev |= vfs.EventPri
+	}
+	if in.atMark() && !in.inline {
+		in.size-- // a read does not find it
+	}
 	if in.size >= s.opts.LowWater() {
 		ev |= vfs.EventIn | readNorm
 	}
@@ -708,7 +716,7 @@ func (s *Socket) segmentsLocked(shut int) (in, out flowState, down int) {
 	return in, out, shut
 }
 
-// waitingLocked is what SIOCINQ and SIOCOUTQ tell.
+// waitingLocked is how much was not read, and not acknowledged.
 func (s *Socket) waitingLocked() (in, out int) {
 	if s.link == nil {
 		n, _ := s.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)

@@ -34,6 +34,9 @@ type Message struct {
 	// Flags are MSG_TRUNC and MSG_EOR after Receive. MSG_CTRUNC is for who
 	// encodes Control.
 	Flags int
+	// Mark says, after Receive, that urgent data follow, which no call reads
+	// together with what comes before them.
+	Mark bool
 }
 
 // Socket is one end of communication. It is the File of its description: Read
@@ -64,7 +67,7 @@ type Socket interface {
 	// Receive fills m. The caller drops the references in m.Control.Rights.
 	// flags are MSG_PEEK, MSG_TRUNC and, always where the description or the call
 	// does not wait, MSG_DONTWAIT. MSG_WAITALL is the caller's: it asks again while
-	// a stream returned something, until the buffer is full.
+	// a stream returned something, until the buffer is full or at a Mark.
 	Receive(c Caller, m *Message, flags int) (int, error)
 
 	// Name and Peer are sockaddrs (getsockname, getpeername).

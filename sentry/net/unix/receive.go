@@ -98,6 +98,7 @@ func (e *Endpoint) receiveStream(m *socket.Message, peek bool) (int, error) {
 	for _, p := range e.in {
 		stop, pass := e.urgentLocked(p, copied > 0, peek)
 		if stop {
+			m.Mark = true
 			break
 		}
 		if pass {
