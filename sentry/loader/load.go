@@ -229,7 +229,7 @@ func MapFile(ctx vfs.Context, d *vfs.Description, r *memory.MapRequest) error {
 		r.Dev, r.Ino = attr.Dev, attr.Ino
 	}
 	if p := d.Path(); p.Ok() {
-		r.Path = func() string { return vfs.Name(vfs.Path{}, p) }
+		r.Origin = vfs.Mapped{Path: p, Readable: d.Readable(), Writable: d.Writable()}
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ type area struct {
 	off        uint64   // of start in obj
 	name       string
 	dev, ino   uint64
-	path       func() string
+	origin     Origin
 	faults     *Userfault // who hears of missing pages; or nil
 
 	// mapped says that the platform may show something here, zeros that it may in

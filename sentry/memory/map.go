@@ -37,8 +37,11 @@ type MapRequest struct {
 
 	Name     string // for maps: a path or [stack]
 	Dev, Ino uint64
-	Path     func() string // gives the name now, if files are renamed
+	Origin   Origin // nil: Name is all there is to know
 }
+
+// Origin is the file that is mapped, whose name may change.
+type Origin interface{ Name() string }
 
 // Map does what mmap(2) says, and answers its bare errnos.
 func (s *Space) Map(r MapRequest) (Addr, error) {
@@ -127,7 +130,7 @@ func (s *Space) prepare(r MapRequest) error {
 
 func newArea(at Addr, r MapRequest) *area {
 	ar := &area{start: at, end: at + Addr(r.Length), prot: r.Prot, max: r.MaxProt,
-		obj: r.Object, off: r.Offset, name: r.Name, dev: r.Dev, ino: r.Ino, path: r.Path}
+		obj: r.Object, off: r.Offset, name: r.Name, dev: r.Dev, ino: r.Ino, origin: r.Origin}
 	if r.Object == nil {
 		ar.off = 0
 	}

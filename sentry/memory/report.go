@@ -15,6 +15,7 @@ type VMA struct {
 	Shared           bool
 	Offset, Dev, Ino uint64
 	Name             string
+	Origin           Origin
 	GrowsDown        bool
 	Locked           bool
 	Noreserve        bool
@@ -45,14 +46,13 @@ type Sizes struct {
 func (s *Space) VMAs() []VMA {
 	s.mu.RLock()
 	list := make([]VMA, len(s.areas))
-	paths := make([]func() string, len(s.areas))
 	for i, ar := range s.areas {
-		list[i], paths[i] = s.describe(ar), ar.path
+		list[i] = s.describe(ar)
 	}
 	s.mu.RUnlock()
-	for i, path := range paths {
-		if path != nil {
-			list[i].Name = path()
+	for i := range list {
+		if o := list[i].Origin; o != nil {
+			list[i].Name = o.Name()
 		}
 	}
 	return list
@@ -60,7 +60,7 @@ func (s *Space) VMAs() []VMA {
 
 func (s *Space) describe(ar *area) VMA {
 	v := VMA{Start: ar.start, End: ar.end, Access: ar.prot, MaxProt: ar.max, Offset: ar.off,
-		Dev: ar.dev, Ino: ar.ino, Name: ar.name,
+		Dev: ar.dev, Ino: ar.ino, Name: ar.name, Origin: ar.origin,
 		Shared: ar.is(shared), GrowsDown: ar.is(growsDown), Locked: ar.is(locked),
 		Noreserve: ar.is(noreserve), DontFork: ar.is(dontFork), WipeOnFork: ar.is(wipeOnFork),
 		DontDump: ar.is(dontDump), Anonymous: ar.obj == nil}
@@ -133,6 +133,13 @@ func (s *Space) Sizes() Sizes {
 	s.peakResident = max(s.peakResident, z.Resident, s.peakPages*PageSize+z.Shared)
 	z.PeakResident = s.peakResident
 	return z
+}
+
+// ResetPeak forgets how much was resident at most (fs/proc/task_mmu.c, CLEAR_REFS_MM_HIWATER_RSS).
+func (s *Space) ResetPeak() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.peakPages, s.peakResident = uint64(s.table.pages), 0
 }
 
 // Mincore says for each page of [at, at+n) whether it is in memory. Of a host's

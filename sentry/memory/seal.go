@@ -85,7 +85,7 @@ func (s *Space) RemapPages(at Addr, n, page uint64) error {
 	}
 	if ok {
 		r = MapRequest{At: at, Length: n, Fixed: true, Prot: ar.prot, MaxProt: ar.max, Shared: true, Object: ar.obj, Offset: page * PageSize,
-			Populate: true, Locked: ar.is(locked), Name: ar.name, Dev: ar.dev, Ino: ar.ino, Path: ar.path}
+			Populate: true, Locked: ar.is(locked), Name: ar.name, Dev: ar.dev, Ino: ar.ino, Origin: ar.origin}
 		r.Object.Ref()
 	}
 	s.mu.RUnlock()

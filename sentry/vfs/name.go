@@ -2,6 +2,15 @@ package vfs
 
 import "strings"
 
+// Mapped is a file as /proc/PID/maps names it, from the root of the container, and how it
+// was open.
+type Mapped struct {
+	Path
+	Readable, Writable bool
+}
+
+func (m Mapped) Name() string { return Name(Path{}, m.Path) }
+
 // Name is p as somebody whose root is root sees it (fs/d_path.c, d_path).
 func Name(root, p Path) string {
 	if p.Dentry.anon && p.Mount.on.Load() == nil {

@@ -70,6 +70,8 @@ type Node struct {
 	Owner Owner // nil: root
 	// Subject is what the node tells of, for those who ask About it.
 	Subject any
+	// Size is what stat(2) says of it; nil: 0.
+	Size func() int64
 	// Check replaces the permission bits if it is set.
 	Check func(ctx vfs.Context, want vfs.Access) error
 }
@@ -86,12 +88,15 @@ func (fs *FileSystem) NewNode(mode uint32) Node {
 func (n *Node) Ino() uint64       { return n.ino }
 func (n *Node) SetIno(ino uint64) { n.ino = ino }
 
-// Attr is for stat(2). Sizes are 0: the contents are not known yet.
+// Attr is for stat(2). Most sizes are 0: the contents are not known yet.
 func (n *Node) Attr(ctx vfs.Context) (vfs.Attr, error) {
 	a := vfs.Attr{Dev: n.fs.dev, Ino: n.ino, Mode: n.mode, Nlink: 1, BlockSize: 4096,
 		Atime: n.fs.made, Mtime: n.fs.made, Ctime: n.fs.made}
 	if n.Owner != nil {
 		a.UID, a.GID = n.Owner()
+	}
+	if n.Size != nil {
+		a.Size = n.Size()
 	}
 	return a, nil
 }

@@ -27,6 +27,8 @@ func (fs *FileSystem) addFDs(d *taskDir) {
 		n := fs.NewDir(0o500)
 		if dir.name == "fdinfo" {
 			n = fs.NewDir(0o555)
+		} else {
+			n.Size = s.countFDs
 		}
 		n.Owner = s.owner
 		n.Check = func(ctx vfs.Context, want vfs.Access) error {
@@ -61,6 +63,17 @@ func (fs *FileSystem) addFDs(d *taskDir) {
 		d.Add(dir.name, n)
 	}
 }
+
+// countFDs is what stat(2) says of the size of /proc/PID/fd.
+func (s subject) countFDs() int64 {
+	if t := s.fds(); t != nil {
+		return int64(len(t.FDs()))
+	}
+	return 0
+}
+
+// linkSize is what stat(2) says of links whose text is made when it is read.
+func linkSize() int64 { return 64 }
 
 // fdIno is a number that stays, for inodes that are made at each look.
 func (fs *FileSystem) fdIno(s subject, typ uint8, fd int) uint64 {
@@ -113,6 +126,7 @@ func (fs *FileSystem) fdLink(s subject, fd int, f *vfs.Description) vfs.Inode {
 		}
 		return vfs.Name(rootOf(ctx), p), nil
 	}, to)
+	l.Size = linkSize
 	l.SetIno(fs.fdIno(s, unix.DT_LNK, fd))
 	l.Owner = s.owner
 	return l

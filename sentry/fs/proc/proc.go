@@ -4,7 +4,7 @@
 // The machine is the container: its memory limit is all memory, its CPUs are all
 // CPUs. What nobody inside could have caused (interrupts, disks) is absent or
 // zero. Not here: /proc/kcore, kallsyms, kmsg and what else shows a kernel's
-// inside; /proc/PID/{map_files,clear_refs}.
+// inside; of clear_refs the bits, which are not kept.
 package proc
 
 import (

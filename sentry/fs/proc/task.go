@@ -119,6 +119,9 @@ func (fs *FileSystem) newTaskDir(s subject) *taskDir {
 	}
 	fs.addLinks(d)
 	fs.addFDs(d)
+	if s.whole {
+		fs.addMapFiles(d)
+	}
 	fs.addNamespaces(d)
 	d.Add("net", fs.net)
 	if s.whole {

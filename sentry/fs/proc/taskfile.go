@@ -51,6 +51,7 @@ var taskFiles = []*taskFile{
 	{name: "numa_maps", perm: 0o444, trace: true, read: numaMaps},
 	{name: "mem", perm: 0o600, trace: true},
 	{name: "pagemap", perm: 0o400, trace: true},
+	{name: "clear_refs", perm: 0o200, write: clearRefs},
 	{name: "mounts", perm: 0o444, read: mounts, open: openMounts},
 	{name: "mountinfo", perm: 0o444, read: mountinfo, open: openMounts},
 	{name: "mountstats", perm: 0o400, on: wholeOnly, read: mountstats},
@@ -182,6 +183,20 @@ func openPagemap(n *kernfs.File, s subject) {
 		}
 		return dst.CopyOut(b), nil
 	}
+}
+
+// clearRefs forgets the peak of resident memory (5). Which pages were looked at since (1
+// to 3) is not known: all count as referenced, always. Nor is which were written (4),
+// and who asks for that would believe the answer.
+func clearRefs(_ *FileSystem, _ vfs.Context, s subject, b []byte) error {
+	v, err := parseInt(b)
+	if err != nil || v < 1 || v > 5 || v == 4 {
+		return unix.EINVAL
+	}
+	if m := s.memory(); m != nil && v == 5 {
+		m.ResetPeak()
+	}
+	return nil
 }
 
 // text reads [from, to) of the process's memory.

@@ -322,3 +322,68 @@ CASE(locks_in_proc)
 		}
 	}
 }
+
+static void link_at(const char *name)
+{
+	char path[100], to[300] = "";
+	struct stat st;
+	snprintf(path, sizeof path, "/proc/self/map_files/%s", name);
+	ROW(readlink(path, to, sizeof to - 1) > 0, "readlink %s", name);
+	say("%s", strrchr(to, '/') ?: "");
+	ROW(lstat(path, &st), "lstat");
+	say("%o, size %ld", st.st_mode, (long)st.st_size);
+	int f;
+	ROW((f = open(path, O_RDWR)) < 0 ? -1 : 0, "open");
+	char b[4] = "";
+	E(pread(f, b, 3, 4096)), say("%s", b);
+	close(f);
+}
+
+// Which file an area maps, by the area's addresses.
+CASE(mapped_files)
+{
+	char *at = (char *)0x20000000;
+	int f = open("file", O_RDWR | O_CREAT, 0600);
+	ftruncate(f, 5 * 4096);
+	E(pwrite(f, "abc", 3, 4096));
+	mmap(at, 4096, PROT_READ, MAP_PRIVATE | MAP_FIXED, f, 4096);
+	mmap(at + 2 * 4096, 3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, f, 0);
+	mmap(at + 6 * 4096, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	int read_only = open("file", O_RDONLY);
+	mmap(at + 8 * 4096, 4096, PROT_READ, MAP_SHARED | MAP_FIXED, read_only, 0);
+	close(f);
+	struct stat st;
+	E(stat("/proc/self/map_files", &st));
+	say("%o", st.st_mode);
+	E(stat("/proc/self/fd", &st));
+	say("%ld", (long)st.st_size);
+	int count = 0;
+	DIR *d = opendir("/proc/self/map_files");
+	for (struct dirent *e; (e = readdir(d));)
+		if (!strncmp(e->d_name, "2000", 4))
+			count++, say("%s %d", e->d_name, e->d_type);
+	closedir(d);
+	const char *names[] = {"20000000-20001000", "20002000-20005000", "20008000-20009000", "20006000-20007000", "20002000-20004000", "20000000-2000A000",
+			       "0x20000000-20001000", "020000000-20001000", "20000000", "x", "20000000-20001000x"};
+	EACH(i, names)
+		link_at(names[i]);
+	E(rename("file", "other")), link_at(names[0]);
+	E(unlink("other")), link_at(names[0]); // no other name leads there
+	E(munmap(at + 3 * 4096, 4096));
+	link_at("20002000-20005000"), link_at("20002000-20003000"), link_at("20004000-20005000");
+	unsigned head[2] = {0x20080522, 0}, none[6] = {0}; // _LINUX_CAPABILITY_VERSION_3
+	E(syscall(SYS_capset, head, none));
+	link_at("20002000-20003000");
+}
+
+CASE(clear_refs)
+{
+	const char *words[] = {"5", "5\n", "1", "0", "6", "-1", "x", ""};
+	int f = open("/proc/self/clear_refs", O_WRONLY);
+	EACH(i, words)
+		ROW(write(f, words[i], strlen(words[i])), "%s", words[i]);
+	char b[4];
+	E(read(open("/proc/self/clear_refs", O_RDWR), b, 4));
+	E(open("/proc/thread-self/clear_refs", O_WRONLY));
+	E(access("/proc/thread-self/map_files", F_OK));
+}
