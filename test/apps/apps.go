@@ -39,8 +39,10 @@ const stressors = `cpu memory vm filesystem io interrupt os pipe scheduler`
 
 // stress runs each stressor of a class by itself, so that one that hangs or is killed
 // costs no other its turn. Left out are reboot, for natively it may be believed, and swap:
-// the sandbox's root is an overlay, on which Linux too takes no file for swap.
-const stress = `for n in $(stress-ng --class $c? 2>/dev/null | sed 's/.*: //'); do
+// the sandbox's root is an overlay, on which Linux too takes no file for swap. A stressor
+// whose parent has gone signals its new one, which is this script where that is process 1.
+const stress = `trap : ALRM
+for n in $(stress-ng --class $c? 2>/dev/null | sed 's/.*: //'); do
 	case $n in reboot|swap) continue;; esac
 	timeout -k 5 60 stress-ng --$n 1 -t 2 --verify >log 2>&1 && echo PASSED $n || { echo FAILED $n $?; tail -20 log; }
 done`
