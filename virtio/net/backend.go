@@ -15,12 +15,22 @@ type host interface {
 	offload(features uint64) error
 	// attach says whether port i takes part in spreading frames over ports.
 	attach(i int, on bool) error
+	// header is how much of our header a frame has before it there, in bytes. The rest,
+	// num_buffers, is of no use to a host.
+	header() int
+	// lacks are features that the host leaves no device to offer.
+	lacks() uint64
+	// admits tells whether the guest can take a frame with this header.
+	admits(h *header) bool
 	String() string
 }
 
 // port is the descriptor of one queue of the host's interface: a frame a read or write, each
 // behind a header. It is not for Go's poller, which would wake up for every frame as well.
 type port int
+
+// noPort is that of an interface which goes nowhere.
+const noPort port = -1
 
 // newPort takes fd over.
 func newPort(fd int, name string) (port, error) {
@@ -30,7 +40,12 @@ func newPort(fd int, name string) (port, error) {
 	return port(fd), nil
 }
 
-func (p port) close() error { return os.NewSyscallError("close", unix.Close(int(p))) }
+func (p port) close() error {
+	if p == noPort {
+		return nil
+	}
+	return os.NewSyscallError("close", unix.Close(int(p)))
+}
 
 // tap is a TAP of the host (Documentation/networking/tuntap.rst).
 type tap struct {
@@ -244,4 +259,7 @@ func (t *tap) attach(i int, on bool) error {
 	return nil
 }
 
-func (t *tap) String() string { return t.name }
+func (*tap) header() int         { return headerSize }
+func (*tap) lacks() uint64       { return 0 }
+func (*tap) admits(*header) bool { return true } // it does what the guest cannot
+func (t *tap) String() string    { return t.name }

@@ -1,5 +1,5 @@
-// Package net is the network device (virtio 1.3 §5.1) on a TAP of the host. It
-// knows chains and its TAP; how the guest runs and how it hears of a used
+// Package net is the network device (virtio 1.3 §5.1) on a TAP of the host, or on a packet
+// socket. It knows chains and its TAP; how the guest runs and how it hears of a used
 // buffer is the transport's business.
 //
 // Frames go straight between guest memory and the TAP, behind a header that
@@ -57,8 +57,13 @@ const (
 	maxMTU      = 65535
 )
 
-// Options are an interface's. Tap or FDs say where its frames go.
+// Options are an interface's. Tap, FDs or Socket say where its frames go; Unplugged, that
+// they go nowhere.
 type Options struct {
+	Name      string // for people; Tap by default
+	Socket    int    // packet socket with PACKET_VNET_HDR, the device's from then on; 0 is none
+	Unplugged bool
+
 	Tap   string // name of a TAP that exists
 	FDs   []int  // or TAP queues that are open; they are the device's from then on
 	Pairs int    // queue pairs with Tap; 0 is 1
@@ -119,6 +124,16 @@ func New(o Options) (*Device, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Unplugged {
+		return newDevice(unplugged{o.Name}, []port{noPort}, o), nil
+	}
+	if o.Socket != 0 {
+		p, at, err := newPacket(o)
+		if err != nil {
+			return nil, err
+		}
+		return newDevice(p, []port{at}, o), nil
 	}
 	tap, err := openTap(o)
 	if err != nil {
@@ -212,7 +227,7 @@ func (d *Device) Features() uint64 {
 	if len(d.pairs) > 1 {
 		f |= FeatureMultiQueue
 	}
-	return f
+	return f &^ d.host.lacks()
 }
 
 // Start implements virtio.Runner. After a reset one pair is in use, until the

@@ -47,7 +47,10 @@ func (w *wire) attach(i int, on bool) error {
 	return nil
 }
 
-func (w *wire) String() string { return "wire" }
+func (*wire) header() int         { return headerSize }
+func (*wire) lacks() uint64       { return 0 }
+func (*wire) admits(*header) bool { return true }
+func (w *wire) String() string    { return "wire" }
 
 // state is what the device told its host.
 func (w *wire) state() string {

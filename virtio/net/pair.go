@@ -52,7 +52,7 @@ func (p *pair) start(rx, tx *virtio.Queue) error {
 			return err
 		}
 	}
-	if rx == nil && tx == nil {
+	if rx == nil && tx == nil || p.port == noPort {
 		return nil
 	}
 	p.running = true
@@ -278,11 +278,12 @@ func (r *receiver) read() (need, error) {
 	r.gather()
 	n, err := readv(int(r.port), r.vector)
 	switch {
-	case err == unix.EAGAIN:
+	case err == unix.EAGAIN || err == unix.ENETDOWN: // a packet socket says once that its interface went down
 		return needTAP, nil
 	case err != nil: // a TAP that lives has no other
 		return needTAP, goneError{err}
 	}
+	n += headerSize - r.host.header()
 	r.waiting = n
 	r.usual = max(n, r.usual-r.usual/8)
 	r.charge(n)
@@ -317,7 +318,7 @@ func (r *receiver) take() (bool, error) {
 
 // gather lists where the next frame goes. Its header comes to us first.
 func (r *receiver) gather() {
-	r.vector = append(r.vector[:0], piece(r.header[:]))
+	r.vector = append(r.vector[:0], piece(r.header[:r.host.header()]))
 	skip := headerSize
 	for _, c := range r.held {
 		for _, s := range c.WriteSegments() {
@@ -339,7 +340,7 @@ func (r *receiver) gather() {
 // no room for all of it yet.
 func (r *receiver) deliver() (need, error) {
 	n := r.waiting
-	if n < headerSize+minFrame {
+	if n < headerSize+minFrame || !r.host.admits(&r.header) {
 		r.drop()
 		return needTurn, nil
 	}
@@ -381,8 +382,8 @@ func (r *receiver) drop() {
 
 // inPlace is how many bytes of header and frame the vector has before the spill.
 func (r *receiver) inPlace() int {
-	n := 0
-	for _, p := range r.vector[:len(r.vector)-1] {
+	n := headerSize
+	for _, p := range r.vector[1 : len(r.vector)-1] {
 		n += int(p.Len)
 	}
 	return n
@@ -477,7 +478,7 @@ func (s *sender) send(c *virtio.Chain) (need, error) {
 		s.sendDropped.Add(1)
 		return needTurn, nil
 	}
-	s.vector = append(s.vector[:0], piece(s.header[:]))
+	s.vector = append(s.vector[:0], piece(s.header[:s.host.header()]))
 	for _, segment := range c.ReadSegments() {
 		s.vector = append(s.vector, piece(segment))
 	}
@@ -487,7 +488,7 @@ func (s *sender) send(c *virtio.Chain) (need, error) {
 		s.sentBytes.Add(uint64(n))
 	case unix.EAGAIN:
 		return needTAP, nil
-	case unix.EBADFD, unix.ENODEV:
+	case unix.EBADFD, unix.ENODEV, unix.ENXIO: // the last is a packet socket's
 		return needTAP, goneError{err}
 	default: // a TAP that is down, a frame that the host does not like
 		s.sendDropped.Add(1)
