@@ -10,8 +10,8 @@ import (
 	"bulkhead/runtime/agent/rpc"
 )
 
-// begin gives the guest what is its own: time, random numbers, and the share with its
-// containers' files. It may be a copy of a guest that stood here yesterday.
+// begin gives the guest what is its own: time, random numbers, its network, and the share
+// with its containers' files. It may be a copy of a guest that stood here yesterday.
 func (s *server) begin(r *rpc.BeginRequest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -23,6 +23,9 @@ func (s *server) begin(r *rpc.BeginRequest) error {
 	}
 	if err := seed(r.Entropy); err != nil {
 		return fmt.Errorf("seed the kernel's random numbers: %w", err)
+	}
+	if err := setNetwork(r.Interfaces); err != nil {
+		return err
 	}
 	if err := mountShare(); err != nil {
 		return err

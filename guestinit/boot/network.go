@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/guestinit/config"
+	"bulkhead/guestinit/link"
 )
 
 func (g *guest) setNetwork() error {
@@ -57,34 +57,16 @@ func describe(i config.Interface) string {
 }
 
 func configureInterface(i config.Interface) error {
-	link, err := findLink(i)
+	l, err := findLink(i)
 	if err != nil {
 		return err
 	}
-	if i.Name != "" && link.Attrs().Name != i.Name {
-		if err := netlink.LinkSetName(link, i.Name); err != nil {
-			return fmt.Errorf("rename %s: %w", link.Attrs().Name, err)
+	if i.Name != "" && l.Attrs().Name != i.Name {
+		if err := netlink.LinkSetName(l, i.Name); err != nil {
+			return fmt.Errorf("rename %s: %w", l.Attrs().Name, err)
 		}
 	}
-	if i.MTU != 0 {
-		if err := netlink.LinkSetMTU(link, i.MTU); err != nil {
-			return fmt.Errorf("set an MTU of %d: %w", i.MTU, err)
-		}
-	}
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("bring it up: %w", err)
-	}
-	for _, prefix := range i.Addresses {
-		if err := addAddress(link, prefix); err != nil {
-			return fmt.Errorf("add the address %v: %w", prefix, err)
-		}
-	}
-	for _, route := range i.Routes {
-		if err := addRoute(link, route); err != nil {
-			return fmt.Errorf("add a route to %v by %v: %w", route.Destination, route.Gateway, err)
-		}
-	}
-	return nil
+	return link.Configure(l, i)
 }
 
 // findLink finds by MAC first: the kernel's names depend on the order of probing.
@@ -106,33 +88,6 @@ func findLink(i config.Interface) (netlink.Link, error) {
 		}
 	}
 	return nil, errors.New("the machine has no network device with this MAC")
-}
-
-// addAddress skips IPv6's detection of duplicates, which would keep the address
-// unusable for a second: host and guest are alone on the wire.
-func addAddress(link netlink.Link, prefix netip.Prefix) error {
-	addr := &netlink.Addr{IPNet: ipNet(prefix)}
-	if prefix.Addr().Is6() {
-		addr.Flags = unix.IFA_F_NODAD
-	}
-	return netlink.AddrReplace(link, addr)
-}
-
-func addRoute(link netlink.Link, r config.Route) error {
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: r.Gateway.AsSlice()}
-	if r.Destination.IsValid() {
-		route.Dst = ipNet(r.Destination.Masked())
-	}
-	if r.Gateway.IsValid() {
-		route.Flags = int(netlink.FLAG_ONLINK) // a gateway outside of our prefix is on the wire as well
-	} else {
-		route.Scope = netlink.SCOPE_LINK
-	}
-	return netlink.RouteReplace(route)
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // writeNames writes the resolver's files, in the root that the command will see.

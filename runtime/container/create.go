@@ -156,6 +156,8 @@ func (n *creation) pickWall(name string) error {
 		return errors.New("isolation vm: --preserve-fds: descriptors cannot be handed into a machine")
 	case n.c.State.Platform == "ptrace":
 		return errors.New("isolation vm: --platform=ptrace is the Sentry's; a machine runs on kvm")
+	case n.network() == "host":
+		return errors.New("isolation vm: the container is to share the host's network, which a guest's kernel cannot; give it a network namespace, or use --isolation=sentry")
 	}
 	return nil
 }
@@ -452,7 +454,7 @@ func (n *creation) startProcesses(context.Context) (err error) {
 // engines fill before a container is created or by its first hooks. Who is not root
 // may not, and nobody has prepared anything for them.
 func (n *creation) takeNetwork(c *agent.BootConfig) error {
-	if c.Network != "sandbox" || n.c.State.Isolation == vmWall || rootless() {
+	if c.Network != "sandbox" || rootless() {
 		return nil
 	}
 	pid := n.c.State.Sandbox.PID

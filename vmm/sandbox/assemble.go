@@ -128,7 +128,9 @@ func (s *sandbox) devices(server fs.Server) ([]machine.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []machine.Device{{Name: "share", Device: files}, {Name: "vsock", Device: sockets}, {Name: "rng", Device: rng.New(rand.Reader)}}, nil
+	all := []machine.Device{{Name: "share", Device: files}, {Name: "vsock", Device: sockets}, {Name: "rng", Device: rng.New(rand.Reader)}}
+	nets, err := s.networks()
+	return append(all, nets...), err
 }
 
 // restrict allows the process no system calls but those that it makes.

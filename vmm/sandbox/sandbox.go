@@ -204,7 +204,7 @@ func (s *sandbox) makeMachine() error {
 	defer sys.Close()
 	// Room for those that hold a place while they wait in the kernel: vCPUs, and queues
 	// at their doorbells (vmm/cli, processors).
-	runtime.GOMAXPROCS(runtime.NumCPU() + s.size.cpus + 4)
+	runtime.GOMAXPROCS(runtime.NumCPU() + s.size.cpus + 4 + len(s.config.Devices))
 	return s.assemble(sys)
 }
 

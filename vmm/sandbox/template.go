@@ -28,7 +28,7 @@ const windowSize = ram.Least
 
 // openTemplate is nil where the guest has to boot.
 func (s *sandbox) openTemplate() *machine.Snapshot {
-	if s.config.Files.Template == 0 {
+	if s.config.Files.Template == 0 || len(s.config.Devices) > templateNetworks {
 		return nil
 	}
 	t, err := machine.SnapshotFrom(os.NewFile(uintptr(s.config.Files.Template), "template"))
@@ -79,6 +79,10 @@ func (s *sandbox) keep() error {
 	}
 	f := os.NewFile(uintptr(s.config.Files.NewTemplate), "template")
 	defer f.Close()
+	if len(s.config.Devices) > templateNetworks {
+		s.template = agent.TemplateNotKept
+		return nil
+	}
 	s.template = agent.TemplateKept
 	if err := s.machine.SaveTo(f); err != nil {
 		s.log.Warn("no template of the guest could be kept", "err", err)
@@ -101,7 +105,7 @@ func (s *sandbox) begin() error {
 	rand.Read(entropy) // which does not fail
 	ctx, cancel := context.WithTimeout(context.Background(), bootPatience)
 	defer cancel()
-	if _, err := s.guest.Begin(ctx, &rpc.BeginRequest{Time: time.Now().UnixNano(), Entropy: entropy}); err != nil {
+	if _, err := s.guest.Begin(ctx, &rpc.BeginRequest{Time: time.Now().UnixNano(), Entropy: entropy, Interfaces: s.interfaces()}); err != nil {
 		return s.why(rpc.Refused(err))
 	}
 	s.begun = true

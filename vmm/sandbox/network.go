@@ -1,0 +1,62 @@
+package sandbox
+
+import (
+	"fmt"
+	hostnet "net"
+
+	"bulkhead/runtime/agent/rpc"
+	"bulkhead/virtio/net"
+	"bulkhead/vmm/machine"
+)
+
+// templateNetworks is how many network devices a template has. What a container has is not known yet
+// when its template is looked for: engines connect it after that. So every machine has one
+// at least, which the guest takes away where it has no wire, and one with more boots.
+const templateNetworks = 1
+
+// networks are the machine's network devices, one for each interface that the runtime has
+// taken over.
+func (s *sandbox) networks() ([]machine.Device, error) {
+	var all []machine.Device
+	for i := range max(len(s.config.Devices), templateNetworks) {
+		o := net.Options{Name: fmt.Sprintf("net%d", i), Unplugged: true, Log: s.log}
+		if i < len(s.config.Devices) {
+			d := s.config.Devices[i]
+			if !d.Offload {
+				return nil, fmt.Errorf("interface %s: the host's kernel has no PACKET_VNET_HDR, which a machine's network needs", d.Name)
+			}
+			mac, err := hostnet.ParseMAC(d.Ethernet)
+			if err != nil {
+				return nil, fmt.Errorf("interface %s: %w", d.Name, err)
+			}
+			o.Unplugged, o.Socket, o.MAC = false, d.FD, mac
+		}
+		device, err := net.New(o)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, machine.Device{Name: fmt.Sprintf("net%d", i), Device: device})
+	}
+	return all, nil
+}
+
+// interfaces are what the guest is to make of them.
+func (s *sandbox) interfaces() []*rpc.Interface {
+	var all []*rpc.Interface
+	for _, d := range s.config.Devices {
+		mac, _ := hostnet.ParseMAC(d.Ethernet) // was parsed before
+		r := &rpc.Interface{Name: d.Name, Ethernet: mac, Mtu: uint32(d.MTU)}
+		for _, a := range d.Addresses {
+			r.Addresses = append(r.Addresses, a.String())
+		}
+		for _, route := range d.Routes {
+			w := &rpc.Route{Destination: route.Destination.String()}
+			if route.Gateway.IsValid() {
+				w.Gateway = route.Gateway.String()
+			}
+			r.Routes = append(r.Routes, w)
+		}
+		all = append(all, r)
+	}
+	return all
+}
