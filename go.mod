@@ -4,6 +4,7 @@ go 1.26.3
 
 require (
 	github.com/bufbuild/protocompile v0.14.1
+	github.com/containerd/log v0.1.0
 	github.com/containerd/ttrpc v1.2.10
 	golang.org/x/sys v0.49.0
 	google.golang.org/grpc v1.81.1
@@ -17,7 +18,6 @@ require (
 )
 
 require (
-	github.com/containerd/log v0.1.0 // indirect
 	golang.org/x/net v0.59.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260401024825-9d38bb4040a9 // indirect
 )
@@ -45,7 +45,7 @@ require (
 	github.com/u-root/uio v0.0.0-20240224005618-d2acac8f3701 // indirect
 	github.com/ulikunitz/xz v0.5.17
 	github.com/vishvananda/netlink v1.3.1
-	github.com/vishvananda/netns v0.0.5 // indirect
+	github.com/vishvananda/netns v0.0.5
 	golang.org/x/arch v0.32.0
 	golang.org/x/exp v0.0.0-20250711185948-6ae5c78190dc // indirect
 	golang.org/x/exp/typeparams v0.0.0-20231108232855-2478ac86f678 // indirect

@@ -6,7 +6,8 @@
 // has put them side by side. Its init is this program again, in namespaces of its
 // own (stage.go): it mounts, becomes whom the configuration names, reports, and
 // executes the container's program when it is told to. A further process (exec) is
-// made in the same way, and joins the namespaces. The network is the guest's own.
+// made in the same way, and joins the namespaces. The network is the guest's own, for
+// all: what the host prepared for its first container (network.go).
 //
 // What a container does to the guest's kernel is its own loss: the wall is the
 // machine's, and the host believes nothing that is said from here.

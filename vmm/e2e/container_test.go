@@ -66,7 +66,7 @@ func box(t *testing.T, script string) *container {
 	b, err := os.ReadFile(busybox)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(root, "bin/busybox"), b, 0o755))
-	for _, name := range []string{"sh", "echo", "cat", "id", "env", "pwd", "sleep", "kill", "ls", "stat", "hostname", "mount", "grep", "wc", "tty", "stty", "head", "touch", "chown", "mkdir", "true", "yes", "dd"} {
+	for _, name := range []string{"sh", "echo", "cat", "id", "env", "pwd", "sleep", "kill", "ls", "stat", "hostname", "mount", "grep", "wc", "tty", "stty", "head", "touch", "chown", "mkdir", "true", "yes", "dd", "ip", "ping", "sed"} {
 		must(t, os.Symlink("busybox", filepath.Join(root, "bin", name)))
 	}
 	must(t, os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"), 0o644))
@@ -153,7 +153,7 @@ var commands = []struct {
 // differs by nature is not among them: the kernel's version, the number of
 // processors, what /proc and /sys have beyond the documented.
 var behaviours = []struct{ name, script, want string }{
-	{"capabilities", "grep -E 'Cap(Prm|Eff|Bnd)' /proc/self/status", "CapPrm:\t0000000020000421\nCapEff:\t0000000020000421\nCapBnd:\t0000000020000421\n"},
+	{"capabilities", "grep -E 'Cap(Prm|Eff|Bnd)' /proc/self/status", "CapPrm:\t0000000020002421\nCapEff:\t0000000020002421\nCapBnd:\t0000000020002421\n"},
 	{"no new privileges", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1\n"},
 	{"home", "echo $HOME", "/root\n"},
 	{"host name", "hostname", "inside\n"},
@@ -173,6 +173,9 @@ var behaviours = []struct{ name, script, want string }{
 	{"seccomp", "grep Seccomp: /proc/1/status /proc/self/status; mkdir /scratch/d; kill -USR2 1; kill -URG 1",
 		"/proc/1/status:Seccomp:\t2\n/proc/self/status:Seccomp:\t2\nmkdir: can't create directory '/scratch/d': Protocol error\nsh: can't kill pid 1: Numerical argument out of domain\n"},
 	{"loopback", "cat /sys/class/net/lo/operstate", "unknown\n"},
+	{"network", "ip -o addr show dev eth0 | sed 's/^[0-9]*: //; s/ *\\\\.*//; s/ flags 02//'; ip route; ping -c 2 -i 0.2 10.77.0.1 | grep received",
+		"eth0    inet 10.77.0.2/24 brd 10.77.0.255 scope global eth0\neth0    inet6 fd77::2/64 scope global\n" +
+			"default via 10.77.0.1 dev eth0 \n10.77.0.0/24 dev eth0 scope link  src 10.77.0.2 \n2 packets transmitted, 2 packets received, 0% packet loss\n"},
 }
 
 // mark divides what they print.
@@ -200,7 +203,12 @@ func testContainer(t *testing.T, wall string) {
 	c.spec.Root.Readonly = true
 	c.spec.Hostname = "inside"
 	for _, set := range []*[]string{&c.spec.Process.Capabilities.Bounding, &c.spec.Process.Capabilities.Effective, &c.spec.Process.Capabilities.Permitted} {
-		*set = append(*set, "CAP_CHOWN")
+		*set = append(*set, "CAP_CHOWN", "CAP_NET_RAW")
+	}
+	for i := range c.spec.Linux.Namespaces {
+		if c.spec.Linux.Namespaces[i].Type == specs.NetworkNamespace {
+			c.spec.Linux.Namespaces[i].Path = cabled(t)
+		}
 	}
 	memory, pids := int64(100<<20), int64(50)
 	c.spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &memory}, Pids: &specs.LinuxPids{Limit: &pids}}
