@@ -139,6 +139,11 @@ func (s *server) Hello(_ context.Context, r *rpc.HelloRequest) (*rpc.HelloRespon
 	if err := unix.Uname(&u); err != nil {
 		return nil, rpc.Refuse(err)
 	}
+	if r.Template {
+		if err := letGo(0); err != nil {
+			return nil, rpc.Refuse(err)
+		}
+	}
 	return &rpc.HelloResponse{Version: rpc.Version, Kernel: unix.ByteSliceToString(u.Release[:])}, nil
 }
 

@@ -17,36 +17,36 @@ import (
 	"bulkhead/runtime/agent/rpc"
 )
 
-// device is a network device of the machine's.
-type device struct {
-	name   string // the kernel's, as eth0
-	number int    // on the virtio bus: the order of the machine's devices
-}
+// drivers is where virtio_net lets go of a device, or takes one (sysfs-bus-driver).
+const drivers = "/sys/bus/virtio/drivers/virtio_net/"
 
-// setNetwork makes the machine's network devices the interfaces that the host has for
-// them, and takes away those that have no wire.
-func setNetwork(interfaces []*rpc.Interface) error {
+// letGo parts the network devices from their driver, but for the first n. They are no
+// interfaces then.
+func letGo(n int) error {
 	devices, err := networkDevices()
 	if err != nil {
 		return err
 	}
-	if len(interfaces) > len(devices) {
-		return fmt.Errorf("%d interfaces for a machine with %d network devices", len(interfaces), len(devices))
-	}
-	for _, d := range devices[len(interfaces):] {
-		if err := os.WriteFile("/sys/bus/virtio/drivers/virtio_net/unbind", fmt.Appendf(nil, "virtio%d", d.number), 0); err != nil {
-			return fmt.Errorf("take %s away, which has no wire: %w", d.name, err)
+	for _, d := range devices[min(n, len(devices)):] {
+		if d.name == "" {
+			continue
+		}
+		if err := os.WriteFile(drivers+"unbind", []byte(d.device), 0); err != nil {
+			return fmt.Errorf("let go of the network device %s: %w", d.name, err)
 		}
 	}
-	links := make([]netlink.Link, len(interfaces))
-	for i := range interfaces {
-		if links[i], err = netlink.LinkByName(devices[i].name); err != nil {
-			return fmt.Errorf("network device %s: %w", devices[i].name, err)
-		}
-		// None of the names that are given next is then another's still.
-		if err := netlink.LinkSetName(links[i], "bulkhead"+strconv.Itoa(i)); err != nil {
-			return fmt.Errorf("network device %s: %w", devices[i].name, err)
-		}
+	return nil
+}
+
+// setNetwork makes the machine's network devices the interfaces that the host has for
+// them. The others have no wire and are nobody's.
+func setNetwork(interfaces []*rpc.Interface) error {
+	if err := letGo(len(interfaces)); err != nil {
+		return err
+	}
+	links, err := take(len(interfaces))
+	if err != nil {
+		return err
 	}
 	for i, r := range interfaces {
 		if err := configure(links[i], r); err != nil {
@@ -56,27 +56,79 @@ func setNetwork(interfaces []*rpc.Interface) error {
 	return nil
 }
 
+// take has the driver take the first n devices, if it has not yet, and gives them names
+// that are not among those that come next.
+func take(n int) ([]netlink.Link, error) {
+	if n == 0 {
+		return nil, nil
+	}
+	devices, err := networkDevices()
+	if err != nil {
+		return nil, err
+	}
+	if n > len(devices) {
+		return nil, fmt.Errorf("%d interfaces for a machine with %d network devices", n, len(devices))
+	}
+	for _, d := range devices[:n] {
+		if d.name != "" {
+			continue
+		}
+		if err := os.WriteFile(drivers+"bind", []byte(d.device), 0); err != nil {
+			return nil, fmt.Errorf("network device %s: %w", d.device, err)
+		}
+	}
+	if devices, err = networkDevices(); err != nil {
+		return nil, err
+	}
+	links := make([]netlink.Link, n)
+	for i, d := range devices[:n] {
+		if links[i], err = netlink.LinkByName(d.name); err != nil {
+			return nil, fmt.Errorf("network device %s: %w", d.device, err)
+		}
+		if err := netlink.LinkSetName(links[i], "bulkhead"+strconv.Itoa(i)); err != nil {
+			return nil, fmt.Errorf("network device %s: %w", d.device, err)
+		}
+	}
+	return links, nil
+}
+
+// device is a network device of the machine's.
+type device struct {
+	device string // its name on the bus, as virtio3
+	number int    // on the bus: the order of the machine's devices
+	name   string // of the interface, as eth0; "" without a driver
+}
+
 // networkDevices are all that are on the virtio bus, in the machine's order.
 func networkDevices() ([]device, error) {
-	paths, err := filepath.Glob("/sys/class/net/*/device")
+	paths, err := filepath.Glob("/sys/bus/virtio/devices/*")
 	if err != nil {
 		return nil, err
 	}
 	var devices []device
 	for _, path := range paths {
-		target, err := os.Readlink(path)
+		kind, err := os.ReadFile(path + "/device")
 		if err != nil {
 			return nil, err
 		}
-		number, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(target), "virtio"))
-		if err != nil {
-			continue // another bus's
+		if id, err := strconv.ParseUint(strings.TrimSpace(string(kind)), 0, 32); err != nil || id != networkID {
+			continue
 		}
-		devices = append(devices, device{filepath.Base(filepath.Dir(path)), number})
+		d := device{device: filepath.Base(path)}
+		if d.number, err = strconv.Atoi(strings.TrimPrefix(d.device, "virtio")); err != nil {
+			return nil, err
+		}
+		if names, err := os.ReadDir(path + "/net"); err == nil && len(names) > 0 {
+			d.name = names[0].Name()
+		}
+		devices = append(devices, d)
 	}
 	slices.SortFunc(devices, func(a, b device) int { return cmp.Compare(a.number, b.number) })
 	return devices, nil
 }
+
+// networkID is a network card's among virtio's devices (virtio 1.3 §5).
+const networkID = 1
 
 func configure(l netlink.Link, r *rpc.Interface) error {
 	c := config.Interface{MTU: int(r.Mtu)}

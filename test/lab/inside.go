@@ -38,7 +38,7 @@ func (o options) measure() error {
 	if err != nil {
 		return fmt.Errorf("measure %s: %w", o.inside, err)
 	}
-	for _, name := range []string{"vmm", "gokvm", "vmlinux", "bzImage", "ready", "load"} {
+	for _, name := range []string{"vmm", "gokvm", "bulkhead", "guestinit", "vmlinux", "bzImage", "ready", "load"} {
 		if err := copyFile(filepath.Join(here, name), filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("measure %s: %w", o.inside, err)
 		}
@@ -52,7 +52,7 @@ func (o options) measure() error {
 	if b.trace, err = newTrace(); err != nil {
 		return err
 	}
-	if err := map[string]func() error{"boot": b.boot, "disk": b.disk, "net": b.net}[o.inside](); err != nil {
+	if err := map[string]func() error{"boot": b.boot, "disk": b.disk, "net": b.net, "container": b.container, "memory": b.memory}[o.inside](); err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(b.all)

@@ -40,7 +40,7 @@ func main() {
 }
 
 // parts are what is compared, each in a machine of its own.
-var parts = []string{"boot", "disk", "net"}
+var parts = []string{"boot", "disk", "net", "container", "memory"}
 
 type options struct {
 	runs   int

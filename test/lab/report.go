@@ -19,9 +19,11 @@ type report struct {
 
 // titles say what a part's table is of.
 var titles = map[string]string{
-	"boot": "From a monitor's start to its guest's init",
-	"disk": "A guest's disk: direct I/O on a raw file on tmpfs; -1 one at a time, -8 eight at a time",
-	"net":  "A guest's network: one TCP stream over a TAP, guest to lab and back",
+	"boot":      "From a monitor's start to its guest's init",
+	"disk":      "A guest's disk: direct I/O on a raw file on tmpfs; -1 one at a time, -8 eight at a time",
+	"net":       "A guest's network: one TCP stream over a TAP, guest to lab and back",
+	"container": "A container, from `bulkhead run` to its program's first words, and the guest's part of it",
+	"memory":    "What each of 20 containers takes of the host's memory (PSS), of 128 MiB a guest",
 }
 
 // table prints a part: a line a monitor, a column a number, each with what

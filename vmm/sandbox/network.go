@@ -11,7 +11,7 @@ import (
 
 // templateNetworks is how many network devices a template has. What a container has is not known yet
 // when its template is looked for: engines connect it after that. So every machine has one
-// at least, which the guest takes away where it has no wire, and one with more boots.
+// at least, of which the guest makes nothing where it has no wire, and one with more boots.
 const templateNetworks = 1
 
 // networks are the machine's network devices, one for each interface that the runtime has

@@ -233,7 +233,7 @@ func (s *sandbox) reachAgent() error {
 	s.guest = rpc.NewAgentClient(s.client)
 	ctx, cancel := context.WithTimeout(context.Background(), bootPatience)
 	defer cancel()
-	hello, err := s.guest.Hello(ctx, &rpc.HelloRequest{Version: rpc.Version})
+	hello, err := s.guest.Hello(ctx, &rpc.HelloRequest{Version: rpc.Version, Template: s.config.Files.NewTemplate != 0})
 	if err != nil {
 		return s.why(rpc.Refused(err))
 	}

@@ -77,8 +77,11 @@ func (x *Errno) GetNumber() uint32 {
 }
 
 type HelloRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// template: others will go on from this guest. It lets go of its network devices, whose
+	// drivers find out with Begin what they are: to let go takes longer than a start may.
+	Template      bool `protobuf:"varint,2,opt,name=template,proto3" json:"template,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -118,6 +121,13 @@ func (x *HelloRequest) GetVersion() uint32 {
 		return x.Version
 	}
 	return 0
+}
+
+func (x *HelloRequest) GetTemplate() bool {
+	if x != nil {
+		return x.Template
+	}
+	return false
 }
 
 type HelloResponse struct {
@@ -177,7 +187,7 @@ type BeginRequest struct {
 	Time    int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`      // nanoseconds since 1970
 	Entropy []byte                 `protobuf:"bytes,2,opt,name=entropy,proto3" json:"entropy,omitempty"` // for the kernel's generator, which is seeded anew
 	// interfaces are those of the machine's network devices that are connected, the first
-	// ones; the guest takes the others away.
+	// ones; the guest has nothing of the others.
 	Interfaces    []*Interface `protobuf:"bytes,3,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1955,9 +1965,10 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"\vagent.proto\x12\x11bulkhead.agent.v1\"\x1f\n" +
 	"\x05Errno\x12\x16\n" +
-	"\x06number\x18\x01 \x01(\rR\x06number\"(\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\"D\n" +
 	"\fHelloRequest\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"A\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
+	"\btemplate\x18\x02 \x01(\bR\btemplate\"A\n" +
 	"\rHelloResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
 	"\x06kernel\x18\x02 \x01(\tR\x06kernel\"z\n" +
