@@ -607,6 +607,9 @@ func (n *creation) boot(ctx context.Context) error {
 		}
 	}
 	if err := n.takeNetwork(c); err != nil {
+		if ctx.Err() != nil { // the sandbox, whose network it was, has been ended
+			return ctx.Err()
+		}
 		return err
 	}
 	defer network.Close(c.Devices)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"bulkhead/runtime/state"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // TestChooseWall: auto takes a machine where everything speaks for one.
@@ -32,6 +34,7 @@ func TestChooseWall(t *testing.T) {
 		{"no init", func() error { return nil }, []string{"vmlinux"}, Create{}, "auto", sentryWall},
 		{"descriptors", func() error { return nil }, []string{"vmlinux", "guestinit"}, Create{PreserveFDs: 1}, "auto", sentryWall},
 		{"ptrace", func() error { return nil }, []string{"vmlinux", "guestinit"}, Create{}, "ptrace", sentryWall},
+		{"the host's network", func() error { return nil }, []string{"vmlinux", "guestinit"}, Create{}, "auto", sentryWall},
 		{"all there", func() error { return nil }, []string{"vmlinux", "guestinit"}, Create{}, "auto", vmWall},
 	} {
 		os.Remove(beside("vmlinux"))
@@ -42,7 +45,11 @@ func TestChooseWall(t *testing.T) {
 			}
 		}
 		rt := &Runtime{Machine: row.host, Log: slog.New(slog.DiscardHandler)}
-		n := &creation{Create: &row.more, rt: rt, c: &Container{State: &state.State{Platform: row.on}, rt: rt}}
+		spec := &specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace}}}}
+		if row.name == "the host's network" {
+			spec.Linux.Namespaces = nil
+		}
+		n := &creation{Create: &row.more, rt: rt, spec: spec, c: &Container{State: &state.State{Platform: row.on}, rt: rt}}
 		if got := n.chooseWall(); got != row.want || (got == vmWall) != (n.config.Machine != nil) {
 			t.Errorf("%s: %s, want %s", row.name, got, row.want)
 		}

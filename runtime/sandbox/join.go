@@ -28,8 +28,7 @@ func within(namespaces []specs.LinuxNamespace, f func() error) error {
 		return f()
 	}
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread is spoiled
+	go spoil(func() {
 		for _, ns := range namespaces {
 			if err := enter(ns); err != nil {
 				done <- err
@@ -37,8 +36,26 @@ func within(namespaces []specs.LinuxNamespace, f func() error) error {
 			}
 		}
 		done <- f()
-	}()
+	})
 	return <-done
+}
+
+// spoil runs f on a thread that ends with it. The process's first thread is spared: Go does not
+// end it, and /proc/PID/ns would show for all time what f has done to it, as if the
+// process were in the container's network namespace.
+func spoil(f func()) {
+	runtime.LockOSThread() // and never unlock
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return
+	}
+	done := make(chan struct{})
+	go func() { // not here, while this one waits
+		defer close(done)
+		spoil(f)
+	}()
+	<-done
+	runtime.UnlockOSThread()
 }
 
 func enter(ns specs.LinuxNamespace) error {
