@@ -58,6 +58,9 @@ type BootConfig struct {
 	// have been taken: nobody answers there but the sandbox.
 	Devices []Device `json:"devices,omitempty"`
 
+	// NameServer is one that an engine runs in the network namespace, on its loopback.
+	NameServer *NameServer `json:"nameServer,omitempty"`
+
 	// Terminal says that 0 is the slave of a host pty. The process is the leader
 	// of a session of its own with that as its controlling terminal, so that the
 	// host's SIGWINCH reaches it; the new size is to be had by TIOCGWINSZ.
@@ -97,8 +100,41 @@ type Route struct {
 	Gateway     netip.Addr   `json:"gateway,omitzero"`
 }
 
-// MostDevices is how many descriptors go with one message (net/core/scm.c, SCM_MAX_FD, is more).
-const MostDevices = 64
+// NameServer is a server of names, with sockets of that namespace. They come with the
+// configuration as a device's does, behind those.
+type NameServer struct {
+	Address netip.AddrPort `json:"address"`
+	Packets int            `json:"-"`       // a datagram socket that is connected to it
+	Streams []int          `json:"streams"` // idle stream sockets; here their numbers do not matter
+}
+
+// How many descriptors go with one message (net/core/scm.c, SCM_MAX_FD, is more).
+const (
+	MostDevices = 64
+	MostStreams = 8 // of a name server
+)
+
+// descriptors are the numbers that Boot sends, to be filled in by who receives them.
+func (c *BootConfig) descriptors() (list []*int) {
+	for i := range c.Devices {
+		list = append(list, &c.Devices[i].FD)
+	}
+	if s := c.NameServer; s != nil {
+		list = append(list, &s.Packets)
+		for i := range s.Streams {
+			list = append(list, &s.Streams[i])
+		}
+	}
+	return list
+}
+
+// Descriptors are what goes with the configuration.
+func (c *BootConfig) Descriptors() (fds []int) {
+	for _, fd := range c.descriptors() {
+		fds = append(fds, *fd)
+	}
+	return fds
+}
 
 // Console is the first size of a terminal.
 type Console struct {
@@ -147,7 +183,7 @@ func ReadBootConfig(f *os.File) (*BootConfig, error) {
 
 // receiveAll reads a stream to its end, and the descriptors that came with it.
 func receiveAll(fd int) (all []byte, fds []int, err error) {
-	b, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4*MostDevices))
+	b, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4*(MostDevices+1+MostStreams)))
 	for len(all) < maxConfig {
 		n, oobn, _, _, err := unix.Recvmsg(fd, b, oob, unix.MSG_CMSG_CLOEXEC)
 		if err == unix.EINTR {
@@ -188,11 +224,11 @@ func parseBootConfig(b []byte, fds []int) (*BootConfig, error) {
 		return nil, fmt.Errorf("agent: boot config has version %d, want %d", c.Version, Version)
 	case c.Spec == nil || c.Spec.Process == nil || c.Spec.Root == nil:
 		return nil, errors.New("agent: boot config has no complete spec")
-	case len(fds) != len(c.Devices):
-		return nil, fmt.Errorf("agent: boot config has %d devices and %d descriptors of such", len(c.Devices), len(fds))
+	case len(fds) != len(c.descriptors()):
+		return nil, fmt.Errorf("agent: boot config names %d descriptors, and %d came", len(c.descriptors()), len(fds))
 	}
-	for i := range c.Devices {
-		c.Devices[i].FD = fds[i]
+	for i, fd := range c.descriptors() {
+		*fd = fds[i]
 	}
 	return c, nil
 }

@@ -157,7 +157,7 @@ func (n *creation) pickWall(name string) error {
 	case n.c.State.Platform == "ptrace":
 		return errors.New("isolation vm: --platform=ptrace is the Sentry's; a machine runs on kvm")
 	case n.network() == "host":
-		return errors.New("isolation vm: the container is to share the host's network, which a guest's kernel cannot; give it a network namespace, or use --isolation=sentry")
+		return errors.New("isolation vm: the container is to share the host's network, which a guest's kernel cannot; give it a network namespace")
 	}
 	return nil
 }
@@ -187,6 +187,9 @@ func (n *creation) choose(context.Context) error {
 		return err
 	}
 	if err := n.choosePod(); err != nil {
+		return err
+	}
+	if err := n.checkNetwork(); err != nil {
 		return err
 	}
 	for i, ns := range n.spec.Linux.Namespaces {
@@ -450,36 +453,6 @@ func (n *creation) startProcesses(context.Context) (err error) {
 	return nil
 }
 
-// takeNetwork takes over what there is in the sandbox's own network namespace, which
-// engines fill before a container is created or by its first hooks. Who is not root
-// may not, and nobody has prepared anything for them.
-func (n *creation) takeNetwork(c *agent.BootConfig) error {
-	if c.Network != "sandbox" || rootless() {
-		return nil
-	}
-	pid := n.c.State.Sandbox.PID
-	if other, err := network.Shared(pid); err != nil || other != 0 {
-		if err == nil {
-			n.rt.Log.Warn("the network namespace is another's as well: the container has loopback alone", "container", n.ID, "process", other)
-		}
-		return err
-	}
-	return sandbox.InNetworkOf(pid, func() (err error) {
-		c.Devices, err = network.Take()
-		return err
-	})
-}
-
-// network is host where the specification asks for no network namespace.
-func (n *creation) network() string {
-	for _, ns := range n.spec.Linux.Namespaces {
-		if ns.Type == specs.NetworkNamespace {
-			return "sandbox"
-		}
-	}
-	return "host"
-}
-
 // adjust gives the sandbox what it has no right to take itself: descriptors for
 // all files of all processes inside, signals, and the container's place in the
 // OOM killer's order. Rootless, one or the other may be refused, which only
@@ -606,13 +579,13 @@ func (n *creation) boot(ctx context.Context) error {
 			c.Console = &agent.Console{Rows: rows, Columns: columns}
 		}
 	}
+	defer func() { network.Close(c) }()
 	if err := n.takeNetwork(c); err != nil {
 		if ctx.Err() != nil { // the sandbox, whose network it was, has been ended
 			return ctx.Err()
 		}
 		return err
 	}
-	defer network.Close(c.Devices)
 	ready, err := n.c.Process.Boot(c)
 	switch {
 	case n.template.store == nil:

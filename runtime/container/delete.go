@@ -89,6 +89,7 @@ func (c *Container) removeLocked(ctx context.Context) error {
 	if c.State.OverlayDir != "" {
 		keep(os.RemoveAll(c.State.OverlayDir))
 	}
+	c.returnNetwork()
 	if failed != nil {
 		return failed // the state stays, for another try
 	}

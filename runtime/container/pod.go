@@ -23,8 +23,8 @@ import (
 // A pod is a container that is its sandbox, and others that name it. Behind the wall of
 // a machine all are in that one's: it boots with the first and ends with it. On the host
 // a further one is a stand-in, as a process that exec has started is, whose end and
-// status are the container's. The Sentry has a sandbox for each container, which are in
-// the network namespace that the engine made for the pod, and share nothing else.
+// status are the container's. The Sentry has a sandbox for each container, and the first
+// that has a program has the pod's network (network.go); they share nothing else.
 
 // podAnnotations are what engines say of a container's place in a pod.
 var podAnnotations = []struct{ kind, sandbox string }{
@@ -40,6 +40,17 @@ func podOf(annotations map[string]string) string {
 		}
 	}
 	return ""
+}
+
+// podSandbox says that a container is one that keeps a pod's namespaces and has no
+// program of its own to speak of.
+func podSandbox(annotations map[string]string) bool {
+	for _, a := range podAnnotations {
+		if annotations[a.kind] == "sandbox" {
+			return true
+		}
+	}
+	return false
 }
 
 // podWall is that of the container's pod, if it has one: auto does not part them.

@@ -27,12 +27,13 @@ func Take() (devices []agent.Device, err error) {
 	}
 	defer func() {
 		if err != nil {
-			Close(devices)
+			Close(&agent.BootConfig{Devices: devices})
+			devices = nil
 		}
 	}()
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 || len(a.HardwareAddr) != 6 {
+		if !takeable(l) {
 			continue
 		}
 		if len(devices) == agent.MostDevices {
@@ -50,10 +51,16 @@ func Take() (devices []agent.Device, err error) {
 	return devices, nil
 }
 
-// Close closes what Take has opened.
-func Close(devices []agent.Device) {
-	for _, d := range devices {
-		unix.Close(d.FD)
+// takeable are interfaces that are up and carry Ethernet.
+func takeable(l netlink.Link) bool {
+	a := l.Attrs()
+	return a.Flags&net.FlagUp != 0 && a.Flags&net.FlagLoopback == 0 && len(a.HardwareAddr) == 6
+}
+
+// Close closes what Take and NameServer have opened for a sandbox.
+func Close(c *agent.BootConfig) {
+	for _, fd := range c.Descriptors() {
+		unix.Close(fd)
 	}
 }
 

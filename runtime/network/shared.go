@@ -5,19 +5,22 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
-// Shared finds another process in the network namespace of pid, 0 if there is none. Its
-// addresses are not to be taken: it may be the host's own namespace, or that of a
-// container of another runtime.
-func Shared(pid int) (other int, err error) {
+// Shared finds the other processes in the network namespace of pid. Its addresses are not
+// to be taken from them: it may be the host's own namespace, or that of a container of
+// another runtime.
+func Shared(pid int) (others []int, err error) {
 	ours, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
-		return 0, fmt.Errorf("network: %w", err)
+		return nil, fmt.Errorf("network: %w", err)
 	}
 	all, err := filepath.Glob("/proc/[0-9]*/ns/net")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, path := range all {
 		p, err := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path))))
@@ -25,8 +28,41 @@ func Shared(pid int) (other int, err error) {
 			continue
 		}
 		if theirs, err := os.Readlink(path); err == nil && theirs == ours { // it may have ended
-			return p, nil
+			others = append(others, p)
 		}
 	}
-	return 0, nil
+	return others, nil
+}
+
+// Lock makes those who look for others in the network namespace of pid, and then take it,
+// come one after another.
+func Lock(pid int) (unlock func(), err error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return nil, fmt.Errorf("network: %w", err)
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("network: lock %s: %w", f.Name(), err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// Empty says that there is nothing to take in the calling thread's network namespace.
+func Empty() (bool, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return false, fmt.Errorf("network: list the interfaces: %w", err)
+	}
+	for _, l := range links {
+		if takeable(l) {
+			return false, nil
+		}
+	}
+	return true, nil
 }

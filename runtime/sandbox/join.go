@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -84,6 +85,18 @@ func InNamespacesOf(pid int, f func() error) error {
 // InNetworkOf runs f in the network namespace of a process.
 func InNetworkOf(pid int, f func() error) error {
 	return within([]specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", pid)}}, f)
+}
+
+// ErrNoNamespace says that a path leads to no namespace any more.
+var ErrNoNamespace = errors.New("no such namespace")
+
+// InNetworkAt runs f in the network namespace that a path leads to.
+func InNetworkAt(path string, f func() error) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil || fs.Type != unix.NSFS_MAGIC {
+		return fmt.Errorf("%s: %w", path, ErrNoNamespace)
+	}
+	return within([]specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: path}}, f)
 }
 
 // Hostname is the name that the host has in the uts namespace of the list, or in ours.

@@ -244,11 +244,7 @@ func (s *Sandbox) Boot(c *agent.BootConfig) (*agent.Ready, error) {
 		return nil, err
 	}
 	var rights []byte
-	if len(c.Devices) > 0 {
-		var fds []int
-		for _, d := range c.Devices {
-			fds = append(fds, d.FD)
-		}
+	if fds := c.Descriptors(); len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
 	}
 	err = unix.Sendmsg(int(s.config.Fd()), data[:1], rights, nil, unix.MSG_NOSIGNAL)

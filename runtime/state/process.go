@@ -35,6 +35,19 @@ func (p Process) Alive() bool {
 	return err == nil && start == p.Start && state != 'Z' && state != 'X'
 }
 
+// Parent is the process that a process is the child of.
+func Parent(pid int) (int, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]) // field 3 and on
+	if len(fields) < 2 {
+		return 0, errStat
+	}
+	return strconv.Atoi(string(fields[1]))
+}
+
 var errStat = errors.New("unexpected /proc/PID/stat")
 
 func stat(pid int) (state byte, start uint64, err error) {

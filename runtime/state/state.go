@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"time"
 
+	"bulkhead/runtime/agent"
 	"bulkhead/runtime/cgroup"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -72,6 +73,13 @@ type State struct {
 	Process     *specs.Process        `json:"process,omitempty"`    // init's, for exec to take after
 	Hooks       *specs.Hooks          `json:"hooks,omitempty"`
 	Annotations map[string]string     `json:"annotations,omitempty"`
+	Network     *Network              `json:"network,omitempty"` // nil: the sandbox has taken nothing over
+}
+
+// Network is what a sandbox has taken over from a network namespace.
+type Network struct {
+	Path    string         `json:"path,omitempty"` // of a namespace that may outlive the container
+	Devices []agent.Device `json:"devices"`
 }
 
 // Dir is the directory of one container.

@@ -45,6 +45,7 @@ func (s *sandbox) restrict() error {
 	if len(s.config.Devices) > 0 {
 		rows = append(rows, networkCalls...)
 	}
+	rows = append(rows, s.nameServerCalls()...)
 	return seccomp.Install(rows, off)
 }
 

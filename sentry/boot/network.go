@@ -26,7 +26,24 @@ func (s *sandbox) attachNetwork() error {
 		}
 		devices = append(devices, r)
 	}
-	return syscalls.NetOf(s.kernel, vfs.SentryContext()).Attach(devices)
+	stack := syscalls.NetOf(s.kernel, vfs.SentryContext())
+	if err := stack.Attach(devices); err != nil {
+		return err
+	}
+	if d := s.config.NameServer; d != nil {
+		return stack.Relay(inet.NameServer{At: d.Address, Server: d.Address, Packets: d.Packets, Streams: d.Streams})
+	}
+	return nil
+}
+
+// nameServerCalls are those of a name server's relay: its sockets, and no other, connect.
+func (s *sandbox) nameServerCalls() (rows []seccomp.Row) {
+	if d := s.config.NameServer; d != nil {
+		for _, fd := range d.Streams {
+			rows = append(rows, seccomp.Row{NR: unix.SYS_CONNECT, Name: "connect", Why: "the name server, once a message", When: seccomp.Is(0, uint64(fd))})
+		}
+	}
+	return rows
 }
 
 // networkCalls are those of interfaces beside loopback.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -54,6 +55,16 @@ func start(t *testing.T) *daemon {
 	if shared != nil {
 		return shared
 	}
+	// No network of the host's is changed; the containers have none.
+	shared = launch(t, nil, "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false")
+	shared.load(t, "box", busyboxTar(t))
+	shared.load(t, "deb", debianTar(t))
+	return shared
+}
+
+// launch starts a daemon, by a command that its own is appended to.
+func launch(t *testing.T, command []string, flags ...string) *daemon {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "bulkhead-docker-")
 	if err != nil {
 		t.Fatal(err)
@@ -79,29 +90,26 @@ func start(t *testing.T) *daemon {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	d.cmd = exec.Command("dockerd", "--config-file", filepath.Join(dir, "daemon.json"),
+	command = append(slices.Clone(command), "dockerd", "--config-file", filepath.Join(dir, "daemon.json"),
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
-		"--host", d.host, "--pidfile", filepath.Join(dir, "pid"),
-		// No network of the host's is changed; the containers have none.
-		"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false",
-		"--exec-opt", "native.cgroupdriver=cgroupfs")
+		"--host", d.host, "--pidfile", filepath.Join(dir, "pid"), "--exec-opt", "native.cgroupdriver=cgroupfs")
+	command = append(command, flags...)
+	d.cmd = exec.Command(command[0], command[1:]...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	shared = d
 	for limit := time.Now().Add(rig.Limit); ; time.Sleep(50 * time.Millisecond) {
 		if exec.Command("docker", "-H", d.host, "version").Run() == nil {
 			break
 		}
 		if time.Now().After(limit) {
+			d.stop()
 			text, _ := os.ReadFile(d.log)
 			t.Fatalf("dockerd does not answer:\n%s", text)
 		}
 	}
-	d.load(t, "box", busyboxTar(t))
-	d.load(t, "deb", debianTar(t))
 	return d
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,6 +55,13 @@ func (w wire) join(s *specs.Spec) {
 		if s.Linux.Namespaces[i].Type == specs.NetworkNamespace {
 			s.Linux.Namespaces[i].Path = "/var/run/netns/" + w.inside
 		}
+	}
+}
+
+func mayPing(s *specs.Spec) {
+	c := s.Process.Capabilities
+	for _, set := range []*[]string{&c.Bounding, &c.Effective, &c.Permitted} {
+		*set = append(*set, "CAP_NET_RAW")
 	}
 }
 
@@ -112,10 +120,7 @@ func TestNetwork(t *testing.T) {
 		w.serve(t, dir)
 		name := p.started(t, func(s *specs.Spec) {
 			w.join(s)
-			c := s.Process.Capabilities
-			for _, set := range []*[]string{&c.Bounding, &c.Effective, &c.Permitted} {
-				*set = append(*set, "CAP_NET_RAW")
-			}
+			mayPing(s)
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Type: "bind", Source: dir, Options: []string{"rbind", "ro"}})
 		}, "httpd", "-f", "-p", "80", "-h", "/mnt")
 		const mark = "-- next --\n"
@@ -138,10 +143,17 @@ func TestNetwork(t *testing.T) {
 			}
 		}
 		if p.name != "runc" {
-			// Whoever comes second takes nothing from who is there.
+			// Whoever comes second takes nothing from who is there, and hears so.
 			r := p.run(t, w.join, "ip", "-o", "-4", "addr")
-			if !strings.Contains(r.Out, "127.0.0.1") || strings.Contains(r.Out, "eth0") || !strings.Contains(p.logged(), "another's as well") {
-				t.Errorf("a second container: %s\n%s", r, p.logged())
+			if r.Code == 0 || !strings.Contains(r.Err, "its network namespace is that of the container "+name+" as well") {
+				t.Errorf("a second container: %s", r)
+			}
+			alone := func(s *specs.Spec) {
+				w.join(s)
+				s.Annotations = map[string]string{"dev.bulkhead.network": "none"}
+			}
+			if r := p.run(t, alone, "ip", "-o", "-4", "addr"); !strings.Contains(r.Out, "127.0.0.1") || strings.Contains(r.Out, "eth0") {
+				t.Errorf("a second container, without a network: %s", r)
 			}
 		}
 		for _, to := range []string{"10.77.0.2", "fd77::2"} {
@@ -155,6 +167,56 @@ func TestNetwork(t *testing.T) {
 		}
 		if t.Failed() {
 			t.Log(p.logged())
+		}
+	})
+}
+
+// TestNetworkAgain: a network namespace serves one container after another, as that of a
+// pod does whose container is started again, beside the pod's own that does nothing.
+func TestNetworkAgain(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, p *program) {
+		w := newWire(t)
+		pause := p.started(t, func(s *specs.Spec) {
+			w.join(s)
+			s.Annotations = map[string]string{"io.kubernetes.cri.container-type": "sandbox"}
+		}, "sleep", "1000")
+		for i := range 2 {
+			r := p.run(t, func(s *specs.Spec) {
+				w.join(s)
+				mayPing(s)
+				s.Annotations = map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": pause}
+			}, "sh", "-c", "ping -c 1 10.77.0.1 | grep received; ip -o addr show eth0 | grep -c inet; ip route; ip -6 route show default")
+			want := "1 packets transmitted, 1 packets received, 0% packet loss\n2\ndefault via 10.77.0.1 dev eth0 \n" +
+				"10.77.0.0/24 dev eth0 scope link  src 10.77.0.2 \n192.0.2.0/24 via 10.77.0.9 dev eth0 \ndefault via fd77::1 dev eth0  metric 1024 \n"
+			if r.Out != want {
+				t.Errorf("container %d: %s", i, r)
+			}
+		}
+		// What the engine prepared is there when they have gone.
+		out, err := exec.Command("ip", "-n", w.inside, "-o", "addr", "show", "dev", "eth0").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "10.77.0.2/24 brd 10.77.0.255") || !strings.Contains(string(out), "fd77::2/64") {
+			t.Errorf("addresses afterwards: %s%v", out, err)
+		}
+	})
+}
+
+// TestHostNetwork: a sandbox has nothing of the host's network, and says so.
+func TestHostNetwork(t *testing.T) {
+	eachPlatform(t, func(t *testing.T, p *program) {
+		host := func(annotations map[string]string) func(s *specs.Spec) {
+			return func(s *specs.Spec) {
+				s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace })
+				s.Annotations = annotations
+			}
+		}
+		if r := p.run(t, host(nil), "true"); r.Code == 0 || !strings.Contains(r.Err, "the host's network is not to be had in a sandbox") {
+			t.Errorf("the host's network: %s", r)
+		}
+		if r := p.run(t, host(map[string]string{"dev.bulkhead.network": "none"}), "ip", "-o", "-4", "addr"); strings.Count(r.Out, "\n") != 1 || !strings.Contains(r.Out, "127.0.0.1") {
+			t.Errorf("none: %s", r)
+		}
+		if r := p.run(t, host(map[string]string{"dev.bulkhead.network": "any"}), "true"); r.Code == 0 {
+			t.Errorf("nonsense: %s", r)
 		}
 	})
 }

@@ -44,7 +44,8 @@ const Loopback = 1
 // first socket.
 type Stack struct {
 	sysctls Sysctls
-	devices []device // beside loopback, from Attach
+	devices []device   // beside loopback, from Attach
+	relay   *nameRelay // from Relay, or nil
 
 	start     sync.Once
 	lib       *stack.Stack

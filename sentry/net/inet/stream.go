@@ -101,7 +101,7 @@ func (s *Socket) establishedLocked() {
 	id := s.ep.Info().(*stack.TransportEndpointInfo).ID
 	s.peerSaid = tcpip.FullAddress{Addr: id.RemoteAddress, Port: id.RemotePort}
 	s.opts.Grow(streamConnected, 0)
-	if !s.net.local(id.RemoteAddress) {
+	if !s.net.local(id.RemoteAddress) || s.net.relayed(id.RemoteAddress, id.RemotePort) {
 		return
 	}
 	local, remote := endpoint{id.LocalAddress, id.LocalPort}, endpoint{id.RemoteAddress, id.RemotePort}
