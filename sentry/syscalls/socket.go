@@ -1,6 +1,7 @@
 package syscalls
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -442,6 +443,44 @@ func pinMessage(t *kernel.Task, m *socket.Message, pieces []piece, access platfo
 	return release, nil
 }
 
+// receivePieces fills m, of pieces of memory of which it pins no more than maxPin at a
+// time: pinned is allocated, and programs offer far more than comes. More than that is in
+// no packet (SKB_MAX_ALLOC), and a stream's bytes come in several calls, or, with
+// MSG_WAITALL, go on here.
+func (s sock) receivePieces(t *kernel.Task, m *socket.Message, pieces []piece, flags int) (uintptr, error) {
+	all := flags&unix.MSG_WAITALL != 0 && flags&(unix.MSG_PEEK|unix.MSG_OOB) == 0
+	done := uint64(0)
+	for {
+		now, later := cut(pieces, maxPin)
+		release, err := pinMessage(t, m, now, platform.Write)
+		if err != nil {
+			return partial(done, err)
+		}
+		n, err := s.receive(t, m, flags)
+		release()
+		if err != nil {
+			return partial(done, err)
+		}
+		done += uint64(n)
+		_, typ, _ := s.Kind()
+		if pieces = later; !all || typ != unix.SOCK_STREAM || len(pieces) == 0 || m.Mark || len(m.Control.Rights) > 0 || n == 0 || uint64(n) < total(now) {
+			return uintptr(done), nil
+		}
+	}
+}
+
+// cut divides pieces after n bytes.
+func cut(pieces []piece, n uint64) (first, rest []piece) {
+	for i, p := range pieces {
+		if p.n > n {
+			first = append(slices.Clone(pieces[:i]), piece{p.at, n})
+			return first, append([]piece{{p.at + memory.Addr(n), p.n - n}}, pieces[i+1:]...)
+		}
+		n -= p.n
+	}
+	return pieces, nil
+}
+
 func recvfrom(t *kernel.Task, a *Args) (uintptr, error) {
 	s, err := sockOf(t, a.Int(0))
 	if err != nil {
@@ -449,12 +488,7 @@ func recvfrom(t *kernel.Task, a *Args) (uintptr, error) {
 	}
 	defer s.d.Unref()
 	var m socket.Message
-	release, err := pinMessage(t, &m, []piece{{a.Addr(1), min(a.Size(2), maxRW)}}, platform.Write)
-	if err != nil {
-		return 0, err
-	}
-	defer release()
-	n, err := s.receive(t, &m, a.Int(3))
+	n, err := s.receivePieces(t, &m, []piece{{a.Addr(1), min(a.Size(2), maxRW)}}, a.Int(3))
 	m.Control.Release()
 	if err != nil {
 		return 0, err
@@ -600,12 +634,7 @@ func inIncoming(t *kernel.Task, at memory.Addr) (h incoming, err error) {
 // none, where there are pieces alone.
 func (s sock) receiveInto(t *kernel.Task, at memory.Addr, h *incoming, flags int) (uintptr, error) {
 	var m socket.Message
-	release, err := pinMessage(t, &m, h.pieces, platform.Write)
-	if err != nil {
-		return 0, err
-	}
-	defer release()
-	n, err := s.receive(t, &m, flags)
+	n, err := s.receivePieces(t, &m, h.pieces, flags)
 	if err != nil {
 		return 0, err
 	}

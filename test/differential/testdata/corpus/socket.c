@@ -296,3 +296,51 @@ CASE(credentials_and_options)
 	E(lseek(s[0], 0, SEEK_SET));
 	E(pread(s[0], b, 1, 0));
 }
+
+static long resident(char *at, long size)
+{
+	static unsigned char in[64 << 10];
+	long n = 0;
+	for (long done = 0; done < size; done += sizeof in * 4096L) {
+		mincore(at + done, sizeof in * 4096L, in);
+		for (int i = 0; i < (int)sizeof in; i++)
+			n += in[i] & 1;
+	}
+	return n * 4096;
+}
+
+// Far more room than comes costs no memory; and what is more than a call moves at once,
+// but was to come whole, does.
+CASE(receive_much)
+{
+	const long room = 1 << 30, much = 6 << 20;
+	char *b = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	madvise(b, room, MADV_NOHUGEPAGE);
+	int types[] = {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET}, s[2];
+	EACH(i, types) {
+		socketpair(AF_UNIX, types[i], 0, s);
+		write(s[0], "hello", 5);
+		E(recv(s[1], b, room, 0));
+		write(s[0], "hello", 5);
+		struct iovec v[] = {{b + 1, room / 2}, {b + room / 2 + 1, room / 2 - 1}};
+		struct msghdr m = {.msg_iov = v, .msg_iovlen = 2};
+		E(recvmsg(s[1], &m, 0)), say("%x %.6s", m.msg_flags, b);
+		say("%d", resident(b, room) < 32 << 20);
+	}
+	socketpair(AF_UNIX, SOCK_STREAM, 0, s);
+	pid_t writer = fork();
+	if (writer == 0) {
+		char part[1 << 10];
+		for (long n = 0; n < much; n += sizeof part)
+			memset(part, n >> 10, sizeof part), write(s[0], part, sizeof part);
+		_exit(0);
+	}
+	close(s[0]);
+	E(recv(s[1], b, much, MSG_WAITALL | MSG_PEEK) > 0);
+	E(recv(s[1], b, much + 4096, MSG_WAITALL));
+	long wrong = 0;
+	for (long n = 0; n < much; n++)
+		wrong += b[n] != (char)(n >> 10);
+	say("%ld", wrong);
+	waitpid(writer, NULL, 0);
+}
