@@ -58,6 +58,17 @@ func TestMemoryHog(t *testing.T) {
 	})
 }
 
+// TestSocketsAreCharged: what sockets hold is the Sentry's memory and counts as the
+// container's: the program that fills them is told, and neither it nor the sandbox dies.
+func TestSocketsAreCharged(t *testing.T) {
+	eachPlatform(t, func(t *testing.T, p *program) {
+		r := p.run(t, memory(64<<20), "sh", "-c", "acts full_sockets; echo lives")
+		if want := "No buffer space available\nlives\n"; r.Out != want || r.Code != 0 {
+			t.Errorf("want %s: %s%s", want, r, p.logged())
+		}
+	})
+}
+
 // TestTmpfsIsCharged: files in memory count as the container's memory.
 func TestTmpfsIsCharged(t *testing.T) {
 	eachPlatform(t, func(t *testing.T, p *program) {

@@ -99,13 +99,12 @@ func (s *Socket) keepDatagram(g *datagram) {
 	if s.net.queued.Load() > plenty {
 		most = min(most, scarce)
 	}
-	if d.size > most || s.filtered(g) {
+	if d.size > most || s.filtered(g) || s.net.queued.Add(int64(g.cost)) != nil {
 		d.drops++
 		return
 	}
 	d.list = append(d.list, g)
 	d.size += g.cost
-	s.net.queued.Add(int64(g.cost))
 }
 
 // filtered applies ICMP_FILTER (raw_rcv) to what a raw socket received; the
@@ -206,7 +205,7 @@ func (s *Socket) releaseDatagrams() {
 	s.closeLocked()
 	s.mu.Unlock()
 	s.grams.mu.Lock()
-	s.net.queued.Add(-int64(s.grams.size))
+	s.net.queued.Sub(int64(s.grams.size))
 	s.grams.list, s.grams.size = nil, 0
 	s.grams.mu.Unlock()
 }
@@ -394,7 +393,7 @@ func (s *Socket) receiveDatagram(m *socket.Message, flags int) (int, error) {
 		d.list[0] = nil
 		d.list = d.list[1:]
 		d.size -= g.cost
-		s.net.queued.Add(-int64(g.cost))
+		s.net.queued.Sub(int64(g.cost))
 	}
 	drops := d.drops
 	d.mu.Unlock()

@@ -54,7 +54,7 @@ type Stack struct {
 
 	up      atomic.Bool // the loopback device
 	started atomic.Bool
-	queued  atomic.Int64 // bytes that sockets hold
+	queued  socket.Held // bytes that sockets hold
 	carried traffic
 
 	mu      sync.Mutex

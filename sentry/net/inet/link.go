@@ -85,8 +85,8 @@ func (n *Stack) sweep(dead func(listener, client endpoint) bool) {
 
 // flow is what goes one way.
 type flow struct {
-	total   *atomic.Int64 // Stack.queued
-	carried *traffic      // Stack.carried
+	total   *socket.Held // Stack.queued
+	carried *traffic     // Stack.carried
 
 	mu     sync.Mutex
 	chunks [][]byte
@@ -154,15 +154,23 @@ func (f *flow) capacityLocked() int {
 func (f *flow) roomLocked() int { return max(0, f.capacityLocked()-f.size) }
 
 // write takes as much of src as there is room for; fault says that not all of
-// that could be read. With urgent its last byte is that.
-func (f *flow) write(src memory.Buffers, urgent bool) (n int, gone, fault bool) {
+// that could be read, err that memory is short. With urgent its last byte is that.
+func (f *flow) write(src memory.Buffers, urgent bool) (n int, gone, fault bool, err error) {
 	f.mu.Lock()
 	if f.gone || f.reset {
 		f.mu.Unlock()
-		return 0, true, false
+		return 0, true, false, nil
 	}
 	asked := src.Len()
 	left := min(asked, f.roomLocked())
+	hold := left
+	if err := f.total.Add(int64(hold)); err != nil {
+		if f.size == 0 {
+			f.mu.Unlock()
+			return 0, false, false, err
+		}
+		left, hold = 0, 0 // until some was read (sk_stream_wait_memory)
+	}
 	for left > 0 {
 		last := len(f.chunks) - 1
 		if last < 0 || len(f.chunks[last]) == cap(f.chunks[last]) {
@@ -183,7 +191,7 @@ func (f *flow) write(src memory.Buffers, urgent bool) (n int, gone, fault bool) 
 			src = src.Skip(got)
 		}
 	}
-	f.total.Add(int64(n))
+	f.total.Sub(int64(hold - n))
 	f.carried.count(n)
 	f.hungry = f.hungry || !fault && n < asked
 	if urgent = urgent && n > 0; urgent {
@@ -197,7 +205,7 @@ func (f *flow) write(src memory.Buffers, urgent bool) (n int, gone, fault bool) 
 	if n > 0 && reader != nil {
 		reader.Notify(vfs.EventIn | readNorm)
 	}
-	return n, false, fault
+	return n, false, fault, nil
 }
 
 // read fills dst; peek leaves the bytes where they are. It stops before an urgent byte,
@@ -278,7 +286,7 @@ func (f *flow) takeLocked(n int) {
 
 func (f *flow) dropLocked(n int) {
 	f.size -= n
-	f.total.Add(-int64(n))
+	f.total.Sub(int64(n))
 	for n > 0 {
 		c := f.chunks[0]
 		k := min(n, len(c)-f.taken)
@@ -335,7 +343,7 @@ func (f *flow) kill() {
 func (f *flow) abandon() (unread int) {
 	f.mu.Lock()
 	unread = f.size
-	f.total.Add(-int64(unread))
+	f.total.Sub(int64(unread))
 	for _, c := range f.chunks {
 		freeChunk(c)
 	}

@@ -163,6 +163,7 @@ func (n *Stack) mayPing(c socket.Caller) bool {
 }
 
 func (n *Stack) newSocket(c vfs.Context, family, typ, protocol int) *Socket {
+	n.queued.In(c)
 	s := &Socket{net: n, family: family, typ: typ, protocol: protocol, inode: socket.NewInode(c), uid: c.Creds().FSUID}
 	s.ops = &packets
 	s.opts = socket.NewOptions()

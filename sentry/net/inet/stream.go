@@ -538,8 +538,10 @@ func (s *Socket) sendStream(_ socket.Caller, m *socket.Message, flags int) (int,
 	if m.Data.Len() == 0 {
 		return 0, nil
 	}
-	n, gone, fault := out.write(m.Data, urgent)
+	n, gone, fault, err := out.write(m.Data, urgent)
 	switch {
+	case err != nil:
+		return 0, err
 	case gone:
 		// The data meets nobody: a reset comes back, and the next call hears of it.
 		s.mu.Lock()

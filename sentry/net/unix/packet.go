@@ -86,9 +86,20 @@ func (p *packet) left() int { return len(p.data) - p.taken }
 
 // free gives the sender its room back. No lock is held.
 func (p *packet) free() {
-	if p.from.used.Add(-p.size)+p.size > p.from.writableBelow() {
+	if p.from.used.Sub(p.size)+p.size > p.from.writableBelow() {
 		p.from.queue.Notify(vfs.EventOut)
 	}
+}
+
+// hold counts p as the sender's, until free.
+func (p *packet) hold() error {
+	err := p.from.used.Add(p.size)
+	if err != nil {
+		for _, d := range p.rights.take() {
+			d.Unref()
+		}
+	}
+	return err
 }
 
 // drop forgets p unreceived.

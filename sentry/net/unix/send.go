@@ -78,8 +78,12 @@ func (e *Endpoint) sendStream(c socket.Caller, m *socket.Message, urgent bool) (
 		}
 		p := e.stamp(c, m, to, data)
 		p.rights, p.urgent = r, last
-		if err := to.deliver(p); err != nil {
-			p.drop()
+		if err = p.hold(); err == nil {
+			if err = to.deliver(p); err != nil {
+				p.drop()
+			}
+		}
+		if err != nil {
 			if sent > 0 {
 				return sent, nil
 			}
@@ -103,9 +107,8 @@ func copyIn(b memory.Buffers, skip, n int) ([]byte, error) {
 	return data, nil
 }
 
-// deliver puts p before a connected receiver.
+// deliver puts p, which is held, before a connected receiver.
 func (e *Endpoint) deliver(p *packet) error {
-	p.from.used.Add(p.size)
 	e.mu.Lock()
 	if e.dead || e.shutdown&readDown != 0 {
 		e.mu.Unlock()
@@ -191,6 +194,9 @@ func (e *Endpoint) sendTo(c socket.Caller, m *socket.Message, dest *string) (int
 	if p.rights, err = newRights(c, m.Control.Rights); err != nil {
 		return 0, err
 	}
+	if err := p.hold(); err != nil {
+		return 0, err
+	}
 	if err := to.deliverDatagram(p); err != nil {
 		p.drop()
 		return 0, err
@@ -198,10 +204,9 @@ func (e *Endpoint) sendTo(c socket.Caller, m *socket.Message, dest *string) (int
 	return total, nil
 }
 
-// deliverDatagram puts p before e if e hears the sender and has room.
+// deliverDatagram puts p, which is held, before e if e hears the sender and has room.
 func (e *Endpoint) deliverDatagram(p *packet) error {
 	from := p.from
-	from.used.Add(p.size)
 	e.mu.Lock()
 	switch {
 	case e.typ == unix.SOCK_DGRAM && e.peer != nil && e.peer != from:

@@ -41,7 +41,7 @@ type Endpoint struct {
 	inode *vfs.AnonInode
 	opts  *socket.Options
 	queue vfs.Queue
-	used  atomic.Int64 // bytes sent and not yet received, as sk_wmem_alloc
+	used  socket.Held // bytes sent and not yet received, as sk_wmem_alloc
 
 	starved atomic.Bool // a send found no room since the last signal of some
 
@@ -89,6 +89,7 @@ func New(c vfs.Context, ns *Names, typ, protocol int) (*Endpoint, error) {
 		return nil, unix.ESOCKTNOSUPPORT
 	}
 	e := &Endpoint{id: ids.Add(1), typ: typ, names: ns, inode: socket.NewInode(c), opts: socket.NewOptions()}
+	e.used.In(c)
 	ns.add(e)
 	return e, nil
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -56,6 +57,18 @@ int main(int argc, char **argv)
 			execl("/proc/self/exe", "acts", "hog", NULL);
 		wait(&status);
 		printf("child died by signal %d\n", WTERMSIG(status));
+		return 0;
+	}
+	if (!strcmp(act, "full_sockets")) { // 90 MiB that nobody receives, if they may
+		static char b[8192];
+		int s[2], error = EAGAIN;
+		for (int i = 0; i < 450 && error == EAGAIN && socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, s) == 0; i++) {
+			while (write(s[0], b, sizeof b) > 0)
+				;
+			error = errno;
+		}
+		close(s[0]), close(s[1]); // what follows wants a page or two
+		puts(strerror(error));
 		return 0;
 	}
 	if (!strcmp(act, "ignore_term")) {
