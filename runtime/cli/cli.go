@@ -223,7 +223,7 @@ func (a *app) root() *cobra.Command {
 	}{
 		{"easy", []*cobra.Command{a.do(), a.run(), a.exec()}},
 		{"life", []*cobra.Command{a.create(), a.start(), a.kill(), a.pause(), a.resume(), a.update(), a.delete(), a.checkpoint(), a.restore()}},
-		{"look", []*cobra.Command{a.list(), a.state(), a.ps(), a.events(), a.top(), a.trace(), a.metrics(), a.logs(), a.debug()}},
+		{"look", []*cobra.Command{a.list(), a.state(), a.ps(), a.events(), a.top(), a.trace(), a.tcpdump(), a.metrics(), a.logs(), a.debug()}},
 		{"about", []*cobra.Command{a.spec(), a.features(), a.syscalls(), a.version()}},
 	} {
 		for _, verb := range group.verbs {

@@ -64,6 +64,9 @@ func Close(c *agent.BootConfig) {
 	}
 }
 
+// allProtocols is ETH_P_ALL in network order.
+const allProtocols = unix.ETH_P_ALL>>8 | unix.ETH_P_ALL<<8&0xff00
+
 // backlog is what the kernel keeps for a sandbox that does not come to read.
 const backlog = 4 << 20 // bytes
 
@@ -82,8 +85,7 @@ func open(index int) (fd int, offload bool, err error) {
 	offload = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1) == nil
 	_ = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, backlog)
-	const all = unix.ETH_P_ALL>>8 | unix.ETH_P_ALL<<8&0xff00 // in network order
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: allProtocols, Ifindex: index}); err != nil {
 		return -1, false, os.NewSyscallError("bind", err)
 	}
 	return fd, offload, nil
