@@ -220,3 +220,43 @@ func TestHostNetwork(t *testing.T) {
 		}
 	})
 }
+
+// TestNetworkFlaps: a container's interface goes down and comes up again, some times, and the
+// container is reached as before; and when it is gone nothing else ends.
+func TestNetworkFlaps(t *testing.T) {
+	eachPlatform(t, func(t *testing.T, p *program) {
+		w := newWire(t)
+		name := p.started(t, w.join, "sleep", "1000")
+		reached := func() error {
+			var out []byte
+			var err error
+			for range 20 { // the other end may take a second to notice that there is a carrier
+				if out, err = w.beyond("busybox", "ping", "-c", "1", "-W", "1", "10.77.0.2").CombinedOutput(); err == nil {
+					return nil
+				}
+			}
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		ip := func(args ...string) {
+			t.Helper()
+			if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+				t.Fatalf("ip %q: %v: %s", args, err, out)
+			}
+		}
+		if err := reached(); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			ip("-n", w.inside, "link", "set", "eth0", "down")
+			ip("-n", w.inside, "link", "set", "eth0", "up")
+			if err := reached(); err != nil {
+				t.Errorf("after down and up: %v", err)
+			}
+		}
+		ip("-n", w.inside, "link", "del", "eth0")
+		r := p.do(t, "exec", name, "sh", "-c", "nc 10.77.0.2 9 </dev/null 2>&1")
+		if r.Out != "nc: can't connect to remote host (10.77.0.2): Connection refused\n" {
+			t.Errorf("without its interface: %s", r)
+		}
+	})
+}

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
@@ -39,21 +38,11 @@ type DeviceRoute struct {
 // library's stack starts with them.
 func (n *Stack) Attach(devices []Device) error {
 	for _, d := range devices {
-		o := &fdbased.Options{
-			FDs: []int{d.FD}, MTU: d.MTU, EthernetHeader: true, Address: tcpip.LinkAddress(d.Ethernet),
-			PacketDispatchMode: fdbased.RecvMMsg, PreConfigured: true, IsPacketSocket: []bool{true}, ProcessorsPerChannel: 1,
-			// What another namespace of this host sends has its checksum only when it leaves
-			// the host, and was never on a wire where it could be damaged.
-			RXChecksumOffload: true,
-		}
-		if d.Offload {
-			o.GSOMaxSize = 65536
-		}
-		ep, err := fdbased.New(o)
+		end, err := newCable(d)
 		if err != nil {
 			return fmt.Errorf("inet: device %s: %w", d.Name, err)
 		}
-		n.devices = append(n.devices, device{d, ep})
+		n.devices = append(n.devices, device{d, end})
 	}
 	if len(devices) > 0 {
 		n.tcpip()
