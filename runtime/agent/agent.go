@@ -84,6 +84,18 @@ type TraceEvent struct {
 // Guard is deferred around each and recovers.
 type Guarded interface{ Guard() }
 
+// Conditioned is a Handler that tells what has been done to a container: who did it may
+// have been killed before it could write that down.
+type Conditioned interface {
+	Condition(ctx context.Context, container string) (*Condition, error)
+}
+
+// Condition is what Start, Pause and Resume have brought a container to.
+type Condition struct {
+	Begun  bool `json:"begun"`
+	Paused bool `json:"paused"` // of a machine
+}
+
 // Handler answers the runtime's calls. Calls run concurrently, each on a
 // goroutine of its own. Their context ends when the caller hangs up, which only
 // Wait and Stats need to look at. Where Linux has an errno for a refusal, return

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,7 +21,7 @@ const (
 	ConfigFD  = 3 // BootConfig as JSON, to be read to its end; see ReadBootConfig
 	ControlFD = 4 // a listening Unix socket, for Serve
 	GoferFD   = 5 // a Unix packet socket (SOCK_SEQPACKET) to the gofer
-	SyncFD    = 6 // a pipe to write Ready to
+	SyncFD    = 6 // a stream socket: Ready goes out, and Keep comes in
 	LogFD     = 7 // append; closed means that nobody listens, which is no error
 	FirstFD   = 8 // the first number that an optional descriptor can have
 )
@@ -269,6 +270,30 @@ type Milestone struct {
 	At   time.Duration `json:"at"`
 }
 
+// Keep tells the sandbox that the runtime has written down what there is of it. One that
+// has ended meanwhile does not hear of it.
+func Keep(w io.Writer) { _, _ = w.Write([]byte{keepWord}) }
+
+const keepWord = 'k'
+
+// OpenSync is the sandbox's SyncFD, which waits in Go's poller.
+func OpenSync() *os.File {
+	_ = unix.SetNonblock(SyncFD, true) // at worst it holds a thread
+	return os.NewFile(SyncFD, "sync")
+}
+
+// Kept waits for Keep in the background. Where the runtime has ended without it, nobody
+// knows of the sandbox, or will: gone is called.
+func Kept(sync io.ReadCloser, gone func()) {
+	go func() {
+		defer sync.Close()
+		var word [1]byte
+		if _, err := io.ReadFull(sync, word[:]); err != nil || word[0] != keepWord {
+			gone()
+		}
+	}()
+}
+
 // Write sends r over SyncFD.
 func (r *Ready) Write(w io.Writer) error {
 	b, err := json.Marshal(r)
@@ -280,10 +305,10 @@ func (r *Ready) Write(w io.Writer) error {
 }
 
 // ReadReady is the runtime's side: it waits for the line. io.EOF says that the
-// process ended, or closed the pipe, without a word.
+// process ended, or closed the socket, without a word.
 func ReadReady(r io.Reader) (*Ready, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxFrame))
-	if err != nil {
+	b, err := bufio.NewReader(io.LimitReader(r, maxFrame)).ReadBytes('\n')
+	if err != nil && err != io.EOF && !errors.Is(err, unix.ECONNRESET) { // it left the configuration unread
 		return nil, fmt.Errorf("agent: read ready line: %w", err)
 	}
 	if len(b) == 0 {
@@ -296,6 +321,7 @@ func ReadReady(r io.Reader) (*Ready, error) {
 	if !ready.Ready && ready.Error == "" {
 		return nil, errors.New("agent: the ready line says neither ready nor why not")
 	}
+	ready.Error = words(ready.Error)
 	return ready, nil
 }
 

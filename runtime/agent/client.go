@@ -148,6 +148,7 @@ func (c *Client) call(ctx context.Context, method string, request, reply any, fi
 		}
 	}
 	if m.Error != nil {
+		m.Error.Message = words(m.Error.Message)
 		return m.Error
 	}
 	if reply == nil {
@@ -174,6 +175,15 @@ func (c *Client) Hello(ctx context.Context) (Info, error) {
 // Start and the following are Handler's.
 func (c *Client) Start(ctx context.Context, container string) error {
 	return c.call(ctx, "start", container, nil)
+}
+
+// Condition is Conditioned's.
+func (c *Client) Condition(ctx context.Context, container string) (*Condition, error) {
+	a := new(Condition)
+	if err := c.call(ctx, "condition", container, a); err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 // Exec leaves the files open for the caller to close.

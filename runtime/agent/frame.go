@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +40,21 @@ type Error struct {
 }
 
 func (e *Error) Error() string { return e.Message }
+
+var errTooLong = errors.New("the message is too long")
+
+// mostWords bounds what of a sandbox's words reaches a person.
+const mostWords = 16 << 10 // bytes
+
+// words is what a sandbox said, fit for a terminal: it may speak with its container's mouth.
+func words(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == unicode.ReplacementChar {
+			return '?'
+		}
+		return r
+	}, text[:min(len(text), mostWords)])
+}
 
 // Unwrap makes errors.Is(err, unix.ESRCH) work across the wire.
 func (e *Error) Unwrap() error {
@@ -70,7 +87,7 @@ func (w *wire) send(m *message, files []*os.File) error {
 		return fmt.Errorf("agent: encode %s: %w", m.Method, err)
 	}
 	if len(body) > maxFrame {
-		return fmt.Errorf("agent: message of %d bytes, at most %d allowed", len(body), maxFrame)
+		return fmt.Errorf("agent: %d bytes, at most %d allowed: %w", len(body), maxFrame, errTooLong)
 	}
 	if len(files) > maxFiles {
 		return fmt.Errorf("agent: %d descriptors in a message, at most %d allowed", len(files), maxFiles)

@@ -23,6 +23,13 @@ var methods = map[string]func(ctx context.Context, h Handler, body []byte, files
 	"start": plain(func(ctx context.Context, h Handler, container string) (any, error) {
 		return nil, h.Start(ctx, container)
 	}),
+	"condition": plain(func(ctx context.Context, h Handler, container string) (any, error) {
+		c, ok := h.(Conditioned)
+		if !ok {
+			return nil, &Error{Message: "agent: this sandbox does not tell", Errno: unix.ENOSYS}
+		}
+		return answer(c.Condition(ctx, container))
+	}),
 	"exec": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
 		var r ExecRequest
 		if err := json.Unmarshal(body, &r); err != nil {
@@ -195,8 +202,11 @@ func ServeConn(ctx context.Context, conn *net.UnixConn, h Handler) error {
 			if g, ok := h.(Guarded); ok {
 				defer g.Guard()
 			}
-			w.send(call(ctx, h, m, files), nil)
-		}) // a send fails when the peer is gone, as receive will tell
+			reply := call(ctx, h, m, files)
+			if err := w.send(reply, nil); errors.Is(err, errTooLong) {
+				w.send(&message{ID: reply.ID, Error: wireError(err)}, nil)
+			}
+		}) // another send fails when the peer is gone, as receive will tell
 	}
 }
 

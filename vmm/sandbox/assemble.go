@@ -57,7 +57,7 @@ func (s *sandbox) assemble(sys *kvm.System) error {
 	if err != nil {
 		return err
 	}
-	return s.machine.Boot(entry)
+	return s.vm.Boot(entry)
 }
 
 // assembleOn makes a machine with nothing to run.
@@ -66,7 +66,8 @@ func (s *sandbox) assembleOn(sys *kvm.System, mem *ram.Memory, files fs.Server) 
 	if c.Devices, err = s.devices(files); err != nil {
 		return err
 	}
-	s.machine, err = machine.New(sys, c)
+	s.vm, err = machine.New(sys, c)
+	s.machine = s.vm
 	return err
 }
 

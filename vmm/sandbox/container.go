@@ -59,7 +59,7 @@ func (s *sandbox) create() error {
 		}
 		files = append(files, os.NewFile(uintptr(own), "stdio"))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), bootPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 	defer cancel()
 	s.first = &container{name: firstName, limits: s.config.Limits, procs: map[int]*process{}}
 	err := s.make(ctx, s.first, &agent.AddRequest{

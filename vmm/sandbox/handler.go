@@ -86,6 +86,8 @@ func (s *sandbox) Exec(ctx context.Context, r *agent.ExecRequest, files []*os.Fi
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if pid <= 0 || c.procs[pid] != nil {
+		p.stop()
+		p.drop()
 		return 0, fmt.Errorf("the guest calls its process %d", pid)
 	}
 	c.procs[pid] = p

@@ -18,7 +18,8 @@ import (
 // its init's, before it runs anything else, and streams that somebody waits for.
 // Anything in the guest can call; what it can cost is bounded here and in the device.
 type switchboard struct {
-	calls chan net.Conn // has room for the one
+	calls    chan net.Conn // has room for the one
+	patience time.Duration // with a guest that has started a process and opens not all of its streams: it has before it answers
 
 	mu      sync.Mutex
 	called  bool
@@ -33,7 +34,7 @@ const mostUnnamed = 64
 var errClosed = errors.New("the guest is gone")
 
 func newSwitchboard() *switchboard {
-	return &switchboard{calls: make(chan net.Conn, 1), waiting: map[rpc.StreamID]chan net.Conn{}}
+	return &switchboard{calls: make(chan net.Conn, 1), patience: 10 * time.Second, waiting: map[rpc.StreamID]chan net.Conn{}}
 }
 
 // dial is the device's way to a port of the host.
@@ -137,6 +138,30 @@ func (b *switchboard) agent(patience time.Duration) (net.Conn, error) {
 		return c, nil
 	case <-late.C:
 		return nil, fmt.Errorf("it has not called within %v", patience)
+	}
+}
+
+// callsConn is the connection on which the guest's init is called. ttrpc's calls heed their
+// contexts when they wait for an answer and not when they write, and write one at a time:
+// a guest that reads nothing would have all of them wait for ever.
+type callsConn struct {
+	net.Conn
+	patience time.Duration
+	paused   func() bool // the guest cannot read
+}
+
+func (c *callsConn) Write(b []byte) (n int, err error) {
+	for {
+		if err := c.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
+			return n, err
+		}
+		m, err := c.Conn.Write(b[n:])
+		if n += m; err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		if !c.paused() {
+			return n, fmt.Errorf("the guest's init reads no calls: %w", err)
+		}
 	}
 }
 

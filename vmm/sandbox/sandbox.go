@@ -50,12 +50,15 @@ type sandbox struct {
 	listener *net.UnixListener
 	left     error // of leaving the host
 
+	patience time.Duration // with a guest that is to do what takes it no time
+
 	number  func(name string) (int, bool) // of a system call
 	size    size
 	console *console
 	lines   *switchboard // connections from the guest
 	share   *remote.Client
-	machine *machine.Machine
+	vm      *machine.Machine
+	machine life // the same
 
 	client *ttrpc.Client
 	guest  rpc.AgentService
@@ -76,6 +79,17 @@ type sandbox struct {
 	milestones []agent.Milestone
 }
 
+// life is what calls need of a machine: a test has none.
+type life interface {
+	Pause() error
+	Paused() bool
+	Resume() error
+	End(machine.Ending)
+	Ended() bool
+	Ending() machine.Ending
+	Done() <-chan struct{}
+}
+
 // Program is what the process needs of others.
 type Program struct {
 	// Number is a system call's by its name, for the container's seccomp profile.
@@ -88,7 +102,7 @@ func (p Program) Main([]string) int {
 	signal.Ignore(unix.SIGPIPE) // descriptors 1 and 2 are the container's
 	rpc.Silence()               // and no library's to log to
 	sync := os.NewFile(agent.SyncFD, "sync")
-	s := &sandbox{number: p.Number, containers: map[string]*container{}, ended: make(chan *rpc.WaitResponse, 1), given: make(chan struct{})}
+	s := &sandbox{patience: bootPatience, number: p.Number, containers: map[string]*container{}, ended: make(chan *rpc.WaitResponse, 1), given: make(chan struct{})}
 	s.left = s.leaveHost()
 	config, err := agent.ReadBootConfig(os.NewFile(agent.ConfigFD, "config"))
 	if errors.Is(err, io.EOF) {
@@ -209,7 +223,7 @@ func (s *sandbox) makeMachine() error {
 }
 
 func (s *sandbox) start() error {
-	if err := s.machine.Start(); err != nil {
+	if err := s.vm.Start(); err != nil {
 		return err
 	}
 	go func() {
@@ -225,13 +239,13 @@ func (s *sandbox) start() error {
 
 // reachAgent waits for the guest's init to call, and greets it.
 func (s *sandbox) reachAgent() error {
-	conn, err := s.lines.agent(bootPatience)
+	conn, err := s.lines.agent(s.patience)
 	if err != nil {
 		return s.why(err)
 	}
-	s.client = ttrpc.NewClient(conn)
+	s.client = ttrpc.NewClient(&callsConn{conn, s.patience, s.machine.Paused})
 	s.guest = rpc.NewAgentClient(s.client)
-	ctx, cancel := context.WithTimeout(context.Background(), bootPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 	defer cancel()
 	hello, err := s.guest.Hello(ctx, &rpc.HelloRequest{Version: rpc.Version, Template: s.config.Files.NewTemplate != 0})
 	if err != nil {

@@ -108,7 +108,7 @@ func TestSwitchboard(t *testing.T) {
 	if _, err := b.dial(t.Context(), rpc.CallsPort); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("a second init: %v", err)
 	}
-	if _, err := b.agent(streamPatience); err != nil {
+	if _, err := b.agent(b.patience); err != nil {
 		t.Error(err)
 	}
 

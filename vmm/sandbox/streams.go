@@ -19,6 +19,7 @@ type process struct {
 	files [3]*os.File // what the runtime gave; with a terminal the first goes both ways
 	ids   [3]rpc.StreamID
 	conns [3]<-chan net.Conn
+	open  [3]net.Conn // what came of them
 	tty   bool
 
 	cancel *os.File // written to: standard input is read no more
@@ -59,30 +60,23 @@ func (p *process) names() *rpc.Streams {
 	return s
 }
 
-// streamPatience is for a guest that has started a process and opens none of its
-// streams: it has before it answers.
-const streamPatience = 10 * time.Second
-
 // begin carries the streams of a process that the guest has started.
 func (p *process) begin(b *switchboard) error {
-	late := time.NewTimer(streamPatience)
+	late := time.NewTimer(b.patience)
 	defer late.Stop()
-	var conns [3]net.Conn
 	for i, c := range p.conns {
 		if c == nil {
 			continue
 		}
 		select {
-		case conns[i] = <-c:
+		case p.open[i] = <-c:
 		case <-late.C:
-			for _, c := range conns {
-				if c != nil {
-					c.Close()
-				}
-			}
+			p.drop()
+			p.abandon(b)
 			return errors.New("the guest opens no streams for its process")
 		}
 	}
+	conns := p.open
 	if p.tty {
 		raw(p.files[0])
 	}
@@ -110,6 +104,15 @@ func (p *process) abandon(b *switchboard) {
 	}
 	p.cancel.Close()
 	p.wake.Close()
+}
+
+// drop ends the streams, whatever they still have. The files go with those that had begun.
+func (p *process) drop() {
+	for _, c := range p.open {
+		if c != nil {
+			c.Close()
+		}
+	}
 }
 
 // stop reads standard input no more: the process has ended. Output goes on, for

@@ -68,7 +68,7 @@ func (s *sandbox) assembleCopy(sys *kvm.System, t *machine.Snapshot) error {
 	if err := s.assembleOn(sys, mem, server); err != nil {
 		return err
 	}
-	return s.machine.RestoreAnew(t)
+	return s.vm.RestoreAnew(t)
 }
 
 // keep writes the template, if the runtime wants one. That there is none is no reason
@@ -84,7 +84,7 @@ func (s *sandbox) keep() error {
 		return nil
 	}
 	s.template = agent.TemplateKept
-	if err := s.machine.SaveTo(f); err != nil {
+	if err := s.vm.SaveTo(f); err != nil {
 		s.log.Warn("no template of the guest could be kept", "err", err)
 		s.template = agent.TemplateNotKept
 	}
@@ -103,7 +103,7 @@ func (s *sandbox) begin() error {
 	const enough = 32 // bytes, as the kernel's generator has of state
 	entropy := make([]byte, enough)
 	rand.Read(entropy) // which does not fail
-	ctx, cancel := context.WithTimeout(context.Background(), bootPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 	defer cancel()
 	if _, err := s.guest.Begin(ctx, &rpc.BeginRequest{Time: time.Now().UnixNano(), Entropy: entropy, Interfaces: s.interfaces()}); err != nil {
 		return s.why(rpc.Refused(err))

@@ -69,6 +69,22 @@ func (w *watchdog) watch(ctx context.Context) (dead bool) {
 	}
 }
 
+// answers asks the guest's init. One that does not even read holds the question, and not us:
+// what is left of that ends with the machine.
+func (s *sandbox) answers(ctx context.Context) error {
+	answer := make(chan error, 1)
+	go func() {
+		_, err := s.guest.Hello(ctx, &rpc.HelloRequest{Version: rpc.Version})
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // guard ends a machine whose guest is dead in all but name.
 func (s *sandbox) guard() error {
 	patience, err := patienceOf(s.config.Spec.Annotations)
@@ -82,10 +98,7 @@ func (s *sandbox) guard() error {
 	}()
 	w := &watchdog{
 		patience: patience, paused: s.machine.Paused,
-		ask: func(ctx context.Context) error {
-			_, err := s.guest.Hello(ctx, &rpc.HelloRequest{Version: rpc.Version})
-			return err
-		},
+		ask: s.answers,
 		late: func(since time.Duration) {
 			s.log.Warn("guest does not answer", "since", since.Round(time.Second).String())
 		},
