@@ -57,7 +57,7 @@ demo: build ## run a program behind each wall, on each platform of this host (th
 
 lab: build ## the slow tests of microVMs in the lab, and vmm beside QEMU microvm and gokvm
 	@scripts/need test
-	BULKHEAD_SLOW=1 go test -count=1 -p 1 -timeout 60m -v ./vmm/e2e
+	BULKHEAD_SLOW=1 go test -count=1 -p 1 -timeout 240m -v ./vmm/e2e
 	@scripts/compare
 
 test-apps: build ## run the software that people run, natively and in the sandbox, and print a table (an hour)

@@ -105,26 +105,60 @@ const Paused specs.ContainerState = "paused"
 // Status says what is true now.
 func (c *Container) Status() specs.ContainerState {
 	s := c.State
-	switch {
-	case s.Sandbox.Alive():
-		if s.Status == specs.StateRunning && c.frozen() {
-			return Paused
+	if !s.Sandbox.Alive() {
+		if s.Status == specs.StateCreating && s.Sandbox.PID == 0 && c.attended() {
+			return specs.StateCreating
 		}
-		return s.Status
-	case s.Status == specs.StateCreating && s.Sandbox.PID == 0 && c.locked():
-		return specs.StateCreating
+		return specs.StateStopped
 	}
-	return specs.StateStopped
+	now := s.Status
+	if (now == specs.StateCreating || now == specs.StateCreated) && !c.attended() {
+		// Who was about it has written down how that ended, or was killed.
+		if s, err := c.dir.Load(); err == nil {
+			now = s.Status
+		}
+		switch {
+		case now == specs.StateCreating:
+			return specs.StateStopped // and what there is of it will not be more
+		case now == specs.StateCreated && c.condition().Begun:
+			now = specs.StateRunning
+		}
+	}
+	if now == specs.StateRunning && c.frozen() {
+		return Paused
+	}
+	return now
 }
 
-func (c *Container) locked() bool {
+// attended tells whether a command is about to change the container: we as its creator,
+// or another that has its lock.
+func (c *Container) attended() bool {
+	if c.Process != nil || c.dir.Held() {
+		return c.Process != nil
+	}
 	other := &state.Dir{Path: c.dir.Path}
 	defer other.Unlock()
 	return errors.Is(other.TryLock(), unix.EWOULDBLOCK)
 }
 
+// condition asks the sandbox what nobody has lived to write down. One that does not
+// answer has not been brought to anything.
+func (c *Container) condition() *agent.Condition {
+	answer := &agent.Condition{}
+	_ = c.ask(context.Background(), func(ctx context.Context, a *agent.Client) error {
+		if said, err := a.Condition(ctx, c.inside()); err == nil {
+			answer = said
+		}
+		return nil
+	})
+	return answer
+}
+
 func (c *Container) frozen() bool {
 	if c.isMachine() {
+		if c.State.Pausing && !c.attended() {
+			return c.condition().Paused
+		}
 		return c.State.Paused
 	}
 	g, err := c.group()

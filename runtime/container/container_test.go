@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"bulkhead/runtime/agent"
 	"bulkhead/runtime/bundle"
 	"bulkhead/runtime/state"
 
@@ -425,11 +426,73 @@ func TestKilledCreator(t *testing.T) {
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
+	if now := c.Status(); now != specs.StateStopped {
+		t.Errorf("what nobody goes on creating is %s, want stopped", now)
+	}
 	sandbox := c.State.Sandbox
-	if err := r.Delete(t.Context(), "c", true); err != nil {
+	if err := r.Delete(t.Context(), "c", false); err != nil {
 		t.Error(err)
 	}
 	if sandbox.Alive() {
 		t.Error("the sandbox lives on")
+	}
+}
+
+// Who starts a container is killed before it can write that down.
+func TestKilledStarter(t *testing.T) {
+	r, ctx := runtimeFor(t), t.Context()
+	c, err := r.Create(ctx, &Create{ID: "c", Bundle: bundleOf(t, nil, "sleep")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Release()
+	if err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Start(ctx, "") }); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = r.Open("c"); err != nil {
+		t.Fatal(err)
+	}
+	if now := c.Status(); now != specs.StateRunning {
+		t.Errorf("%s, want running", now)
+	}
+	if err := c.Start(ctx); err == nil || err.Error() != "cannot start a container that is running" {
+		t.Errorf("Start again: %v", err)
+	}
+	if err := r.Delete(ctx, "c", false); err == nil {
+		t.Error("a running container was deleted")
+	}
+	if err := r.Delete(ctx, "c", true); err != nil {
+		t.Error(err)
+	}
+	reap(t)
+}
+
+// A deletion that was cut off when the state had gone; and what is not ours.
+func TestKilledDeleter(t *testing.T) {
+	r := runtimeFor(t)
+	for name, files := range map[string][]string{"half": {"lock"}, "empty": nil} {
+		for _, file := range append(files, "") {
+			if err := os.MkdirAll(filepath.Join(r.Root, name), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if file != "" {
+				if err := os.WriteFile(filepath.Join(r.Root, name, file), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := r.Delete(t.Context(), name, false); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	other := filepath.Join(r.Root, "other")
+	if err := os.MkdirAll(filepath.Join(other, "status"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Delete(t.Context(), "other", false); err == nil {
+		t.Error("another program's container was deleted")
+	}
+	if err := os.RemoveAll(other); err != nil {
+		t.Fatal(err)
 	}
 }

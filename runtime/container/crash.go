@@ -26,9 +26,9 @@ func (c *Container) Crash(code int) error {
 	if err != nil {
 		return nil
 	}
-	if c.State.Isolation == vmWall {
-		if line := guestLine(log); line != "" {
-			return fmt.Errorf("the guest ended, and the container with it: %s", line)
+	for _, what := range []string{"guest", "gofer"} {
+		if line := endLine(log, what); line != "" {
+			return fmt.Errorf("the %s ended, and the container with it: %s", what, line)
 		}
 	}
 	why := crashLine(log)
@@ -70,10 +70,10 @@ func crashLine(log []byte) string {
 	return string(bytes.TrimSpace(found[:min(len(found), 300)]))
 }
 
-// guestLine is how a machine's guest ended, of the last line that tells of it.
-func guestLine(log []byte) (found string) {
+// endLine is how a machine's guest, or a Sentry's gofer, ended, of the last line that tells of it.
+func endLine(log []byte, what string) (found string) {
 	for line := range bytes.Lines(log) {
-		for _, mark := range []string{`msg="guest ended" `, `"msg":"guest ended",`} {
+		for _, mark := range []string{`level=ERROR msg="` + what + ` ended" `, `"level":"ERROR","msg":"` + what + ` ended",`} {
 			if _, rest, ok := bytes.Cut(line, []byte(mark)); ok {
 				found = string(bytes.TrimSpace(rest))
 			}

@@ -647,7 +647,11 @@ func (n *creation) finish(context.Context) error {
 	if err := n.c.dir.Save(s); err != nil {
 		return err
 	}
-	return WritePid(n.PidFile, s.Sandbox.PID)
+	if err := WritePid(n.PidFile, s.Sandbox.PID); err != nil {
+		return err
+	}
+	n.c.Process.Keep()
+	return nil
 }
 
 // WritePid writes a pid file, all of it or nothing, unless path is empty.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -37,6 +38,9 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	s, err := dir.Load()
 	if errors.Is(err, state.ErrForeign) {
 		return err
+	}
+	if errors.Is(err, fs.ErrNotExist) && dir.Empty() {
+		return dir.Remove() // of a creation that was cut off before it had made anything, or of a deletion after all was gone
 	}
 	if err != nil {
 		if !force {

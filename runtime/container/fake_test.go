@@ -61,6 +61,7 @@ type fakeHandler struct {
 	procs map[int]*fakeProgram
 	next  int
 	end   chan agent.ExitStatus
+	begun bool
 }
 
 func fakeSandbox() int {
@@ -121,8 +122,21 @@ func (h *fakeHandler) proc(pid int) *fakeProgram {
 }
 
 func (h *fakeHandler) Start(context.Context, string) error {
+	h.mu.Lock()
+	begun := h.begun
+	h.begun = true
+	h.mu.Unlock()
+	if begun {
+		return unix.EALREADY
+	}
 	h.proc(1).begin()
 	return nil
+}
+
+func (h *fakeHandler) Condition(context.Context, string) (*agent.Condition, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return &agent.Condition{Begun: h.begun}, nil
 }
 
 func (h *fakeHandler) Exec(_ context.Context, r *agent.ExecRequest, files []*os.File) (int, error) {

@@ -83,11 +83,9 @@ func (c *Container) Pause(ctx context.Context) error {
 		return err
 	}
 	if c.isMachine() {
-		if err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Pause(ctx, c.inside()) }); err != nil {
-			return err
-		}
-		c.State.Paused = true
-		return c.dir.Save(c.State)
+		return c.pauseMachine(true, func() error {
+			return c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Pause(ctx, c.inside()) })
+		})
 	}
 	g, err := c.group()
 	if err != nil {
@@ -114,19 +112,35 @@ func (c *Container) Resume(ctx context.Context) error {
 		}
 		return errors.New("container is not paused")
 	}
-	if c.isMachine() {
-		c.State.Paused = false
-		if err := c.dir.Save(c.State); err != nil {
-			return err
+	resume := func() error {
+		err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Resume(ctx, c.inside()) })
+		if errors.Is(err, ErrNotRunning) || errors.Is(err, agent.ErrGone) {
+			return nil // it went on, and ended: by a signal that came while it was paused
 		}
-	} else if err := c.thaw(); err != nil {
 		return err
 	}
-	err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Resume(ctx, c.inside()) })
-	if errors.Is(err, ErrNotRunning) || errors.Is(err, agent.ErrGone) {
-		return nil // it went on, and ended: by a signal that came while it was paused
+	if c.isMachine() {
+		return c.pauseMachine(false, resume)
 	}
-	return err
+	if err := c.thaw(); err != nil {
+		return err
+	}
+	return resume()
+}
+
+// pauseMachine has a machine paused or not, and says so before and after: killed in
+// between, what is so is the machine's to tell.
+func (c *Container) pauseMachine(paused bool, do func() error) error {
+	c.State.Pausing = true
+	if err := c.dir.Save(c.State); err != nil {
+		return err
+	}
+	err := do()
+	if err == nil {
+		c.State.Paused = paused
+	}
+	c.State.Pausing = false
+	return errors.Join(err, c.dir.Save(c.State))
 }
 
 func (c *Container) thaw() error {

@@ -71,7 +71,7 @@ type Sandbox struct {
 	Files   agent.Files // the numbers of the optional descriptors
 
 	config *os.File // the socket that the sandbox reads its configuration from
-	ready  *os.File // the pipe that it reports on
+	ready  *os.File // the socket that it reports on, and hears Keep
 }
 
 // Start starts the processes. The sandbox then waits for Boot.
@@ -91,7 +91,7 @@ func Start(c *Config) (_ *Sandbox, err error) {
 	}
 	ours.add(configRead)
 	s.config = configWrite
-	readyRead, readyWrite, err := os.Pipe()
+	readyWrite, readyRead, err := pair(unix.SOCK_STREAM, "ready")
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +235,16 @@ func (c *Config) deathSignal() syscall.Signal {
 	return 0
 }
 
-// Boot sends the configuration and waits until the sandbox is ready.
+// Keep lets a sandbox that is ready outlive us.
+func (s *Sandbox) Keep() {
+	if s.ready != nil { // the stand-in of a pod's container has no such thing
+		agent.Keep(s.ready)
+		s.ready.Close()
+	}
+}
+
+// Boot sends the configuration and waits until the sandbox is ready. It then ends with
+// us until Keep.
 func (s *Sandbox) Boot(c *agent.BootConfig) (*agent.Ready, error) {
 	c.Version = agent.Version
 	c.Files = s.Files
@@ -257,7 +266,6 @@ func (s *Sandbox) Boot(c *agent.BootConfig) (*agent.Ready, error) {
 		return nil, fmt.Errorf("send the configuration: %w", err)
 	}
 	r, err := agent.ReadReady(s.ready)
-	s.ready.Close()
 	if err == io.EOF {
 		return nil, s.silence()
 	}

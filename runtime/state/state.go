@@ -61,9 +61,10 @@ type State struct {
 	Sandbox Process `json:"sandbox"`
 	Gofer   Process `json:"gofer"`
 
-	Pod         string                `json:"pod,omitempty"`    // ID of the container in whose machine this one is
-	Isolation   string                `json:"isolation"`        // sentry, vm
-	Paused      bool                  `json:"paused,omitempty"` // of a machine; a Sentry's control group says so itself
+	Pod         string                `json:"pod,omitempty"`     // ID of the container in whose machine this one is
+	Isolation   string                `json:"isolation"`         // sentry, vm
+	Paused      bool                  `json:"paused,omitempty"`  // of a machine; a Sentry's control group says so itself
+	Pausing     bool                  `json:"pausing,omitempty"` // Paused is about to change, or was when who did it was killed
 	Platform    string                `json:"platform,omitempty"`
 	Terminal    bool                  `json:"terminal,omitempty"`
 	Cgroup      *cgroup.Place         `json:"cgroup,omitempty"`     // nil: none was made
@@ -193,6 +194,9 @@ func (d *Dir) acquire(how int) error {
 	return nil
 }
 
+// Held says whether the lock is ours.
+func (d *Dir) Held() bool { return d.lock != nil }
+
 // Unlock may be called without the lock.
 func (d *Dir) Unlock() {
 	if d.lock != nil {
@@ -252,6 +256,12 @@ func (d *Dir) Save(s *State) error {
 	return nil
 }
 
+// Empty tells a directory that has no more in it than Create makes and Remove takes last.
+func (d *Dir) Empty() bool {
+	entries, err := os.ReadDir(d.Path)
+	return err == nil && (len(entries) == 0 || len(entries) == 1 && entries[0].Name() == lockFile)
+}
+
 // Remove deletes the directory and gives the lock up.
 func (d *Dir) Remove() error {
 	defer d.Unlock()
@@ -260,9 +270,12 @@ func (d *Dir) Remove() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	for _, e := range entries {
-		if e.Name() != lockFile {
-			os.RemoveAll(filepath.Join(d.Path, e.Name()))
+	// And the state last but that, since it tells what else there is.
+	for _, last := range []bool{false, true} {
+		for _, e := range entries {
+			if name := e.Name(); name != lockFile && (name == stateFile) == last {
+				os.RemoveAll(filepath.Join(d.Path, name))
+			}
 		}
 	}
 	if err := os.RemoveAll(d.Path); err != nil {

@@ -31,6 +31,13 @@ func (s *sandbox) Start(context.Context, string) error {
 	return nil
 }
 
+// Condition implements agent.Conditioned.
+func (s *sandbox) Condition(context.Context, string) (*agent.Condition, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &agent.Condition{Begun: s.started}, nil
+}
+
 // Exec starts a further process.
 func (s *sandbox) Exec(_ context.Context, r *agent.ExecRequest, files []*os.File) (int, error) {
 	defer func() {

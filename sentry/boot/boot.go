@@ -37,6 +37,7 @@ import (
 const (
 	exitBoot  = 125 // init never ran
 	exitPanic = 70  // a bug of ours ended the container (EX_SOFTWARE)
+	exitGofer = 70  // its gofer ended, and the container with it
 )
 
 // sandbox is one container.
@@ -71,7 +72,7 @@ type sandbox struct {
 // descriptors (agent.BootConfig).
 func Main([]string) int {
 	debug.SetGCPercent(50)
-	sync := os.NewFile(agent.SyncFD, "sync")
+	sync := agent.OpenSync()
 	s := &sandbox{procs: map[int32]*process{}}
 	// The configuration comes when the control group and the hooks are done, which
 	// is time for what needs none; and it is the first that a container can influence.
@@ -82,6 +83,7 @@ func Main([]string) int {
 	}
 	s.config = config
 	if err == nil {
+		agent.Kept(sync, func() { os.Exit(exitBoot) })
 		s.log = newLog(config)
 		s.milestone("sandbox process running")
 		err = s.boot()
@@ -96,7 +98,6 @@ func Main([]string) int {
 	if err := ready.Write(sync); err != nil {
 		return exitBoot // the runtime has gone
 	}
-	sync.Close()
 	if config.Start {
 		s.Start(context.Background(), "")
 	}
@@ -148,6 +149,7 @@ func (s *sandbox) steps() []struct {
 		{"attach the network", s.attachNetwork},
 		{"mount file systems", s.mountAll},
 		{"load init", s.loadInit},
+		{"watch the gofer", s.watchGofer},
 		{"serve the runtime", s.serve},
 	}
 }
@@ -183,6 +185,15 @@ func (s *sandbox) reachGofer() error {
 		return err
 	}
 	return nil
+}
+
+// watchGofer ends the sandbox with its gofer: what would be left is a container that
+// finds none of its files, and is said to run.
+func (s *sandbox) watchGofer() error {
+	return s.watch.atEnd(agent.GoferFD, func() {
+		s.log.Error("gofer ended", "how", "the process with the container's files has ended")
+		os.Exit(exitGofer)
+	})
 }
 
 func (s *sandbox) makeKernel() (err error) {

@@ -15,11 +15,26 @@ type watcher struct {
 	once  sync.Once
 	mu    sync.Mutex
 	files map[int32]*vfs.Queue
+	ends  map[int32]func()
 }
 
 func newWatcher() (*watcher, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	return &watcher{epoll: fd, files: map[int32]*vfs.Queue{}}, err
+	return &watcher{epoll: fd, files: map[int32]*vfs.Queue{}, ends: map[int32]func(){}}, err
+}
+
+// atEnd calls f when the other end of the socket fd is no more. What comes to the socket
+// meanwhile wakes nobody here.
+func (w *watcher) atEnd(fd int, f func()) error {
+	w.mu.Lock()
+	w.ends[int32(fd)] = f
+	w.mu.Unlock()
+	ev := unix.EpollEvent{Events: unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(fd)} // and EPOLLHUP, always
+	if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return err
+	}
+	w.start()
+	return nil
 }
 
 // add begins to watch fd for q. It is false for files that are always ready.
@@ -68,8 +83,11 @@ func (w *watcher) run() {
 		}
 		for _, e := range evs[:n] {
 			w.mu.Lock()
-			q := w.files[e.Fd]
+			q, end := w.files[e.Fd], w.ends[e.Fd]
 			w.mu.Unlock()
+			if end != nil {
+				end()
+			}
 			if q != nil {
 				q.Notify(vfs.Events(e.Events))
 			}

@@ -23,6 +23,8 @@ type container struct {
 	init   *process
 	limits agent.Limits     // the sandbox's mu guards it, and what follows
 	procs  map[int]*process // that Exec started, until they have ended
+	begun  bool             // its program runs, or has
+	frozen bool             // by itself, as one that is not the first
 }
 
 // firstName is the name in the guest of the container that the machine began with.

@@ -46,8 +46,24 @@ func (s *sandbox) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.guest.Start(ctx, &rpc.StartRequest{Container: c.name})
-	return rpc.Refused(err)
+	if _, err = s.guest.Start(ctx, &rpc.StartRequest{Container: c.name}); err != nil {
+		return rpc.Refused(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.begun = true
+	return nil
+}
+
+// Condition implements agent.Conditioned.
+func (s *sandbox) Condition(_ context.Context, name string) (*agent.Condition, error) {
+	c, err := s.find(name)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &agent.Condition{Begun: c.begun, Paused: c.frozen || s.machine.Paused()}, nil
 }
 
 func (s *sandbox) Exec(ctx context.Context, r *agent.ExecRequest, files []*os.File) (pid int, err error) {
@@ -229,8 +245,13 @@ func (s *sandbox) pause(ctx context.Context, name string, pause bool) error {
 	case err != nil:
 		return err
 	case c != s.first:
-		_, err := s.guest.Freeze(ctx, &rpc.FreezeRequest{Container: c.name, Frozen: pause})
-		return rpc.Refused(err)
+		if _, err := s.guest.Freeze(ctx, &rpc.FreezeRequest{Container: c.name, Frozen: pause}); err != nil {
+			return rpc.Refused(err)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		c.frozen = pause
+		return nil
 	case pause:
 		return s.machine.Pause()
 	}

@@ -101,7 +101,7 @@ func (p Program) Main([]string) int {
 	debug.SetGCPercent(50)
 	signal.Ignore(unix.SIGPIPE) // descriptors 1 and 2 are the container's
 	rpc.Silence()               // and no library's to log to
-	sync := os.NewFile(agent.SyncFD, "sync")
+	sync := agent.OpenSync()
 	s := &sandbox{patience: bootPatience, number: p.Number, containers: map[string]*container{}, ended: make(chan *rpc.WaitResponse, 1), given: make(chan struct{})}
 	s.left = s.leaveHost()
 	config, err := agent.ReadBootConfig(os.NewFile(agent.ConfigFD, "config"))
@@ -110,6 +110,7 @@ func (p Program) Main([]string) int {
 	}
 	s.config = config
 	if err == nil {
+		agent.Kept(sync, func() { os.Exit(exitBoot) })
 		s.log = newLog(config)
 		s.milestone("sandbox process running")
 		err = s.boot()
@@ -127,7 +128,6 @@ func (p Program) Main([]string) int {
 	if err := ready.Write(sync); err != nil {
 		return exitBoot // the runtime has gone
 	}
-	sync.Close()
 	if config.Start {
 		if err := s.Start(context.Background(), ""); err != nil {
 			s.log.Error("init did not start", "err", err)
