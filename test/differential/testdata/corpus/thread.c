@@ -289,9 +289,12 @@ static void *spins(void *tid)
 }
 static void *sleeps(void *tid)
 {
+	sigset_t m;
+	sigemptyset(&m), sigaddset(&m, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &m, &m); // or both signals could come between the look and the sleep
 	__atomic_store_n((int *)tid, gettid(), __ATOMIC_SEQ_CST);
 	while (!handled_in)
-		pause();
+		sigsuspend(&m);
 	return NULL;
 }
 
