@@ -298,12 +298,17 @@ func TestExecDescribes(t *testing.T) {
 // A list with the remains of a creation that was cut off.
 func TestListShowsRemains(t *testing.T) {
 	root := t.TempDir()
+	os.Mkdir(filepath.Join(root, "nothing"), 0o700)
 	os.Mkdir(filepath.Join(root, "half"), 0o700)
+	os.WriteFile(filepath.Join(root, "half", "sandbox.log"), nil, 0o600)
 	a := &app{log: slog.New(slog.DiscardHandler)}
 	a.rt = container.Runtime{Root: root, Log: a.log}
 	ids, err := listIDs(root)
-	if err != nil || len(ids) != 1 {
+	if err != nil || len(ids) != 2 {
 		t.Fatalf("%v, %v", ids, err)
+	}
+	if err := a.rt.Delete(context.Background(), "nothing", false); err != nil {
+		t.Error(err)
 	}
 	if err := a.rt.Delete(context.Background(), "half", false); err == nil || !strings.Contains(err.Error(), "delete --force removes it") {
 		t.Errorf("%v", err)
