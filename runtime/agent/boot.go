@@ -81,6 +81,10 @@ type BootConfig struct {
 	Began time.Time `json:"began"`
 }
 
+// EgressAnnotation of a bundle limits what each of its interfaces sends, in the words of virtio/ratelimit:
+// bytes=10M/s,burst=1M.
+const EgressAnnotation = "dev.bulkhead.network.egress"
+
 // Device is a network interface, with a packet socket that is bound to it.
 type Device struct {
 	// FD comes with the configuration (SCM_RIGHTS); it is the sandbox's number once

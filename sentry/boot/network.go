@@ -7,20 +7,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/jail/seccomp"
+	"bulkhead/runtime/agent"
 	"bulkhead/sentry/net/inet"
 	"bulkhead/sentry/syscalls"
 	"bulkhead/sentry/vfs"
+	"bulkhead/virtio/ratelimit"
 )
 
 // attachNetwork makes the interfaces that the runtime took over the container's own.
 func (s *sandbox) attachNetwork() error {
+	limit, err := ratelimit.Parse(s.config.Spec.Annotations[agent.EgressAnnotation])
+	if err != nil {
+		return fmt.Errorf("annotation %s: %w", agent.EgressAnnotation, err)
+	}
 	var devices []inet.Device
 	for _, d := range s.config.Devices {
 		ethernet, err := net.ParseMAC(d.Ethernet)
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", d.Name, err)
 		}
-		r := inet.Device{Index: d.Index, Name: d.Name, Ethernet: ethernet, MTU: uint32(d.MTU), FD: d.FD, Offload: d.Offload, Addresses: d.Addresses}
+		r := inet.Device{Index: d.Index, Name: d.Name, Ethernet: ethernet, MTU: uint32(d.MTU), FD: d.FD, Offload: d.Offload, Addresses: d.Addresses, Limit: limit}
 		for _, route := range d.Routes {
 			r.Routes = append(r.Routes, inet.DeviceRoute{Destination: route.Destination, Gateway: route.Gateway})
 		}

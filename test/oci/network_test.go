@@ -260,3 +260,37 @@ func TestNetworkFlaps(t *testing.T) {
 		}
 	})
 }
+
+// TestEgress: what a container sends is held back as its annotation says, and what that does not
+// make sense of is told before anything runs.
+func TestEgress(t *testing.T) {
+	eachPlatform(t, func(t *testing.T, p *program) {
+		w := newWire(t)
+		limited := func(words string) func(*specs.Spec) {
+			return func(s *specs.Spec) {
+				w.join(s)
+				s.Annotations = map[string]string{"dev.bulkhead.network.egress": words}
+			}
+		}
+		if r := p.run(t, limited("bytes=lots"), "true"); r.Code == 0 || !strings.Contains(r.Err, `annotation dev.bulkhead.network.egress: rate limit "bytes=lots"`) {
+			t.Errorf("a limit that is none: %s", r)
+		}
+		// A MiB takes 17 minutes by one, and nearly nothing by the other.
+		for _, row := range []struct {
+			words string
+			all   bool
+		}{{"bytes=1K/s,burst=100K", false}, {"bytes=1G/s", true}} {
+			name := p.started(t, limited(row.words), "sh", "-c", "head -c 1000000 /dev/zero >/tmp/zeroes; echo few >/tmp/few; exec httpd -f -p 80 -h /tmp")
+			limit := "5"
+			if row.all {
+				limit = "60"
+			}
+			// It listens when the few bytes come that any limit lets through.
+			out, err := w.beyond("sh", "-c", "for i in $(seq 200); do [ \"$(busybox wget -q -O - http://10.77.0.2/few)\" = few ] && break; done; timeout "+limit+" busybox wget -q -O - http://10.77.0.2/zeroes").Output()
+			if row.all != (err == nil && len(out) == 1000000) || len(out) == 0 {
+				t.Errorf("%s: %d bytes came, %v", row.words, len(out), err)
+			}
+			p.do(t, "delete", "--force", name)
+		}
+	})
+}

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	hostnet "net"
 
+	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
 	"bulkhead/virtio/net"
+	"bulkhead/virtio/ratelimit"
 	"bulkhead/vmm/machine"
 )
 
@@ -17,9 +19,13 @@ const templateNetworks = 1
 // networks are the machine's network devices, one for each interface that the runtime has
 // taken over.
 func (s *sandbox) networks() ([]machine.Device, error) {
+	limit, err := ratelimit.Parse(s.config.Spec.Annotations[agent.EgressAnnotation])
+	if err != nil {
+		return nil, fmt.Errorf("annotation %s: %w", agent.EgressAnnotation, err)
+	}
 	var all []machine.Device
 	for i := range max(len(s.config.Devices), templateNetworks) {
-		o := net.Options{Name: fmt.Sprintf("net%d", i), Unplugged: true, Log: s.log}
+		o := net.Options{Name: fmt.Sprintf("net%d", i), Unplugged: true, SendLimit: limit, Log: s.log}
 		if i < len(s.config.Devices) {
 			d := s.config.Devices[i]
 			if !d.Offload {

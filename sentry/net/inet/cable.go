@@ -2,6 +2,9 @@ package inet
 
 import (
 	"sync"
+	"time"
+
+	"bulkhead/virtio/ratelimit"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
@@ -17,6 +20,7 @@ type cable struct {
 	stack.GSOEndpoint
 
 	options fdbased.Options
+	limit   *ratelimit.Limiter // of what it speaks
 
 	mu   sync.Mutex
 	nic  stack.NetworkDispatcher // nil: it is to be silent
@@ -24,7 +28,7 @@ type cable struct {
 }
 
 func newCable(d Device) (*cable, error) {
-	c := &cable{options: fdbased.Options{
+	c := &cable{limit: ratelimit.New(d.Limit), options: fdbased.Options{
 		FDs: []int{d.FD}, MTU: d.MTU, EthernetHeader: true, Address: tcpip.LinkAddress(d.Ethernet),
 		PacketDispatchMode: fdbased.RecvMMsg, PreConfigured: true, IsPacketSocket: []bool{true}, ProcessorsPerChannel: 1,
 		// What another namespace of this host sends has its checksum only when it leaves
@@ -51,6 +55,23 @@ func newCable(d Device) (*cable, error) {
 func (c *cable) end() (stack.LinkEndpoint, error) {
 	o := c.options
 	return fdbased.New(&o)
+}
+
+// WritePackets implements stack.LinkWriter. Where there is a limit it takes as long as that wants: it is
+// called by the queue then, and nobody waits.
+func (c *cable) WritePackets(all stack.PacketBufferList) (int, tcpip.Error) {
+	if c.limit == nil {
+		return c.LinkEndpoint.WritePackets(all)
+	}
+	for i, p := range all.AsSlice() {
+		time.Sleep(c.limit.Take(p.Size()))
+		var one stack.PacketBufferList
+		one.PushBack(p)
+		if _, err := c.LinkEndpoint.WritePackets(one); err != nil {
+			return i, err
+		}
+	}
+	return all.Len(), nil
 }
 
 // Attach implements stack.LinkEndpoint.

@@ -8,9 +8,12 @@ import (
 	"net/netip"
 	"slices"
 
+	"bulkhead/virtio/ratelimit"
+
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/qdisc/fifo"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
@@ -24,7 +27,8 @@ type Device struct {
 	FD        int  // a packet socket bound to it (packet(7)); the stack's for good
 	Offload   bool // frames carry a struct virtio_net_hdr (PACKET_VNET_HDR), and may be of 64 KiB
 	Addresses []netip.Prefix
-	Routes    []DeviceRoute // but for those that the addresses bring
+	Routes    []DeviceRoute    // but for those that the addresses bring
+	Limit     ratelimit.Limits // of what is sent
 }
 
 // DeviceRoute is a way to a destination.
@@ -50,16 +54,24 @@ func (n *Stack) Attach(devices []Device) error {
 	return nil
 }
 
+// limitedQueue is how many packets, of up to 64 KiB, wait for their turn where what is sent is
+// limited. What comes beyond is lost, as in a router that has no more room, and TCP sends slower.
+const limitedQueue = 32
+
 // device is one with its end in the library.
 type device struct {
 	Device
-	end stack.LinkEndpoint
+	end *cable
 }
 
 // connect makes the devices known to the library.
 func (n *Stack) connect(s *stack.Stack) {
 	for _, d := range n.devices {
-		if err := s.CreateNICWithOptions(tcpip.NICID(d.Index), d.end, stack.NICOptions{Name: d.Name}); err != nil {
+		o := stack.NICOptions{Name: d.Name}
+		if d.Limit != (ratelimit.Limits{}) {
+			o.QDisc = fifo.New(d.end, 1, limitedQueue)
+		}
+		if err := s.CreateNICWithOptions(tcpip.NICID(d.Index), d.end, o); err != nil {
 			panic("inet: make " + d.Name + ": " + err.String())
 		}
 		for _, a := range d.Addresses {
