@@ -111,6 +111,8 @@ func TestLyingInit(t *testing.T) {
 type liar struct {
 	rpc.AgentService
 	lines     *switchboard
+	mu        sync.Mutex
+	streams   []net.Conn // kept: what nobody has any more the collector closes, which the host hears
 	exec      func(*liar, *rpc.ExecRequest) (*rpc.ExecResponse, error)
 	wait      func() *rpc.WaitResponse
 	processes func() []*rpc.Process
@@ -147,6 +149,9 @@ func (l *liar) open(streams *rpc.Streams) error {
 		if err != nil {
 			return err
 		}
+		l.mu.Lock()
+		l.streams = append(l.streams, c)
+		l.mu.Unlock()
 		if _, err := c.Write(append(bytes.Clone(id), "x"...)); err != nil {
 			return err
 		}
