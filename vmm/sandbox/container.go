@@ -61,7 +61,7 @@ func (s *sandbox) create() error {
 		}
 		files = append(files, os.NewFile(uintptr(own), "stdio"))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
+	ctx, cancel := s.call()
 	defer cancel()
 	s.first = &container{name: firstName, limits: s.config.Limits, procs: map[int]*process{}}
 	err := s.make(ctx, s.first, &agent.AddRequest{
@@ -69,7 +69,7 @@ func (s *sandbox) create() error {
 		Console: s.config.Console, OrdinaryInit: s.config.OrdinaryInit,
 	}, "", files)
 	if err != nil {
-		return err
+		return s.why(err)
 	}
 	go s.await()
 	if s.config.Terminal {

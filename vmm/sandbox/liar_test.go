@@ -224,6 +224,38 @@ func execute(t *testing.T, c *agent.Client, env ...string) (ended <-chan struct{
 	return all, err
 }
 
+// mute is a guest's init that never answers Begin, whose guest ends instead.
+type mute struct {
+	liar
+	end func()
+}
+
+func (m *mute) Begin(ctx context.Context, _ *rpc.BeginRequest) (*rpc.BeginResponse, error) {
+	m.end()
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestGuestEndsInACall: a start does not wait for the answer of a guest that is gone, as one is whose files'
+// process was killed.
+func TestGuestEndsInACall(t *testing.T) {
+	rpc.Silence()
+	s := hosting(t, time.Hour)
+	m := &mute{end: func() { s.machine.End(machine.Ending{Reason: machine.Broken, Err: errors.New("its files are gone")}) }}
+	conn := guest(t, s.lines, rpc.CallsPort)
+	srv, err := ttrpc.NewServer()
+	must(t, err)
+	rpc.RegisterAgentService(srv, m)
+	listener := &oneConn{make(chan net.Conn, 1), conn}
+	listener.conns <- conn
+	go func() { _ = srv.Serve(context.Background(), listener) }()
+	t.Cleanup(func() { close(listener.conns); srv.Close() })
+	must(t, s.reachAgent())
+	if err := s.begin(); err == nil || !strings.Contains(err.Error(), "the guest ended: ") || !strings.Contains(err.Error(), "its files are gone") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestLyingGuest: a guest that lies costs the call, and at worst its own container. It
 // has no way to speak of another's: what is said is an answer, and of whom the host knows.
 func TestLyingGuest(t *testing.T) {

@@ -245,7 +245,7 @@ func (s *sandbox) reachAgent() error {
 	}
 	s.client = ttrpc.NewClient(&callsConn{conn, s.patience, s.machine.Paused})
 	s.guest = rpc.NewAgentClient(s.client)
-	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
+	ctx, cancel := s.call()
 	defer cancel()
 	hello, err := s.guest.Hello(ctx, &rpc.HelloRequest{Version: rpc.Version, Template: s.config.Files.NewTemplate != 0})
 	if err != nil {
@@ -261,6 +261,20 @@ func (s *sandbox) reachAgent() error {
 // bootPatience is for a guest that hangs: even in an emulator, on a busy host, one
 // comes up in a tenth of it.
 const bootPatience = 2 * time.Minute
+
+// call is for one call of the guest's init, while the sandbox starts. It is over when the
+// guest is: no answer comes then, and nothing else says so before the device is closed.
+func (s *sandbox) call() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
+	go func() {
+		select {
+		case <-s.machine.Done():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
 
 // why prefers how the machine ended to what that did to a call.
 func (s *sandbox) why(err error) error {

@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"context"
 	"crypto/rand"
 	"fmt"
 	"os"
@@ -103,7 +102,7 @@ func (s *sandbox) begin() error {
 	const enough = 32 // bytes, as the kernel's generator has of state
 	entropy := make([]byte, enough)
 	rand.Read(entropy) // which does not fail
-	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
+	ctx, cancel := s.call()
 	defer cancel()
 	if _, err := s.guest.Begin(ctx, &rpc.BeginRequest{Time: time.Now().UnixNano(), Entropy: entropy, Interfaces: s.interfaces()}); err != nil {
 		return s.why(rpc.Refused(err))
