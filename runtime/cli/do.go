@@ -25,7 +25,6 @@ import (
 type doFlags struct {
 	rw, ro, env []string
 	cwd, user   string
-	net         bool
 }
 
 func (a *app) do() *cobra.Command {
@@ -43,9 +42,6 @@ writes stays in memory and is gone afterwards, but for directories named by
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("do: COMMAND is missing; see bulkhead do --help")
-			}
-			if d.net {
-				return errors.New("do: --net: the Sentry has no internet sockets yet")
 			}
 			o, err := d.container(args)
 			if err != nil {
@@ -70,7 +66,6 @@ writes stays in memory and is gone afterwards, but for directories named by
 	f.StringVarP(&d.cwd, "cwd", "C", "", "working directory (default: this one)")
 	f.StringVarP(&d.user, "user", "u", "", "run as UID[:GID] (default: as we are)")
 	a.metricsFlag(c)
-	f.BoolVar(&d.net, "net", false, "share the host's network instead of having none")
 	return c
 }
 
@@ -148,11 +143,7 @@ func (d *doFlags) container(args []string) (*container.Create, error) {
 	if spec.Hostname, err = os.Hostname(); err != nil {
 		return nil, err
 	}
-	for _, ns := range bundle.StandardNamespaces() {
-		if ns.Type != specs.NetworkNamespace || !d.net {
-			spec.Linux.Namespaces = append(spec.Linux.Namespaces, ns)
-		}
-	}
+	spec.Linux.Namespaces = bundle.StandardNamespaces()
 	for _, list := range []struct {
 		flag, mode string
 		paths      []string

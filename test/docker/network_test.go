@@ -30,7 +30,7 @@ func withNetwork(t *testing.T) (d *daemon, beside func(args ...string) *exec.Cmd
 		t.Fatalf("ip link: %v: %s", err, out)
 	}
 	if out, err := beside("iptables", "-t", "nat", "-L").CombinedOutput(); err != nil {
-		t.Skipf("no translation of addresses here, without which docker has no networks: %v: %s", err, out)
+		t.Skipf("no translation of addresses here, without which docker has no networks (apt-get install iptables, and a kernel with nf_nat: modprobe nf_nat): %v: %s", err, out)
 	}
 	// Names that are not docker's are asked for where nobody answers, at once.
 	d = launch(t, enter, "--bip=172.30.0.1/16", "--dns=172.30.0.1")

@@ -24,7 +24,7 @@ func echoServer(t *testing.T) netip.AddrPort {
 	t.Cleanup(func() { l.Close() })
 	u, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(l.Addr().String())))
 	if err != nil {
-		t.Skipf("the port of TCP is not free for UDP: %v", err)
+		t.Skipf("needs a port that is free for TCP and UDP, and the one that chance gave is not: run it again: %v", err)
 	}
 	t.Cleanup(func() { u.Close() })
 	go func() {
