@@ -46,7 +46,9 @@ func withNetwork(t *testing.T) (d *daemon, beside func(args ...string) *exec.Cmd
 // networkScripts are run in a container of the networks one and two, where there is
 // another, called peer, on one, with a web server.
 var networkScripts = []struct{ name, script, want string }{
-	{"interfaces", "ip -o -4 addr | awk '{print $2}'", "lo\neth0\neth1\n"},
+	// Sorted: which of its networks docker makes the interface of first is chance (a map of
+	// Go's), and so is the order of the indices, after which they are listed.
+	{"interfaces", "ip -o -4 addr | awk '{print $2}' | sort", "eth0\neth1\nlo\n"},
 	{"default route", "ip route | grep -c ^default", "1\n"},
 	{"name server", "grep nameserver /etc/resolv.conf", "nameserver 127.0.0.11\n"},
 	{"by name", "wget -q -O - http://peer/passwd", "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n"},
