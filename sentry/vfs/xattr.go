@@ -14,6 +14,17 @@ const (
 	maxXattrValue = 65536
 )
 
+// fileCaps is a struct vfs_cap_data or vfs_ns_cap_data (include/uapi/linux/capability.h):
+// a word of revision and flags, two of permitted and two of inheritable capabilities; of
+// revision 3 also the user whom the capabilities need as root, in the first namespace's ids.
+const (
+	fileCaps      = "security.capability"
+	fileCapsRev2  = 0x02000000
+	fileCapsRev3  = 0x03000000
+	fileCapsMask  = 0xff000000
+	fileCapsFlags = 1 // effective
+)
+
 // xattrs returns the attributes of p if name may be used there
 // (fs/xattr.c, xattr_permission).
 func xattrs(ctx Context, p Path, name string, want Access) (_ Xattrs, err error) {
@@ -51,11 +62,13 @@ func xattrs(ctx Context, p Path, name string, want Access) (_ Xattrs, err error)
 		}
 		return x, nil
 	case space == "security":
-		needed := unix.CAP_SYS_ADMIN
-		if name == "security.capability" {
-			needed = unix.CAP_SETFCAP
+		may := want != MayWrite
+		if name == fileCaps {
+			may = may || c.HasOver(a.UID, a.GID, unix.CAP_SETFCAP)
+		} else {
+			may = may || c.Has(unix.CAP_SYS_ADMIN)
 		}
-		if want == MayWrite && !c.Has(needed) {
+		if !may {
 			return nil, unix.EPERM
 		}
 		return x, nil
@@ -81,7 +94,7 @@ func Getxattr(ctx Context, p Path, name string) ([]byte, error) {
 		return nil, err
 	}
 	b, err := x.GetXattr(ctx, name)
-	if err == nil && name == "security.capability" {
+	if err == nil && name == fileCaps {
 		return shownFileCaps(ctx.Creds().User, b)
 	}
 	return b, err
@@ -94,21 +107,20 @@ func shownFileCaps(ns *UserNamespace, b []byte) ([]byte, error) {
 	if !isFileCaps(b) {
 		return nil, unix.EINVAL
 	}
-	const revision2, revision3, effective = 0x02000000, 0x03000000, 1
 	le := binary.LittleEndian
 	owner := uint32(0)
 	if len(b) == 24 {
 		owner = le.Uint32(b[20:])
 	}
-	magic := le.Uint32(b) & effective
+	magic := le.Uint32(b) & fileCapsFlags
 	if here, ok := ns.UIDs().Out(owner); ok && here != 0 {
-		b = append(le.AppendUint32(nil, magic|revision3), b[4:20]...)
+		b = append(le.AppendUint32(nil, magic|fileCapsRev3), b[4:20]...)
 		return le.AppendUint32(b, here), nil
 	}
 	if !ns.Owns(owner) {
 		return nil, unix.EOVERFLOW
 	}
-	return append(le.AppendUint32(nil, magic|revision2), b[4:20]...), nil
+	return append(le.AppendUint32(nil, magic|fileCapsRev2), b[4:20]...), nil
 }
 
 // Setxattr is setxattr(2); flags are XATTR_CREATE or XATTR_REPLACE.
@@ -119,21 +131,49 @@ func Setxattr(ctx Context, p Path, name string, value []byte, flags int) error {
 	if len(value) > maxXattrValue {
 		return unix.E2BIG
 	}
-	if name == "security.capability" && !isFileCaps(value) {
+	if name == fileCaps && !isFileCaps(value) {
 		return unix.EINVAL
 	}
-	return changeXattr(ctx, p, name, func(x Xattrs) error { return x.SetXattr(ctx, name, value, flags) })
+	return changeXattr(ctx, p, name, func(x Xattrs) error {
+		if name == fileCaps {
+			var err error
+			if value, err = keptFileCaps(ctx.Creds(), value); err != nil {
+				return err
+			}
+		}
+		return x.SetXattr(ctx, name, value, flags)
+	})
 }
 
-// isFileCaps checks the shape of a struct vfs_cap_data or vfs_ns_cap_data
-// (security/commoncap.c, cap_convert_nscap).
+// isFileCaps checks the shape.
 func isFileCaps(b []byte) bool {
-	const revision2, revision3 = 0x02000000, 0x03000000
 	if len(b) < 4 {
 		return false
 	}
-	revision := binary.LittleEndian.Uint32(b) & 0xff000000
-	return len(b) == 20 && revision == revision2 || len(b) == 24 && revision == revision3
+	revision := binary.LittleEndian.Uint32(b) & fileCapsMask
+	return len(b) == 20 && revision == fileCapsRev2 || len(b) == 24 && revision == fileCapsRev3
+}
+
+// keptFileCaps is what stays of capabilities that c gives a file: who has CAP_SETFCAP in
+// the first namespace may give some that need no owner; those of all others count only
+// where the root that they name, or the writer's own, is root. EINVAL: it has no number
+// (security/commoncap.c, cap_convert_nscap).
+func keptFileCaps(c *Creds, b []byte) ([]byte, error) {
+	le := binary.LittleEndian
+	root := uint32(0)
+	switch {
+	case len(b) == 24:
+		root = le.Uint32(b[20:])
+	case c.Has(unix.CAP_SETFCAP):
+		return b, nil
+	}
+	owner, ok := c.User.UIDs().In(root)
+	if !ok {
+		return nil, unix.EINVAL
+	}
+	magic := le.Uint32(b) & fileCapsFlags
+	kept := append(le.AppendUint32(nil, magic|fileCapsRev3), b[4:20]...)
+	return le.AppendUint32(kept, owner), nil
 }
 
 // Removexattr is removexattr(2).

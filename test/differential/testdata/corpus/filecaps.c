@@ -158,3 +158,59 @@ CASE(file_caps_lost)
 	setuid(1000);
 	E(give("f", V2, KILL, 0, 0));
 }
+
+static void shown(const char *path)
+{
+	unsigned v[6] = {0};
+	long n = getxattr(path, "security.capability", v, sizeof v);
+	if (n < 0)
+		say("shown: %s", errname(errno));
+	else
+		say("shown: %ld bytes, %#x %#x %#x, owner %u", n, v[0], v[1], v[2], v[5]);
+}
+
+// What root of a user namespace gives a file is its own: another sees whose.
+CASE(file_caps_namespace)
+{
+	static const char map[] = "0 100000 65536\n";
+	char c;
+	int ready[2], mapped[2];
+	put("f", "text"), put("g", "text");
+	chown("f", 100000, 100000);
+	chmod(".", 0755);
+	pipe(ready), pipe(mapped);
+	pid_t child = fork();
+	if (child == 0) {
+		unshare(CLONE_NEWUSER);
+		write(ready[1], "", 1);
+		read(mapped[0], &c, 1);
+		E(setgid(0)), E(setuid(0));
+		E(give("f", V2 | ON, KILL, RAW_, 0)), shown("f");
+		E(give("f", V3, KILL, 0, 0)), shown("f");
+		E(give("f", V3, KILL, 0, 5)), shown("f");
+		E(give("f", V3, KILL, 0, 70000)), shown("f");
+		E(give("g", V2, KILL, 0, 0)), shown("g");
+		E(removexattr("f", "security.capability"));
+		E(removexattr("g", "security.capability"));
+		E(give("f", V2, KILL, 0, 0)), shown("f");
+		_exit(0);
+	}
+	read(ready[0], &c, 1);
+	for (int i = 0; i < 2; i++) {
+		char path[64];
+		snprintf(path, sizeof path, "/proc/%d/%s", child, i ? "gid_map" : "uid_map");
+		int fd = open(path, O_WRONLY);
+		E(write(fd, map, sizeof map - 1));
+		close(fd);
+	}
+	write(mapped[1], "", 1);
+	waitpid(child, NULL, 0);
+	shown("f");
+	pid_t other = fork();
+	if (other == 0) {
+		unshare(CLONE_NEWUSER);
+		shown("f");
+		_exit(0);
+	}
+	waitpid(other, NULL, 0);
+}
