@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Static and without cgo: the sandbox process re-executes itself in an empty root.
 # No VCS stamping: it fails in a tree that belongs to another user.
 export CGO_ENABLED = 0
-GO_BUILD = go build -buildvcs=false -trimpath -ldflags '-X bulkhead/runtime/cli.Commit=$(VERSION) -X bulkhead/hwtest/cli.Commit=$(VERSION) -X bulkhead/vmm/cli.Version=$(VERSION)'
+GO_BUILD = go build -buildvcs=false -trimpath -ldflags '-X bulkhead/runtime/program.Commit=$(VERSION) -X bulkhead/hwtest/cli.Commit=$(VERSION) -X bulkhead/vmm/cli.Version=$(VERSION)'
 # What every guest gets unpacked into its memory goes without symbols.
 GO_BUILD_SMALL = go build -buildvcs=false -trimpath -ldflags '-s -w'
 
@@ -17,9 +17,10 @@ include kernels/kernel.mk
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build bin/bulkhead, bin/vmm, bin/hwtest and the guest's bin/guestinit
+build: ## build bin/bulkhead, its containerd shim, bin/vmm, bin/hwtest and the guest's bin/guestinit
 	@scripts/need build
 	$(GO_BUILD) -o bin/bulkhead ./runtime
+	$(GO_BUILD) -o bin/containerd-shim-bulkhead-v1 ./runtime/containerd-shim-bulkhead-v1
 	$(GO_BUILD_SMALL) -o bin/guestinit ./guestinit
 	$(GO_BUILD) -o bin/vmm ./vmm
 	$(GO_BUILD) -o bin/hwtest ./hwtest

@@ -10,6 +10,7 @@ import (
 
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/bundle"
+	"bulkhead/runtime/program"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
@@ -18,7 +19,7 @@ import (
 
 // versionText begins as runc's, which docker parses.
 func versionText() string {
-	return fmt.Sprintf("bulkhead version %s\ncommit: %s\nspec: %s\ngo: %s\n", Version, Commit, specs.Version, runtime.Version())
+	return fmt.Sprintf("bulkhead version %s\ncommit: %s\nspec: %s\ngo: %s\n", program.Version, program.Commit, specs.Version, runtime.Version())
 }
 
 func (a *app) version() *cobra.Command {
@@ -78,7 +79,7 @@ func featuresOf() *features.Features {
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
-		Annotations: map[string]string{"dev.bulkhead.version": Version, "dev.bulkhead.commit": Commit},
+		Annotations: map[string]string{"dev.bulkhead.version": program.Version, "dev.bulkhead.commit": program.Commit},
 	}
 	for _, k := range bundle.HookKinds(nil) {
 		f.Hooks = append(f.Hooks, k.Name)

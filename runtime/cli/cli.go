@@ -16,17 +16,13 @@ import (
 	"strings"
 	"time"
 
+	"bulkhead/runtime/config"
 	"bulkhead/runtime/container"
+	"bulkhead/runtime/program"
 	"bulkhead/runtime/state"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-)
-
-// Version and Commit are set by the linker (Makefile).
-var (
-	Version = "0.1.0-dev"
-	Commit  = "unknown"
 )
 
 // Program is what the runtime's main hands over: what it knows and the runtime
@@ -199,7 +195,7 @@ func (a *app) root() *cobra.Command {
 		Short:         "Run containers that do not share the host's kernel",
 		Long:          about,
 		Example:       examples,
-		Version:       Version,
+		Version:       program.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -264,7 +260,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 			return err
 		}
 		a.rt.Root = path
-		return a.readConfig()
+		return config.Read(a.config, &a.rt)
 	}
 }
 

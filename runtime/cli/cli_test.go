@@ -216,33 +216,6 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-func TestSettings(t *testing.T) {
-	for _, row := range []struct{ line, key, value, err string }{
-		{"", "", "", ""}, {"  # a comment", "", "", ""},
-		{`isolation = "vm"`, "isolation", "vm", ""},
-		{`platform="ptrace" # slow`, "platform", "ptrace", ""},
-		{"debug = true # all", "debug", "true", ""},
-		{"debug", "", "", "is not key = value"},
-		{`a = "b`, "", "", "has no end"},
-		{`a = "b" c`, "", "", `"c" after the string`},
-		{`a = b`, "", "", "neither a quoted string"},
-	} {
-		key, value, err := parseSetting(row.line)
-		if key != row.key || value != row.value || (err == nil) != (row.err == "") || err != nil && !strings.Contains(err.Error(), row.err) {
-			t.Errorf("%q: %q, %q, %v", row.line, key, value, err)
-		}
-	}
-	a := &app{config: filepath.Join(t.TempDir(), "config.toml")}
-	os.WriteFile(a.config, []byte("# ours\nplatform = \"ptrace\"\n\nspeed = \"max\"\n"), 0o600)
-	want := a.config + `: line 4: "speed" is unknown (isolation, platform, overlay, template, debug)`
-	if err := a.readConfig(); err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
-	}
-	if a.rt.DefaultPlatform != "ptrace" {
-		t.Error("platform was not set")
-	}
-}
-
 func TestEnvironment(t *testing.T) {
 	t.Setenv("HERE", "yes")
 	got := environment([]string{"A=1", "B=2", "odd", "=C:=x", "HERE=no"}, []string{"A=3", "-B", "HERE", "NOT_SET_ANYWHERE"})

@@ -38,6 +38,7 @@ type Create struct {
 	PidFile       string
 	ConsoleSocket string       // where the master of the container's terminal goes
 	Pty           *console.Pty // or a pair whose master stays with the caller
+	Stdio         [3]*os.File  // without a terminal; nil is our own. They stay the caller's
 	PreserveFDs   int          // descriptors 3 and up to hand on
 	Start         bool         // let the program run at once; Start then does what remains
 	NoCgroup      bool
@@ -249,6 +250,11 @@ func (n *creation) makeState(context.Context) error {
 
 func (n *creation) openTerminal(context.Context) error {
 	n.config.Stdio = [3]*os.File{os.Stdin, os.Stdout, os.Stderr}
+	for i, f := range n.Stdio {
+		if f != nil {
+			n.config.Stdio[i] = f
+		}
+	}
 	if !n.spec.Process.Terminal {
 		return nil
 	}

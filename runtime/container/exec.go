@@ -10,6 +10,7 @@ import (
 
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/console"
+	"bulkhead/runtime/program"
 	"bulkhead/runtime/state"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -91,7 +92,7 @@ func (e *Exec) StandIn(slave *os.File) (*os.Process, error) {
 		return nil, err
 	}
 	defer ready.Close()
-	p, err := os.StartProcess("/proc/self/exe", []string{standInName, StandInVerb, e.c.home().Socket(), strconv.Itoa(e.PID), e.c.inside()},
+	p, err := os.StartProcess(program.Path(), []string{standInName, StandInVerb, e.c.home().Socket(), strconv.Itoa(e.PID), e.c.inside()},
 		&os.ProcAttr{Files: []*os.File{stdin, null, null, done}, Env: []string{"GOGC=20"}, Sys: attr})
 	done.Close()
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/cgroup"
+	"bulkhead/runtime/program"
 	"bulkhead/runtime/template"
 )
 
@@ -57,7 +58,7 @@ func (n *creation) findTemplate(dir string) error {
 	if err != nil {
 		return err
 	}
-	self, err := os.Open("/proc/self/exe") // the devices are of this build
+	self, err := os.Open(program.Path()) // the devices are of this build
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
 // Package sandbox starts the processes of a wall: the sandbox (the Sentry, or a
-// machine), which runs the container, and the gofer, which holds its files. Both are this program again,
+// machine), which runs the container, and the gofer, which holds its files. Both are the program bulkhead again,
 // each in namespaces of its own and with exactly the descriptors that
 // runtime/agent names. It knows nothing of bundles, state or verbs.
 //
@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"bulkhead/runtime/agent"
+	"bulkhead/runtime/program"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -161,9 +162,9 @@ func Start(c *Config) (_ *Sandbox, err error) {
 	return s, nil
 }
 
-// start executes this program again.
+// start executes the program again.
 func start(name, verb string, files []*os.File, attr *syscall.SysProcAttr) (*os.Process, error) {
-	return os.StartProcess("/proc/self/exe", []string{name, verb}, &os.ProcAttr{Files: files, Env: environment(), Sys: attr})
+	return os.StartProcess(program.Path(), []string{name, verb}, &os.ProcAttr{Files: files, Env: environment(), Sys: attr})
 }
 
 // environment is what the Go runtime may need of ours; nothing else goes over.
