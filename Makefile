@@ -77,7 +77,7 @@ lint: ## gofmt, go vet and staticcheck
 	go tool staticcheck ./...
 
 install: build ## install the programs to PREFIX (/usr/local)
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/bulkhead bin/vmm bin/hwtest
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/bulkhead bin/containerd-shim-bulkhead-v1 bin/vmm bin/hwtest
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/bulkhead bin/guestinit
 	@[ ! -e bin/vmlinux ] || install -v -D -m 0644 -t $(DESTDIR)$(PREFIX)/libexec/bulkhead bin/vmlinux
 

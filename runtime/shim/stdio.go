@@ -227,7 +227,7 @@ func (o *stdio) startLogger(uri, id, namespace string) error {
 	}
 	defer ready.Close()
 	cmd := exec.Command(u.Path, args...)
-	cmd.Env = append(os.Environ(), "CONTAINER_ID="+id, "CONTAINER_NAMESPACE="+namespace)
+	cmd.Env = []string{"CONTAINER_ID=" + id, "CONTAINER_NAMESPACE=" + namespace} // and nothing of ours
 	cmd.ExtraFiles = []*os.File{readers[0], readers[1], done}
 	err = cmd.Start()
 	done.Close()

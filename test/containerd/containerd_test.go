@@ -1,0 +1,266 @@
+package containerd
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"bulkhead/test/rig"
+)
+
+// sessions are what a person types, with what is written of it: the same with either runtime.
+var sessions = []struct {
+	name string
+	do   func(t *testing.T, d *daemon, c column) string
+}{
+	{"exit status and streams", func(t *testing.T, d *daemon, c column) string {
+		return d.do(t, c.run("--rm", image, "a", "sh", "-c", "echo out; echo err >&2; exit 7")...).String()
+	}},
+	{"much output", func(t *testing.T, d *daemon, c column) string {
+		return d.do(t, c.run("--rm", image, "a", "sh", "-c", "seq 200000 | md5sum; seq 200000")...).String()
+	}},
+	{"a signal's end", func(t *testing.T, d *daemon, c column) string {
+		return d.do(t, c.run("--rm", image, "a", "sh", "-c", "sleep 1000 & kill -9 $!; wait $!")...).String()
+	}},
+	{"a terminal", func(t *testing.T, d *daemon, c column) string {
+		terminal := rig.Open(t, rig.Command{}, append([]string{"ctr", "--address", d.sock}, c.run("--rm", "-t", image, "a", "sh")...)...)
+		terminal.Resize(41, 97)
+		terminal.Type("PS1=; stty -echo; echo be''gun\n")
+		terminal.Expect("begun")
+		terminal.Type("until [ \"$(stty size)\" = '41 97' ]; do :; done; stty size; tty; exit 6\n")
+		terminal.Expect("41 97")
+		_, code := terminal.Close()
+		return strconv.Itoa(code)
+	}},
+	{"standard input", func(t *testing.T, d *daemon, c column) string {
+		cmd := d.ctr(c.run("--rm", image, "a", "cat")...)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// ctr forgets an end of standard input that comes before the container.
+		fmt.Fprintln(in, "typed")
+		line, err := bufio.NewReader(out).ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.Close()
+		rest, _ := io.ReadAll(out)
+		return fmt.Sprint(line, string(rest), cmd.Wait())
+	}},
+	{"a life", func(t *testing.T, d *daemon, c column) string {
+		var said strings.Builder
+		events := d.ctr("events")
+		stream, err := events.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := events.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer events.Wait()
+		defer events.Process.Kill()
+		lines := bufio.NewScanner(stream)
+		topic := func(want string) {
+			t.Helper()
+			for lines.Scan() {
+				f := strings.Fields(lines.Text())
+				if i := indexOf(f, "default"); i >= 0 && i+1 < len(f) && strings.HasPrefix(f[i+1], "/tasks/") {
+					fmt.Fprintln(&said, f[i+1])
+					if f[i+1] == want {
+						return
+					}
+				}
+			}
+			t.Fatalf("no event %s: %s", want, said.String())
+		}
+		// The stream is there when it tells of a first container.
+		subscribed := make(chan struct{})
+		go func() {
+			for lines.Scan() {
+				if strings.Contains(lines.Text(), "/containers/create") {
+					break
+				}
+			}
+			close(subscribed)
+		}()
+		for n := 0; ; n++ {
+			name := "nobody" + strconv.Itoa(n)
+			d.must(t, "container", "create", image, name)
+			d.must(t, "container", "rm", name)
+			select {
+			case <-subscribed:
+			default:
+				continue
+			}
+			break
+		}
+		d.must(t, c.run("-d", image, "a", "sh", "-c", `trap "exit 5" TERM; while :; do sleep 0.05; done`)...)
+		topic("/tasks/start")
+		fmt.Fprintln(&said, d.status(t, "a"))
+		fmt.Fprintln(&said, d.do(t, "task", "exec", "--exec-id", "e", "a", "sh", "-c", "id -u; echo err >&2; exit 3"))
+		topic("/tasks/exit")
+		r := d.do(t, "task", "exec", "--exec-id", "f", "a", "nosuch")
+		fmt.Fprintln(&said, r.Code, strings.Contains(r.Err, `exec: "nosuch": executable file not found in $PATH`))
+		topic("/tasks/exec-added")
+		fmt.Fprintln(&said, d.do(t, "task", "exec", "--exec-id", "e", "--user", "1000", "a", "id"))
+		topic("/tasks/exit")
+		d.must(t, "task", "pause", "a")
+		topic("/tasks/paused")
+		fmt.Fprintln(&said, d.status(t, "a"))
+		d.must(t, "task", "resume", "a")
+		topic("/tasks/resumed")
+		fmt.Fprintln(&said, d.status(t, "a"), d.do(t, "task", "rm", "a").Code)
+		metrics := d.must(t, "task", "metrics", "a")
+		fmt.Fprintln(&said, strings.Contains(metrics, "pids.current"), strings.Contains(metrics, "cpuacct.usage ") || strings.Contains(metrics, "cpu.usage_usec"))
+		fmt.Fprintln(&said, strings.Count(d.must(t, "task", "ps", "a"), "\n") >= 2)
+		d.must(t, "task", "kill", "a")
+		topic("/tasks/exit")
+		fmt.Fprintln(&said, d.status(t, "a"), d.do(t, "task", "kill", "a").Code)
+		fmt.Fprintln(&said, d.do(t, "task", "rm", "a").Code)
+		topic("/tasks/delete")
+		d.must(t, "container", "rm", "a")
+		return said.String()
+	}},
+	{"containerd restarts", func(t *testing.T, d *daemon, c column) string {
+		var said strings.Builder
+		d.must(t, c.run("-d", image, "a", "sh", "-c", "echo before; sleep 1000")...)
+		d.cmd.Process.Kill()
+		d.cmd.Wait()
+		d.start(t)
+		fmt.Fprintln(&said, d.status(t, "a"))
+		fmt.Fprintln(&said, d.do(t, "task", "exec", "--exec-id", "e", "a", "echo", "after"))
+		d.must(t, "task", "kill", "-s", "KILL", "a")
+		d.ended(t, "a")
+		fmt.Fprintln(&said, d.do(t, "task", "rm", "a").Code)
+		d.must(t, "container", "rm", "a")
+		return said.String()
+	}},
+	{"the shim is killed", func(t *testing.T, d *daemon, c column) string {
+		d.must(t, c.run("-d", image, "a", "sleep", "1000")...)
+		for _, p := range processes(d.sock + " ") {
+			pid, _, _ := strings.Cut(p, " ")
+			n, err := strconv.Atoi(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			syscall.Kill(n, syscall.SIGKILL)
+		}
+		until(t, "the task is gone", func() bool { return d.status(t, "a") == "" })
+		d.must(t, "container", "rm", "a")
+		return ""
+	}},
+	{"a log file", func(t *testing.T, d *daemon, c column) string {
+		path := filepath.Join(t.TempDir(), "logs", "of-a")
+		r := d.do(t, c.run("--rm", "--log-uri", "file://"+path, image, "a", "echo", "logged")...)
+		text, err := os.ReadFile(path)
+		return fmt.Sprint(r, string(text), err)
+	}},
+	{"a logger", func(t *testing.T, d *daemon, c column) string {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "default-a-a-b")
+		script := "#!/bin/sh\nexec 5>&-\n(/bin/cat <&3; /bin/cat <&4) >" + dir + "/$CONTAINER_NAMESPACE-$CONTAINER_ID-$1-$2\n"
+		logger := filepath.Join(dir, "logger")
+		if err := os.WriteFile(logger, []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		const logged = "out\nerr\n"
+		r := d.do(t, c.run("--rm", "--log-uri", "binary://"+logger+"?a=b", image, "a", "sh", "-c", "echo out; echo err >&2")...)
+		// runc's shim does not wait for its logger.
+		until(t, "the logger is done", func() bool { st, err := os.Stat(path); return err == nil && st.Size() >= int64(len(logged)) })
+		text, err := os.ReadFile(path)
+		return fmt.Sprint(r, string(text), err)
+	}},
+	{"no such program", func(t *testing.T, d *daemon, c column) string {
+		r := d.do(t, c.run("--rm", image, "a", "nosuch")...)
+		return fmt.Sprint(r.Code, strings.Contains(r.Err, `exec: "nosuch": executable file not found in $PATH`))
+	}},
+}
+
+func indexOf(list []string, s string) int {
+	for i, v := range list {
+		if v == s {
+			return i
+		}
+	}
+	return -1
+}
+
+// TestSessions compares what a person sees of containers of ours and of runc's.
+func TestSessions(t *testing.T) {
+	d := launch(t)
+	columns := d.columns(t)
+	for _, s := range sessions {
+		t.Run(s.name, func(t *testing.T) {
+			var want string
+			for i, c := range columns {
+				got := s.do(t, d, c)
+				if c.state != "" {
+					d.nothingLeft(t, c)
+				}
+				if i == 0 {
+					want = got
+				} else if got != want {
+					t.Errorf("%s:\n%s", c.name, rig.Diff(t, want, got))
+				}
+			}
+		})
+	}
+}
+
+// TestPodHasOneShim: containers that name the same pod share one.
+func TestPodHasOneShim(t *testing.T) {
+	d := launch(t)
+	c := d.columns(t)[1]
+	pod := []string{"--annotation", "io.kubernetes.cri.sandbox-id=pod", "-d"}
+	d.must(t, c.run(append(pod, image, "pod", "sleep", "1000")...)...)
+	d.must(t, c.run(append(pod, image, "further", "sleep", "1000")...)...)
+	if list := processes(d.sock + " "); len(list) != 1 {
+		t.Errorf("shims: %q", list)
+	}
+	for _, id := range []string{"further", "pod"} {
+		d.must(t, "task", "kill", "-s", "KILL", id)
+		d.ended(t, id)
+		d.must(t, "task", "rm", id)
+		d.must(t, "container", "rm", id)
+	}
+	d.nothingLeft(t, c)
+}
+
+// TestSettings: what a handler's settings have wrong is named, and nothing is left.
+func TestSettings(t *testing.T) {
+	d := launch(t)
+	for text, complaint := range map[string]string{
+		"isolatoin = \"vm\"\n":        `line 1: "isolatoin" is unknown; is isolation meant?`,
+		"\nplatform = \"kvn\"\n":      `line 2: platform: "kvn" is none of auto, kvm, ptrace`,
+		"root = \"somewhere\"\n":      `line 1: root: "somewhere" is no absolute path`,
+		"isolation = \"vm\"":          "isolation vm: ",
+		"platform = \"kvm\" \"more\"": `line 1: platform: "\"more\"" after the string`,
+	} {
+		if _, err := os.Stat("/dev/kvm"); err == nil && strings.HasPrefix(complaint, "isolation vm") {
+			continue // this host may have machines
+		}
+		path := filepath.Join(t.TempDir(), "config.toml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := d.do(t, "run", "--rm", "--runtime", ours, "--runtime-config-path", path, image, "a", "true")
+		if r.Code == 0 || !strings.Contains(r.Err, complaint) {
+			t.Errorf("%q: %s, want %s", text, r, complaint)
+		}
+	}
+	d.nothingLeft(t, column{state: "/nowhere"})
+}
