@@ -456,6 +456,22 @@ func (n *creation) startProcesses(context.Context) (err error) {
 		return err
 	}
 	n.adjust(s.Sandbox.PID)
+	return n.nameHost()
+}
+
+// nameHost gives the pod's name to the host's uts namespace that a pod's further
+// containers are told to join. Nobody joins another container's.
+func (n *creation) nameHost() error {
+	if !podSandbox(n.spec.Annotations) || rootless() {
+		return nil
+	}
+	for _, ns := range n.spec.Linux.Namespaces {
+		if ns.Type == specs.UTSNamespace && ns.Path == "" {
+			if err := sandbox.SetHostname(n.c.State.Sandbox.PID, n.spec.Hostname); err != nil {
+				return fmt.Errorf("hostname: %w", err)
+			}
+		}
+	}
 	return nil
 }
 

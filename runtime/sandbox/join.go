@@ -113,3 +113,10 @@ func Hostname(namespaces []specs.LinuxNamespace) (name string, err error) {
 	})
 	return name, err
 }
+
+// SetHostname names the uts namespace of a process, for who joins it: the process's own
+// container has its name inside.
+func SetHostname(pid int, name string) error {
+	uts := []specs.LinuxNamespace{{Type: specs.UTSNamespace, Path: fmt.Sprintf("/proc/%d/ns/uts", pid)}}
+	return within(uts, func() error { return unix.Sethostname([]byte(name)) })
+}

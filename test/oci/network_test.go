@@ -172,21 +172,30 @@ func TestNetwork(t *testing.T) {
 }
 
 // TestNetworkAgain: a network namespace serves one container after another, as that of a
-// pod does whose container is started again, beside the pod's own that does nothing.
+// pod does whose container is started again, beside the pod's own that does nothing; the pod
+// gives its name as well.
 func TestNetworkAgain(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, p *program) {
 		w := newWire(t)
 		pause := p.started(t, func(s *specs.Spec) {
 			w.join(s)
+			s.Hostname = "the-pod"
 			s.Annotations = map[string]string{"io.kubernetes.cri.container-type": "sandbox"}
 		}, "sleep", "1000")
+		names := fmt.Sprintf("/proc/%d/ns/uts", p.state(t, pause).Pid)
 		for i := range 2 {
 			r := p.run(t, func(s *specs.Spec) {
 				w.join(s)
 				mayPing(s)
+				s.Hostname = ""
+				for i := range s.Linux.Namespaces {
+					if ns := &s.Linux.Namespaces[i]; ns.Type == specs.UTSNamespace {
+						ns.Path = names
+					}
+				}
 				s.Annotations = map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": pause}
-			}, "sh", "-c", "ping -c 1 10.77.0.1 | grep received; ip -o addr show eth0 | grep -c inet; ip route; ip -6 route show default")
-			want := "1 packets transmitted, 1 packets received, 0% packet loss\n2\ndefault via 10.77.0.1 dev eth0 \n" +
+			}, "sh", "-c", "hostname; ping -c 1 10.77.0.1 | grep received; ip -o addr show eth0 | grep -c inet; ip route; ip -6 route show default")
+			want := "the-pod\n1 packets transmitted, 1 packets received, 0% packet loss\n2\ndefault via 10.77.0.1 dev eth0 \n" +
 				"10.77.0.0/24 dev eth0 scope link  src 10.77.0.2 \n192.0.2.0/24 via 10.77.0.9 dev eth0 \ndefault via fd77::1 dev eth0  metric 1024 \n"
 			if r.Out != want {
 				t.Errorf("container %d: %s", i, r)
