@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/net/inet"
+	"bulkhead/sentry/net/socket"
 )
 
 // Numbers of include/uapi/linux/{sock_diag,inet_diag}.h.
@@ -26,7 +27,7 @@ const (
 
 // diagnose answers a request of sock_diag(7) about sockets of AF_INET and
 // AF_INET6. Of others (ENOENT) programs learn in /proc/net.
-func (s *Socket) diagnose(h header, request []byte) [][]byte {
+func (s *Socket) diagnose(_ socket.Caller, h header, request []byte) [][]byte {
 	body := request[headerSize:]
 	if h.typ != sockDiagByFamily {
 		return h.failed(unix.EINVAL, request)
@@ -37,31 +38,34 @@ func (s *Socket) diagnose(h header, request []byte) [][]byte {
 	if len(body) < diagRequestSize {
 		return h.failed(unix.EINVAL, request)
 	}
-	le, be := binary.LittleEndian, binary.BigEndian
-	family, protocol, ext, states := int(body[0]), int(body[1]), body[2], le.Uint32(body[4:])
-	dump := h.flags&unix.NLM_F_DUMP != 0
-	sport, dport := be.Uint16(body[byPort:]), be.Uint16(body[byPort+2:])
-	var found [][]byte
+	if h.flags&unix.NLM_F_DUMP != 0 {
+		return s.begin(h, request, s.sockets)
+	}
 	for _, r := range s.net.Reports() {
-		raw := r.Type == unix.SOCK_RAW
-		if r.Family != family || raw != (protocol == unix.IPPROTO_RAW) || !raw && r.Protocol != protocol || r.Local.Port == 0 {
-			continue
-		}
-		if dump && (states&(1<<r.State) == 0 || sport != 0 && sport != r.Local.Port || dport != 0 && dport != r.Remote.Port) {
-			continue
-		}
-		if !dump && !named(r, body[byPort:]) {
-			continue
-		}
-		found = append(found, diagnosis(r, ext))
-		if !dump {
-			return [][]byte{header{sockDiagByFamily, 0, h.seq, h.port}.message(found[0])}
+		if asked(r, body) && named(r, body[byPort:]) {
+			return [][]byte{header{sockDiagByFamily, 0, h.seq, h.port}.message(diagnosis(r, body[2]))}
 		}
 	}
-	if !dump {
-		return h.failed(unix.ENOENT, request)
+	return h.failed(unix.ENOENT, request)
+}
+
+// sockets is what a dump has.
+func (s *Socket) sockets(body []byte) (reply uint16, found [][]byte) {
+	states := binary.LittleEndian.Uint32(body[4:])
+	sport, dport := binary.BigEndian.Uint16(body[byPort:]), binary.BigEndian.Uint16(body[byPort+2:])
+	for _, r := range s.net.Reports() {
+		if !asked(r, body) || states&(1<<r.State) == 0 || sport != 0 && sport != r.Local.Port || dport != 0 && dport != r.Remote.Port {
+			continue
+		}
+		found = append(found, diagnosis(r, body[2]))
 	}
-	return h.dump(sockDiagByFamily, found)
+	return sockDiagByFamily, found
+}
+
+// asked says if a socket is of the family and the protocol of a request, and bound.
+func asked(r inet.Report, body []byte) bool {
+	protocol, raw := int(body[1]), r.Type == unix.SOCK_RAW
+	return r.Family == int(body[0]) && raw == (protocol == unix.IPPROTO_RAW) && (raw || r.Protocol == protocol) && r.Local.Port != 0
 }
 
 // named compares a socket with a struct inet_diag_sockid.

@@ -32,8 +32,8 @@ type Socket struct {
 	mu     sync.Mutex
 	port   uint32 // 0: not bound
 	groups uint32
-	in     [][]byte // datagrams of answers
 	flags  map[int]int32
+	inbox
 }
 
 // lastPort counts down, as netlink_autobind does for ports that are not a
@@ -138,7 +138,7 @@ func (s *Socket) Name() ([]byte, error) {
 
 func (s *Socket) Peer() ([]byte, error) { return sockaddr(0, 0), nil }
 
-// Send hands requests to the kernel, which answers at once.
+// Send hands requests to the kernel, which answers at once, as far as there is room.
 func (s *Socket) Send(c socket.Caller, m *socket.Message, flags int) (int, error) {
 	if flags&unix.MSG_OOB != 0 {
 		return 0, unix.EOPNOTSUPP
@@ -165,7 +165,7 @@ func (s *Socket) Send(c socket.Caller, m *socket.Message, flags int) (int, error
 	}
 	s.mu.Lock()
 	s.bindLocked(c, 0)
-	s.in = append(s.in, s.answer(c, b)...)
+	s.answer(c, b)
 	s.mu.Unlock()
 	s.queue.Notify(vfs.EventIn)
 	return size, nil
@@ -173,26 +173,31 @@ func (s *Socket) Send(c socket.Caller, m *socket.Message, flags int) (int, error
 
 // Deliver gives the socket a datagram that nobody asked for.
 func (s *Socket) Deliver(b []byte) {
-	const most = 1024 // datagrams that wait; the rest is lost, as with a full buffer
 	s.mu.Lock()
-	if len(s.in) < most {
-		s.in = append(s.in, slices.Clone(b))
-	}
+	s.putLocked(slices.Clone(b))
 	s.mu.Unlock()
 	s.queue.Notify(vfs.EventIn)
 }
 
-// Receive takes one datagram.
+// Receive takes one datagram, and so makes room for the next part of a dump. ENOBUFS
+// says, once, that answers were lost.
 func (s *Socket) Receive(_ socket.Caller, m *socket.Message, flags int) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.takeError(); err != nil {
+		return 0, err
+	}
 	if len(s.in) == 0 {
 		return 0, unix.EAGAIN
 	}
 	b := s.in[0]
+	s.part = min(max(s.part, m.Data.Len()), partMost)
 	n := m.Data.CopyOut(b)
 	if flags&unix.MSG_PEEK == 0 {
-		s.in = s.in[1:]
+		s.dropLocked()
+	}
+	if s.dump != nil && s.charged <= s.opts.Receive()/2 {
+		s.continueLocked()
 	}
 	m.Name = sockaddr(0, 0)
 	if n < len(b) {
@@ -224,11 +229,14 @@ func (s *Socket) Ready(mask vfs.Events) vfs.Events {
 	if len(s.in) > 0 {
 		ev |= vfs.EventIn | readNorm
 	}
+	if s.lost {
+		return ev&mask | vfs.EventErr
+	}
 	return ev & mask
 }
 
-// options of SOL_NETLINK that are flags: they change what errors and events look
-// like that never come.
+// options of SOL_NETLINK that are flags. But for NETLINK_NO_ENOBUFS and
+// NETLINK_GET_STRICT_CHK they change what errors and events look like that never come.
 var netlinkFlags = map[int]bool{unix.NETLINK_PKTINFO: true, unix.NETLINK_BROADCAST_ERROR: true, unix.NETLINK_NO_ENOBUFS: true,
 	unix.NETLINK_LISTEN_ALL_NSID: true, unix.NETLINK_CAP_ACK: true, unix.NETLINK_EXT_ACK: true, unix.NETLINK_GET_STRICT_CHK: true}
 
@@ -252,6 +260,9 @@ func (s *Socket) SetOption(c socket.Caller, level, name int, value []byte) error
 		}
 	case netlinkFlags[name]:
 		s.flags[name] = min(v, 1)
+		if name == unix.NETLINK_NO_ENOBUFS && v != 0 {
+			s.congested = false
+		}
 	default:
 		return unix.ENOPROTOOPT
 	}
@@ -274,7 +285,12 @@ func (s *Socket) GetOption(_ socket.Caller, level, name, size int) ([]byte, erro
 		b = socket.Int(unix.AF_NETLINK)
 	case name == unix.SO_PROTOCOL:
 		b = socket.Int(s.proto)
-	case name == unix.SO_ERROR, name == unix.SO_ACCEPTCONN:
+	case name == unix.SO_ERROR:
+		b = socket.Int(0)
+		if s.takeError() != nil {
+			b = socket.Int(int(unix.ENOBUFS))
+		}
+	case name == unix.SO_ACCEPTCONN:
 		b = socket.Int(0)
 	default:
 		b, err = s.opts.Get(name)

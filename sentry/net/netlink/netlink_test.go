@@ -2,6 +2,7 @@ package netlink
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"syscall"
 	"testing"
@@ -151,6 +152,91 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// TestNeverReads sends what a program may send that never reads: no more waits than
+// SO_RCVBUF holds and one datagram, and all of it can be read afterwards.
+func TestNeverReads(t *testing.T) {
+	get := header{unix.RTM_GETLINK, unix.NLM_F_REQUEST | unix.NLM_F_ACK, 5, 0}.message(make([]byte, 1000))
+	for name, b := range map[string][]byte{"dumps": request(unix.RTM_GETLINK, 0), "errors": get} {
+		c := caller{vfs.SentryContext()}
+		s, err := New(c, inet.New(true), unix.SOCK_RAW, unix.NETLINK_ROUTE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5000 {
+			if _, err := s.Send(c, &socket.Message{Data: memory.Buffers{b}}, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.Deliver(make([]byte, 32))
+		waits := 0
+		for _, d := range s.in {
+			waits += len(d)
+		}
+		if most := s.opts.Receive() + 2048; waits > most || waits+len(s.in)*overhead != s.charged {
+			t.Errorf("%s: %d bytes wait, %d charged, most is %d", name, waits, s.charged, most)
+		}
+		var got []error
+		buf := make([]byte, 8192)
+		for len(got) < 2 {
+			if _, err := s.Receive(c, &socket.Message{Data: memory.Buffers{buf}}, 0); err != nil {
+				got = append(got, err)
+			}
+		}
+		if fmt.Sprint(got) != fmt.Sprint([]error{unix.ENOBUFS, unix.EAGAIN}) || s.charged != 0 {
+			t.Errorf("%s: recv said %v; %d bytes still charged", name, got, s.charged)
+		}
+	}
+}
+
+// TestParts reads a dump that is larger than one part: each object is told
+// once, and no more of them wait than the reader has room for.
+func TestParts(t *testing.T) {
+	const count = 3000
+	c := caller{vfs.SentryContext()}
+	s, err := New(c, inet.New(true), unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := make([][]byte, count)
+	for i := range objects {
+		objects[i] = append(u32(uint32(i)), make([]byte, 100)...)
+	}
+	s.mu.Lock()
+	if err := s.startLocked(header{seq: 4}, func() (uint16, [][]byte) { return 20, objects }); err != 0 {
+		t.Fatal(err)
+	}
+	if err := s.startLocked(header{}, nil); err != unix.EBUSY {
+		t.Errorf("a second dump: %v, want EBUSY", err)
+	}
+	s.mu.Unlock()
+	next, parts := 0, 0
+	for done := false; !done; parts++ {
+		if s.charged > s.opts.Receive()/2+partMost+overhead {
+			t.Fatal("the dump does not wait for who reads")
+		}
+		buf := make([]byte, 8192)
+		n, err := s.Receive(c, &socket.Message{Data: memory.Buffers{buf}}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ms, err := syscall.ParseNetlinkMessage(buf[:n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range ms {
+			if done = m.Header.Type == unix.NLMSG_DONE; !done {
+				if n := binary.LittleEndian.Uint32(m.Data); int(n) != next {
+					t.Fatalf("object %d, want %d", n, next)
+				}
+				next++
+			}
+		}
+	}
+	if next != count || parts < 3000*116/8192 || s.dump != nil {
+		t.Errorf("%d objects in %d parts, dump %v", next, parts, s.dump)
+	}
+}
+
 func FuzzAnswer(f *testing.F) {
 	f.Add(request(unix.RTM_GETLINK, 0))
 	f.Add(header{unix.RTM_GETLINK, unix.NLM_F_REQUEST, 1, 0}.message(append(make([]byte, 16), attribute(unix.IFLA_IFNAME, []byte("lo"))...)))
@@ -167,7 +253,8 @@ func fuzz(t *testing.T, protocol int, b []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range s.answer(c, b) {
+	s.answer(c, b)
+	for _, d := range s.in {
 		if _, err := syscall.ParseNetlinkMessage(d); err != nil {
 			t.Errorf("%x: %v", d, err)
 		}

@@ -169,25 +169,37 @@ func rule(family, table byte, priority uint32) []byte {
 	return attributes(b, list...)
 }
 
-// answer serves the requests in b and returns the datagrams of the replies.
-func (s *Socket) answer(c socket.Caller, b []byte) (out [][]byte) {
+// answer serves the requests in b; the replies go to the inbox.
+func (s *Socket) answer(c socket.Caller, b []byte) {
 	le := binary.LittleEndian
 	for len(b) >= headerSize {
 		size := le.Uint32(b)
 		if size < headerSize || uint64(size) > uint64(len(b)) {
-			return out
+			return
 		}
 		h := header{le.Uint16(b[4:]), le.Uint16(b[6:]), le.Uint32(b[8:]), s.port}
 		if h.flags&unix.NLM_F_REQUEST != 0 && h.typ >= unix.NLMSG_MIN_TYPE {
+			serve := s.serve
 			if s.proto == unix.NETLINK_SOCK_DIAG {
-				out = append(out, s.diagnose(h, b[:size])...)
-			} else {
-				out = append(out, s.serve(c, h, b[:size])...)
+				serve = s.diagnose
+			}
+			for _, reply := range serve(c, h, b[:size]) {
+				s.putLocked(reply)
 			}
 		}
 		b = b[min(align(int(size)), len(b)):]
 	}
-	return out
+}
+
+// begin starts a dump of what list has for a request's body; the reply is why not, or
+// none.
+func (s *Socket) begin(h header, request []byte, list func(body []byte) (uint16, [][]byte)) [][]byte {
+	const most = 64 // bytes of the fixed part, which is all that a list asks for
+	body := bytes.Clone(request[headerSize:min(len(request), headerSize+most)])
+	if err := s.startLocked(h, func() (uint16, [][]byte) { return list(body) }); err != 0 {
+		return h.failed(err, request)
+	}
+	return nil
 }
 
 // serve answers one request (rtnetlink_rcv_msg).
@@ -202,7 +214,7 @@ func (s *Socket) serve(c socket.Caller, h header, request []byte) [][]byte {
 	case kind != 2: // new, delete, set
 		return s.change(c, h, request)
 	case h.flags&unix.NLM_F_DUMP != 0:
-		return h.dump(s.list(h.typ, family, body))
+		return s.begin(h, request, func(body []byte) (uint16, [][]byte) { return s.list(h.typ, family, body) })
 	case h.typ == unix.RTM_GETLINK:
 		l, ok := s.wanted(body)
 		if !ok {
@@ -266,14 +278,6 @@ func (s *Socket) list(typ uint16, family byte, body []byte) (reply uint16, objec
 		return unix.RTM_NEWNEIGH, objects
 	}
 	return 0, nil // qdiscs and what else there is none of
-}
-
-// dump is a list of objects, and its end.
-func (h header) dump(typ uint16, objects [][]byte) (out [][]byte) {
-	for _, o := range objects {
-		out = append(out, header{typ, unix.NLM_F_MULTI, h.seq, h.port}.message(o))
-	}
-	return append(out, header{unix.NLMSG_DONE, unix.NLM_F_MULTI, h.seq, h.port}.message(u32(0)))
 }
 
 // lookUp finds the route to an address (inet_rtm_getroute).
