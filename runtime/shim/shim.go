@@ -20,14 +20,19 @@ import (
 	"time"
 
 	"bulkhead/runtime/container"
+	"bulkhead/runtime/program"
 
 	task "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/containerd/api/types"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // Name is the program's as containerd makes it of the runtime's type.
 const Name = "containerd-shim-bulkhead-v1"
+
+// RuntimeType is the type that containerd makes it of.
+const RuntimeType = "io.containerd.bulkhead.v1"
 
 // Program is what the runtime's main hands over.
 type Program struct {
@@ -53,7 +58,7 @@ func (p Program) Main(args []string) int {
 	set.StringVar(&f.socket, "socket", "", "ignored: the socket comes as descriptor 3")
 	set.BoolVar(&f.debug, "debug", false, "log more")
 	set.BoolVar(&f.version, "v", false, "print the version and end")
-	set.BoolVar(&f.info, "info", false, "ignored")
+	set.BoolVar(&f.info, "info", false, "print what containerd 2 wants to know of a runtime, and end")
 	set.Usage = func() {
 		fmt.Fprintf(set.Output(), `%s is started by containerd, for containers of the runtime type
 io.containerd.bulkhead.v1; people use bulkhead. It is found on containerd's PATH.
@@ -78,12 +83,25 @@ Flags:
 		fmt.Printf("%s:\n  Version:  %s\n", Name, p.Version)
 		return 0
 	}
-	err := p.run(&f, set.Arg(0))
-	if err != nil {
+	run := p.run
+	if f.info {
+		run = p.describe
+	}
+	if err := run(&f, set.Arg(0)); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", Name, err)
 		return 1
 	}
 	return 0
+}
+
+// describe prints a RuntimeInfo (containerd/api/types/introspection.proto).
+func (p Program) describe(*flags, string) error {
+	out, err := proto.Marshal(&types.RuntimeInfo{Name: RuntimeType, Version: &types.RuntimeVersion{Version: p.Version, Revision: program.Commit}})
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(out)
+	return err
 }
 
 func (p Program) run(f *flags, action string) error {
