@@ -20,8 +20,9 @@ import (
 
 // serve is the shim that stays, until containerd asks for its end.
 func (p Program) serve(f *flags) error {
-	// A pipe that nobody reads any more is an error of a write, not our end.
-	signal.Ignore(unix.SIGPIPE, unix.SIGHUP, unix.SIGINT)
+	// A pipe that nobody reads any more is an error of a write, not our end. Heard, not
+	// ignored: what we start would go on ignoring them.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE, unix.SIGHUP, unix.SIGINT)
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, unix.SIGTERM)
 
