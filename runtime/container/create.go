@@ -172,6 +172,7 @@ func (n *creation) choose(context.Context) error {
 		Platform:  first(n.rt.Platform, n.spec.Annotations[platformAnnotation], n.rt.DefaultPlatform, "auto"),
 		Terminal:  n.spec.Process.Terminal, Process: n.spec.Process, Hooks: n.spec.Hooks,
 		Annotations: n.spec.Annotations, Resources: n.spec.Linux.Resources,
+		MachineMemory: cgroup.Inside(n.spec.Linux.Resources).Memory,
 	}
 	n.c = &Container{State: s, rt: n.rt}
 	if err := state.CheckID(n.ID); err != nil {
@@ -550,6 +551,34 @@ func (c *Container) outside(r *specs.LinuxResources) *specs.LinuxResources {
 		if *limit != nil && **limit > 0 {
 			more := **limit + agent.MachineOverhead
 			*limit = &more
+		}
+	}
+	whole.Memory = &memory
+	return &whole
+}
+
+// asMade is what an update may change of the host's control group: the memory of a
+// machine stays what it was made with. What the guest is to do without it does not give
+// back, for the guest's kernel has a use for all of it; with less than it has touched,
+// the host's kernel would end the machine (Documentation/admin-guide/cgroup-v2.rst,
+// memory.max). The guest itself holds the container to less.
+func (c *Container) asMade(r *specs.LinuxResources) *specs.LinuxResources {
+	if !c.isMachine() || r == nil || r.Memory == nil {
+		return r
+	}
+	made, whole, memory := c.State.MachineMemory, *r, *r.Memory
+	if swap := memory.Swap; swap != nil && *swap > 0 { // of memory and swap together
+		more := made
+		if memory.Limit != nil && *memory.Limit > 0 {
+			more += max(*swap-*memory.Limit, 0)
+		}
+		memory.Swap = &more
+	}
+	memory.Limit = &made
+	if made == 0 { // nor has it any now
+		memory.Limit = nil
+		if memory.Swap != nil && *memory.Swap > 0 {
+			memory.Swap = nil
 		}
 	}
 	whole.Memory = &memory

@@ -85,7 +85,7 @@ func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResource
 		return err
 	}
 	if g != nil {
-		if err := g.Set(c.outside(r)); err != nil {
+		if err := g.Set(c.outside(c.asMade(r))); err != nil {
 			return err
 		}
 	}

@@ -61,20 +61,21 @@ type State struct {
 	Sandbox Process `json:"sandbox"`
 	Gofer   Process `json:"gofer"`
 
-	Pod         string                `json:"pod,omitempty"`     // ID of the container in whose machine this one is
-	Isolation   string                `json:"isolation"`         // sentry, vm
-	Paused      bool                  `json:"paused,omitempty"`  // of a machine; a Sentry's control group says so itself
-	Pausing     bool                  `json:"pausing,omitempty"` // Paused is about to change, or was when who did it was killed
-	Platform    string                `json:"platform,omitempty"`
-	Terminal    bool                  `json:"terminal,omitempty"`
-	Cgroup      *cgroup.Place         `json:"cgroup,omitempty"`     // nil: none was made
-	Log         string                `json:"log,omitempty"`        // where the sandbox logs
-	OverlayDir  string                `json:"overlayDir,omitempty"` // made by us for --overlay=dir=…
-	Resources   *specs.LinuxResources `json:"resources,omitempty"`  // as asked for
-	Process     *specs.Process        `json:"process,omitempty"`    // init's, for exec to take after
-	Hooks       *specs.Hooks          `json:"hooks,omitempty"`
-	Annotations map[string]string     `json:"annotations,omitempty"`
-	Network     *Network              `json:"network,omitempty"` // nil: the sandbox has taken nothing over
+	Pod           string                `json:"pod,omitempty"`     // ID of the container in whose machine this one is
+	Isolation     string                `json:"isolation"`         // sentry, vm
+	Paused        bool                  `json:"paused,omitempty"`  // of a machine; a Sentry's control group says so itself
+	Pausing       bool                  `json:"pausing,omitempty"` // Paused is about to change, or was when who did it was killed
+	Platform      string                `json:"platform,omitempty"`
+	Terminal      bool                  `json:"terminal,omitempty"`
+	Cgroup        *cgroup.Place         `json:"cgroup,omitempty"`        // nil: none was made
+	Log           string                `json:"log,omitempty"`           // where the sandbox logs
+	OverlayDir    string                `json:"overlayDir,omitempty"`    // made by us for --overlay=dir=…
+	Resources     *specs.LinuxResources `json:"resources,omitempty"`     // as asked for
+	MachineMemory int64                 `json:"machineMemory,omitempty"` // the limit that a machine was made with, bytes; 0: none
+	Process       *specs.Process        `json:"process,omitempty"`       // init's, for exec to take after
+	Hooks         *specs.Hooks          `json:"hooks,omitempty"`
+	Annotations   map[string]string     `json:"annotations,omitempty"`
+	Network       *Network              `json:"network,omitempty"` // nil: the sandbox has taken nothing over
 }
 
 // Network is what a sandbox has taken over from a network namespace.
