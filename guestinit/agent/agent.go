@@ -64,6 +64,9 @@ func Run() error {
 	if err := prepareGroups(); err != nil {
 		return err
 	}
+	if err := promiseMemory(); err != nil {
+		return err
+	}
 	go s.reap()
 	for {
 		conn, err := s.dial(rpc.CallsPort)

@@ -39,6 +39,18 @@ func prepareGroups() error {
 	return nil
 }
 
+// promiseMemory has the kernel refuse no program memory before it is used. By default it
+// refuses what is obviously more than there is, which a program that asks for much and uses
+// little gets of a host and would not get of a guest, that has little more than its
+// container's limit. Who uses more than the limit is killed, as behind any wall
+// (Documentation/mm/overcommit-accounting.rst; 1 is "always overcommit").
+func promiseMemory() error {
+	if err := os.WriteFile("/proc/sys/vm/overcommit_memory", []byte("1"), 0); err != nil {
+		return fmt.Errorf("promise memory: %w", err)
+	}
+	return nil
+}
+
 // group is a container's control group.
 type group struct {
 	path string

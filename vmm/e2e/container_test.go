@@ -170,6 +170,7 @@ var behaviours = []struct{ name, script, want string }{
 	{"masked path", "ls /sys/firmware", ""},
 	{"read-only path", "echo 1 >/proc/sys/kernel/pid_max", "sh: can't create /proc/sys/kernel/pid_max: Read-only file system\n"},
 	{"control group", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /proc/self/cgroup", "104857600\n50\n0::/\n"},
+	{"memory that is not used", "dd if=/dev/zero of=/dev/null bs=700M count=0", "0+0 records in\n0+0 records out\n"},
 	{"seccomp", "grep Seccomp: /proc/1/status /proc/self/status; mkdir /scratch/d; kill -USR2 1; kill -URG 1",
 		"/proc/1/status:Seccomp:\t2\n/proc/self/status:Seccomp:\t2\nmkdir: can't create directory '/scratch/d': Protocol error\nsh: can't kill pid 1: Numerical argument out of domain\n"},
 	{"loopback", "cat /sys/class/net/lo/operstate", "unknown\n"},
