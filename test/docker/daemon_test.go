@@ -69,14 +69,18 @@ func launch(t *testing.T, command []string, flags ...string) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{dir: dir, bin: rig.Bulkhead(t), log: filepath.Join(dir, "dockerd.log"), host: "unix://" + filepath.Join(dir, "docker.sock")}
+	d := &daemon{dir: dir, bin: programs(t), log: filepath.Join(dir, "dockerd.log"), host: "unix://" + filepath.Join(dir, "docker.sock")}
 	type runtime struct {
 		Path string   `json:"path"`
 		Args []string `json:"runtimeArgs,omitempty"`
 	}
 	runtimes := map[string]runtime{}
-	for _, platform := range rig.Platforms(t) {
-		runtimes["bulkhead-"+platform] = runtime{d.bin, []string{"--platform=" + platform}}
+	if inLab() {
+		runtimes[machines] = runtime{d.bin, []string{"--isolation=vm"}}
+	} else {
+		for _, platform := range rig.Platforms(t) {
+			runtimes["bulkhead-"+platform] = runtime{d.bin, []string{"--platform=" + platform}}
+		}
 	}
 	config, err := json.Marshal(map[string]any{"runtimes": runtimes})
 	if err == nil {
@@ -100,7 +104,7 @@ func launch(t *testing.T, command []string, flags ...string) *daemon {
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for limit := time.Now().Add(rig.Limit); ; time.Sleep(50 * time.Millisecond) {
+	for limit := time.Now().Add(patience()); ; time.Sleep(50 * time.Millisecond) {
 		if exec.Command("docker", "-H", d.host, "version").Run() == nil {
 			break
 		}
@@ -184,7 +188,7 @@ func (d *daemon) do(t *testing.T, args ...string) rig.Result {
 
 func (d *daemon) doWith(t *testing.T, stdin string, args ...string) rig.Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), rig.Limit)
+	ctx, cancel := context.WithTimeout(context.Background(), patience())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "docker", append([]string{"-H", d.host}, args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
@@ -213,16 +217,27 @@ func (d *daemon) must(t *testing.T, args ...string) string {
 	return strings.TrimSuffix(r.Out, "\n")
 }
 
-// eachRuntime runs test for bulkhead on each platform, and for runc.
+// eachRuntime runs test for bulkhead on each platform and in machines, and for runc.
 func eachRuntime(t *testing.T, test func(t *testing.T, d *daemon, runtime string)) {
-	d := start(t)
-	names := []string{"runc"}
-	for _, platform := range rig.Platforms(t) {
-		names = append(names, "bulkhead-"+platform)
+	if !inLab() {
+		t.Run("runc", func(t *testing.T) { test(t, start(t), "runc") })
 	}
-	for _, name := range names {
-		t.Run(name, func(t *testing.T) { test(t, d, name) })
+	eachOfOurs(t, test)
+}
+
+// eachOfOurs does so without runc.
+func eachOfOurs(t *testing.T, test func(t *testing.T, d *daemon, runtime string)) {
+	if !inLab() {
+		for _, platform := range rig.Platforms(t) {
+			name := "bulkhead-" + platform
+			t.Run(name, func(t *testing.T) { test(t, start(t), name) })
+		}
 	}
+	t.Run(machines, func(t *testing.T) {
+		if withMachines(t) {
+			test(t, start(t), machines)
+		}
+	})
 }
 
 // detached runs a container in the background, removed in the end.
@@ -241,7 +256,7 @@ func (d *daemon) inspect(t *testing.T, name, field string) string {
 // until waits for a field of inspect.
 func (d *daemon) until(t *testing.T, name, field, want string) {
 	t.Helper()
-	for limit := time.Now().Add(rig.Limit); ; time.Sleep(20 * time.Millisecond) {
+	for limit := time.Now().Add(patience()); ; time.Sleep(20 * time.Millisecond) {
 		got := d.inspect(t, name, field)
 		if got == want {
 			return
