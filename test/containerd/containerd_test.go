@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -14,19 +15,20 @@ import (
 	"bulkhead/test/rig"
 )
 
-// sessions are what a person types, with what is written of it: the same with either runtime.
+// sessions are what a person types, with what is written of it.
 var sessions = []struct {
 	name string
 	do   func(t *testing.T, d *daemon, c column) string
 }{
 	{"exit status and streams", func(t *testing.T, d *daemon, c column) string {
-		return d.do(t, c.run("--rm", image, "a", "sh", "-c", "echo out; echo err >&2; exit 7")...).String()
+		return d.logged(t, c.run("--rm"), image, "a", "sh", "-c", "echo out; echo err >&2; exit 7")
 	}},
 	{"much output", func(t *testing.T, d *daemon, c column) string {
-		return d.do(t, c.run("--rm", image, "a", "sh", "-c", "seq 200000 | md5sum; seq 200000")...).String()
+		text := d.logged(t, c.run("--rm"), image, "a", "sh", "-c", "seq 200000")
+		return fmt.Sprintf("%d bytes, %x", len(text), sha256.Sum256([]byte(text)))
 	}},
 	{"a signal's end", func(t *testing.T, d *daemon, c column) string {
-		return d.do(t, c.run("--rm", image, "a", "sh", "-c", "sleep 1000 & kill -9 $!; wait $!")...).String()
+		return d.logged(t, c.run("--rm"), image, "a", "sh", "-c", "sleep 1000 & kill -9 $!; wait $!")
 	}},
 	{"a terminal", func(t *testing.T, d *daemon, c column) string {
 		terminal := rig.Open(t, rig.Command{}, append([]string{"ctr", "--address", d.sock}, c.run("--rm", "-t", image, "a", "sh")...)...)
@@ -111,12 +113,12 @@ var sessions = []struct {
 		d.must(t, c.run("-d", image, "a", "sh", "-c", `trap "exit 5" TERM; while :; do sleep 0.05; done`)...)
 		topic("/tasks/start")
 		fmt.Fprintln(&said, d.status(t, "a"))
-		fmt.Fprintln(&said, d.do(t, "task", "exec", "--exec-id", "e", "a", "sh", "-c", "id -u; echo err >&2; exit 3"))
+		fmt.Fprintln(&said, d.logged(t, []string{"task", "exec"}, "--exec-id", "e", "a", "sh", "-c", "id -u; echo err >&2; exit 3"))
 		topic("/tasks/exit")
 		r := d.do(t, "task", "exec", "--exec-id", "f", "a", "nosuch")
 		fmt.Fprintln(&said, r.Code, strings.Contains(r.Err, `exec: "nosuch": executable file not found in $PATH`))
 		topic("/tasks/exec-added")
-		fmt.Fprintln(&said, d.do(t, "task", "exec", "--exec-id", "e", "--user", "1000", "a", "id"))
+		fmt.Fprintln(&said, d.logged(t, []string{"task", "exec"}, "--exec-id", "e", "--user", "1000", "a", "id"))
 		topic("/tasks/exit")
 		d.must(t, "task", "pause", "a")
 		topic("/tasks/paused")
@@ -142,7 +144,7 @@ var sessions = []struct {
 		d.cmd.Wait()
 		d.start(t)
 		fmt.Fprintln(&said, d.status(t, "a"))
-		fmt.Fprintln(&said, d.do(t, "task", "exec", "--exec-id", "e", "a", "echo", "after"))
+		fmt.Fprintln(&said, d.logged(t, []string{"task", "exec"}, "--exec-id", "e", "a", "echo", "after"))
 		d.must(t, "task", "kill", "-s", "KILL", "a")
 		d.ended(t, "a")
 		fmt.Fprintln(&said, d.do(t, "task", "rm", "a").Code)
@@ -150,7 +152,7 @@ var sessions = []struct {
 		return said.String()
 	}},
 	{"the shim is killed", func(t *testing.T, d *daemon, c column) string {
-		d.must(t, c.run("-d", image, "a", "sleep", "1000")...)
+		d.must(t, c.run("-d", image, "killed", "sleep", "1000")...)
 		for _, p := range processes(d.sock + " ") {
 			pid, _, _ := strings.Cut(p, " ")
 			n, err := strconv.Atoi(pid)
@@ -159,15 +161,9 @@ var sessions = []struct {
 			}
 			syscall.Kill(n, syscall.SIGKILL)
 		}
-		until(t, "the task is gone", func() bool { return d.status(t, "a") == "" })
-		d.must(t, "container", "rm", "a")
+		until(t, "the task is gone", func() bool { return d.status(t, "killed") == "" })
+		d.must(t, "container", "rm", "killed")
 		return ""
-	}},
-	{"a log file", func(t *testing.T, d *daemon, c column) string {
-		path := filepath.Join(t.TempDir(), "logs", "of-a")
-		r := d.do(t, c.run("--rm", "--log-uri", "file://"+path, image, "a", "echo", "logged")...)
-		text, err := os.ReadFile(path)
-		return fmt.Sprint(r, string(text), err)
 	}},
 	{"a logger", func(t *testing.T, d *daemon, c column) string {
 		dir := t.TempDir()
@@ -190,6 +186,22 @@ var sessions = []struct {
 	}},
 }
 
+// written is what runc's containers give as well, on a calm host.
+var written = map[string]string{
+	"exit status and streams": "-- stderr\n-- exit 7\nout\nerr\n<nil>",
+	"much output":             "1288920 bytes, 197373134fa75a35c618bb4b0a01ea3d388417208a22d7f20de710689e97b981",
+	"a signal's end":          "-- stderr\n-- exit 137\nKilled\n<nil>",
+	"a terminal":              "6",
+	"standard input":          "typed\n<nil>",
+	"a life": "/tasks/create\n/tasks/start\nRUNNING\n-- stderr\n-- exit 3\n0\nerr\n<nil>\n/tasks/exec-added\n/tasks/exec-started\n/tasks/exit\n" +
+		"1 true\n/tasks/exec-added\n-- stderr\n-- exit 0\nuid=1000(user) gid=1000 groups=1000\n<nil>\n/tasks/exec-added\n/tasks/exec-started\n/tasks/exit\n" +
+		"/tasks/paused\nPAUSED\n/tasks/resumed\nRUNNING 1\ntrue true\ntrue\n/tasks/exit\nSTOPPED 1\n0\n/tasks/delete\n",
+	"containerd restarts": "RUNNING\n-- stderr\n-- exit 0\nafter\n<nil>\n0\n",
+	"the shim is killed":  "",
+	"a logger":            "-- stderr\n-- exit 0\nout\nerr\n<nil>",
+	"no such program":     "1 true",
+}
+
 func indexOf(list []string, s string) int {
 	for i, v := range list {
 		if v == s {
@@ -199,22 +211,19 @@ func indexOf(list []string, s string) int {
 	return -1
 }
 
-// TestSessions compares what a person sees of containers of ours and of runc's.
+// TestSessions takes containers through what a person does with them. With BULKHEAD_SLOW
+// runc's, too, for whether the rows are right: its shim loses output on a busy host, and so
+// says nothing else.
 func TestSessions(t *testing.T) {
 	d := launch(t)
-	columns := d.columns(t)
 	for _, s := range sessions {
 		t.Run(s.name, func(t *testing.T) {
-			var want string
-			for i, c := range columns {
-				got := s.do(t, d, c)
+			for _, c := range d.columns(t) {
+				if got := s.do(t, d, c); got != written[s.name] {
+					t.Errorf("%s: %q:\n%s", c.name, got, rig.Diff(t, written[s.name], got))
+				}
 				if c.state != "" {
 					d.nothingLeft(t, c)
-				}
-				if i == 0 {
-					want = got
-				} else if got != want {
-					t.Errorf("%s:\n%s", c.name, rig.Diff(t, want, got))
 				}
 			}
 		})
@@ -224,7 +233,7 @@ func TestSessions(t *testing.T) {
 // TestPodHasOneShim: containers that name the same pod share one.
 func TestPodHasOneShim(t *testing.T) {
 	d := launch(t)
-	c := d.columns(t)[1]
+	c := d.columns(t)[0]
 	pod := []string{"--annotation", "io.kubernetes.cri.sandbox-id=pod", "-d"}
 	d.must(t, c.run(append(pod, image, "pod", "sleep", "1000")...)...)
 	d.must(t, c.run(append(pod, image, "further", "sleep", "1000")...)...)
