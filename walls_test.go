@@ -113,7 +113,8 @@ func TestRooms(t *testing.T) {
 }
 
 // TestOnlyMainLinksWalls keeps the verbs free of the Sentry and the VMM: main.go alone
-// dispatches to the processes that are this program executed again.
+// dispatches to the processes that are this program executed again; the shim's asks
+// whether this host runs machines.
 // The syscall table, which `bulkhead syscalls` prints, is data and comes with it.
 func TestOnlyMainLinksWalls(t *testing.T) {
 	for file, imports := range sources(t) {
@@ -122,7 +123,7 @@ func TestOnlyMainLinksWalls(t *testing.T) {
 		}
 		for _, imported := range imports {
 			if within(imported, module+"/sentry") || within(imported, module+"/kvm") || within(imported, module+"/vmm") {
-				t.Errorf("%s imports %s; only runtime/main.go may", file, imported)
+				t.Errorf("%s imports %s; only the main.go of bulkhead and of its shim may", file, imported)
 			}
 		}
 	}

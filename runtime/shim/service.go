@@ -171,7 +171,7 @@ func (s *service) create(ctx context.Context, r *task.CreateTaskRequest) (_ *tas
 		o.resize(uint16(size.Height), uint16(size.Width))
 	}
 	b.Spec.Process.Terminal = r.Terminal
-	// Not with the caller's patience alone: what is half made is undone, not left.
+	// Should the caller go away in the middle, what is half made is undone.
 	c, err := rt.Create(ctx, &container.Create{ID: r.ID, Bundle: b, Pty: o.pty, Stdio: o.files})
 	if err != nil {
 		return nil, nil, err
