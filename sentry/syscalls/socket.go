@@ -9,6 +9,7 @@ import (
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/net/netlink"
+	"bulkhead/sentry/net/packet"
 	"bulkhead/sentry/net/socket"
 	unixnet "bulkhead/sentry/net/unix"
 	"bulkhead/sentry/platform"
@@ -17,7 +18,7 @@ import (
 
 func socketCalls() []row {
 	return []row{
-		{unix.SYS_SOCKET, socketCall, Partial, "AF_UNIX, AF_INET, AF_INET6, NETLINK_ROUTE and NETLINK_SOCK_DIAG; other families are EAFNOSUPPORT"},
+		{unix.SYS_SOCKET, socketCall, Partial, "AF_UNIX, AF_INET, AF_INET6, AF_PACKET, NETLINK_ROUTE and NETLINK_SOCK_DIAG; other families are EAFNOSUPPORT"},
 		{unix.SYS_SOCKETPAIR, socketpair, Full, ""},
 		{unix.SYS_BIND, bind, Full, ""},
 		{unix.SYS_LISTEN, listen, Full, ""},
@@ -62,6 +63,8 @@ func newSocket(t *kernel.Task, family, typ, protocol int) (socket.Socket, error)
 		return netOf(t).Socket(t, family, typ, protocol)
 	case unix.AF_NETLINK:
 		return netlink.New(t, netOf(t), typ, protocol)
+	case unix.AF_PACKET:
+		return packet.New(t, netOf(t), typ, protocol)
 	}
 	return nil, unix.EAFNOSUPPORT
 }
@@ -73,7 +76,7 @@ func socketpair(t *kernel.Task, a *Args) (uintptr, error) {
 	}
 	switch family {
 	case unix.AF_UNIX:
-	case unix.AF_INET, unix.AF_INET6:
+	case unix.AF_INET, unix.AF_INET6, unix.AF_PACKET:
 		return 0, unix.EOPNOTSUPP
 	default:
 		return 0, unix.EAFNOSUPPORT
@@ -314,7 +317,16 @@ func getsockopt(t *kernel.Task, a *Args) (uintptr, error) {
 	if int32(size) < 0 {
 		return 0, unix.EINVAL
 	}
-	v, err := s.GetOption(t, a.Int(1), a.Int(2), int(size))
+	var v []byte
+	if q, ok := s.Socket.(socket.Asked); ok && q.Asks(a.Int(1), a.Int(2)) {
+		given := make([]byte, min(size, 64))
+		if err := in(t, a.Addr(3), given); err != nil {
+			return 0, err
+		}
+		v, err = q.Answer(given)
+	} else {
+		v, err = s.GetOption(t, a.Int(1), a.Int(2), int(size))
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -67,7 +67,7 @@ type device struct {
 // connect makes the devices known to the library.
 func (n *Stack) connect(s *stack.Stack) {
 	for _, d := range n.devices {
-		o := stack.NICOptions{Name: d.Name}
+		o := stack.NICOptions{Name: d.Name, DeliverLinkPackets: true}
 		if d.Limit != (ratelimit.Limits{}) {
 			o.QDisc = fifo.New(d.end, 1, limitedQueue)
 		}

@@ -110,7 +110,7 @@ func (n *Stack) newLib(transports ...stack.TransportProtocolFactory) *stack.Stac
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &cubic} {
 		s.SetTransportProtocolOption(tcp.ProtocolNumber, o)
 	}
-	if err := s.CreateNICWithOptions(Loopback, loopback.New(), stack.NICOptions{Name: "lo"}); err != nil {
+	if err := s.CreateNICWithOptions(Loopback, loopback.New(), stack.NICOptions{Name: "lo", DeliverLinkPackets: true}); err != nil {
 		panic("inet: make the loopback device: " + err.String())
 	}
 	return s

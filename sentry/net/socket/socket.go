@@ -88,6 +88,12 @@ type Connecting interface {
 	Connected() error
 }
 
+// Asked is a socket with options that getsockopt(2) reads a question for.
+type Asked interface {
+	Asks(level, name int) bool
+	Answer(given []byte) ([]byte, error)
+}
+
 // NewDescription makes a description of s; flags are O_NONBLOCK or none.
 func NewDescription(s Socket, flags int) *vfs.Description {
 	name := vfs.AnonName("socket", s.Inode().Ino())
