@@ -125,16 +125,30 @@ CASE(packet_send)
 	sum = ~((sum >> 16) + (sum & 0xffff));
 	f[24] = sum >> 8, f[25] = sum;
 	struct sockaddr_ll a = ll(ETH_P_IP, 1);
-	E(sendto(fd, f, sizeof f, 0, (void *)&a, sizeof a));
-	struct pollfd p = {u, POLLIN};
-	E(poll(&p, 1, 5000));
-	char b[10] = "";
-	E(recv(u, b, sizeof b, MSG_DONTWAIT));
-	say("%.4s", b);
+	E(sendto(fd, f, sizeof f, 0, (void *)&a, sizeof a)); // martian, which the one of IPv6 behind it is not
 	E(sendto(fd, f, 10, 0, (void *)&a, sizeof a));
 	a.sll_ifindex = 999;
 	E(sendto(fd, f, sizeof f, 0, (void *)&a, sizeof a));
 	E(sendto(fd, f, sizeof f, 0, (void *)&a, 8));
+
+	int u6 = socket(AF_INET6, SOCK_DGRAM, 0);
+	struct sockaddr_in6 to = {AF_INET6, htons(20010), 0, IN6ADDR_LOOPBACK_INIT, 0};
+	E(bind(u6, (void *)&to, sizeof to));
+	unsigned char g[14 + 40 + 12] = {[12] = 0x86, 0xdd, 0x60, [14 + 5] = 12, IPPROTO_UDP, 64, [14 + 23] = 1, [14 + 39] = 1,
+		20010 >> 8, 20010 & 255, 20010 >> 8, 20010 & 255, 0, 12, 0, 0, 'p', 'a', 'c', 'k'};
+	sum = IPPROTO_UDP + 12;
+	for (int i = 14 + 8; i < (int)sizeof g; i += 2)
+		sum += g[i] << 8 | g[i + 1];
+	sum = ~((sum >> 16) + (sum & 0xffff));
+	g[60] = sum >> 8, g[61] = sum;
+	a = ll(ETH_P_IPV6, 1);
+	E(sendto(fd, g, sizeof g, 0, (void *)&a, sizeof a));
+	struct pollfd p = {u6, POLLIN};
+	E(poll(&p, 1, 5000));
+	char b[10] = "";
+	E(recv(u6, b, sizeof b, MSG_DONTWAIT));
+	say("%.4s", b);
+	E(recv(u, b, sizeof b, MSG_DONTWAIT));
 }
 
 CASE(packet_ring)
