@@ -18,7 +18,8 @@ const EthernetHeader = header.EthernetMinimumSize
 // Frame is one that passed a device, with its link's header.
 type Frame struct {
 	Index    int
-	Kind     uint8 // PACKET_HOST, …
+	Hardware uint16 // ARPHRD_… of the device
+	Kind     uint8  // PACKET_HOST, …
 	Protocol uint16
 	Data     []byte
 }
@@ -46,7 +47,12 @@ func (t *Tap) Close() {
 
 // HandlePacket implements stack.PacketEndpoint.
 func (t *Tap) HandlePacket(nic tcpip.NICID, protocol tcpip.NetworkProtocolNumber, p *stack.PacketBuffer) {
-	f := Frame{Index: int(nic), Protocol: uint16(protocol)}
+	// Nothing here may ask the library about the device: the library holds its list of
+	// taps, and who registers one holds all of the library and waits for that list.
+	f := Frame{Index: int(nic), Hardware: unix.ARPHRD_ETHER, Protocol: uint16(protocol)}
+	if f.Index == Loopback {
+		f.Hardware = unix.ARPHRD_LOOPBACK
+	}
 	v := p.ToView()
 	defer v.Release()
 	if len(p.LinkHeader().Slice()) == 0 {

@@ -171,24 +171,20 @@ func (s *Socket) Name() ([]byte, error) {
 // hear takes a frame, if the filter lets it pass and there is room. packet_rcv, tpacket_rcv.
 func (s *Socket) hear(f inet.Frame) {
 	const most = 64 << 10 // what one frame may add to what an empty queue may hold
-	l, ok := s.net.Link(f.Index)
-	if !ok {
-		return
-	}
 	s.mu.Lock()
 	if s.dead || f.Kind == unix.PACKET_OUTGOING && s.ints[unix.PACKET_IGNORE_OUTGOING] != 0 {
 		s.mu.Unlock()
 		return
 	}
 	// Whose address it came from: of a frame without one, nobody's.
-	g := frame{data: f.Data, net: inet.EthernetHeader, when: time.Now(), name: sockaddr(l, f.Protocol, f.Kind, f.Data[6:12])}
+	g := frame{data: f.Data, net: inet.EthernetHeader, when: time.Now(), name: sockaddr(inet.Link{Index: f.Index, Type: f.Hardware}, f.Protocol, f.Kind, f.Data[6:12])}
 	if s.typ == unix.SOCK_DGRAM {
 		g.data, g.net = f.Data[inet.EthernetHeader:], 0
 	}
 	g.full = len(g.data)
 	if s.filter != nil {
 		keep := s.filter.Run(&bpf.Packet{Data: g.data, Link: f.Data, Network: f.Data[inet.EthernetHeader:], Protocol: f.Protocol,
-			Kind: f.Kind, Index: uint32(f.Index), Hardware: l.Type})
+			Kind: f.Kind, Index: uint32(f.Index), Hardware: f.Hardware})
 		if keep == 0 {
 			s.mu.Unlock()
 			return
