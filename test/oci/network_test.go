@@ -99,6 +99,7 @@ var networkRows = []struct{ name, script, want string }{
 	{"ping", "ping -c 3 -i 0.2 10.77.0.1 | grep received; ping -c 3 -i 0.2 fd77::1 | grep received", strings.Repeat("3 packets transmitted, 3 packets received, 0% packet loss\n", 2)},
 	{"ping of itself", "ping -c 1 10.77.0.2 | grep received; ping -c 1 fd77::2 | grep received", strings.Repeat("1 packets transmitted, 1 packets received, 0% packet loss\n", 2)},
 	{"neighbour", "ip neigh show 10.77.0.1 | cut -d' ' -f1-5; arp -n | grep -c 02:00:00:00:00:01", "10.77.0.1 dev eth0 lladdr 02:00:00:00:00:01\n1\n"},
+	{"packet sockets", "arping -c 2 -I eth0 10.77.0.1 | grep -c 'Unicast reply from 10.77.0.1 .02:00:00:00:00:01'; wc -l </proc/net/packet", "2\n1\n"},
 	{"download", "for i in 1 2 3; do wget -q -O - http://10.77.0.1/big | md5sum; wget -q -O - 'http://[fd77::1]/big' | md5sum; done", strings.Repeat("SUM  -\n", 6)},
 	{"refused", "nc 10.77.0.1 9 </dev/null", "nc: can't connect to remote host (10.77.0.1): Connection refused\n"},
 	{"no such host", "ping -c 1 -W 1 10.77.0.200 >/dev/null 2>&1; echo $?", "1\n"},
@@ -167,6 +168,38 @@ func TestNetwork(t *testing.T) {
 		}
 		if t.Failed() {
 			t.Log(p.logged())
+		}
+	})
+}
+
+// TestTcpdumpInside: a capture that a container takes of its own interface, whole and filtered,
+// has what passes, with each runtime alike. The program is this host's.
+func TestTcpdumpInside(t *testing.T) {
+	rig.Need(t, "tcpdump")
+	eachRuntime(t, func(t *testing.T, p *program) {
+		w := newWire(t)
+		name := p.started(t, func(s *specs.Spec) {
+			w.join(s)
+			mayPing(s)
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Type: "bind", Source: "/usr", Options: []string{"rbind", "ro"}})
+		}, "sleep", "1000")
+		// A capture has begun when tcpdump says so. The first echo asks for the neighbour's address.
+		r := p.do(t, "exec", name, "sh", "-c", `
+			dump() { /mnt/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path /mnt/lib/x86_64-linux-gnu /mnt/bin/tcpdump -Z root -n "$@"; }
+			capture() { file=$1; shift; dump -i eth0 -w $file "$@" 2>$file.said & until grep -q "listening on eth0" $file.said; do kill -0 $! || { cat $file.said; exit; }; done; }
+			ping -c 1 10.77.0.1 >/dev/null
+			capture /tmp/filtered -c 2 icmp and dst host 10.77.0.1
+			capture /tmp/all -c 8 'ip and (icmp or tcp port 9)'
+			nc 10.77.0.1 9 </dev/null 2>/dev/null
+			ping -c 3 -i 0.2 -s 100 10.77.0.1 >/dev/null
+			wait
+			for i in filtered all; do echo $i; dump -qtr /tmp/$i 2>/dev/null | sed 's/id [0-9]*/id N/; s/10.77.0.2.[0-9][0-9]*/10.77.0.2.PORT/'; done
+			wc -l </proc/net/packet`)
+		echo, answer := "IP 10.77.0.2 > 10.77.0.1: ICMP echo request, id N, seq %d, length 108\n", "IP 10.77.0.1 > 10.77.0.2: ICMP echo reply, id N, seq %d, length 108\n"
+		want := "filtered\n" + fmt.Sprintf(echo+echo, 0, 1) + "all\nIP 10.77.0.2.PORT > 10.77.0.1.9: tcp 0\nIP 10.77.0.1.9 > 10.77.0.2.PORT: tcp 0\n" +
+			fmt.Sprintf(echo+answer+echo+answer+echo+answer, 0, 0, 1, 1, 2, 2) + "1\n"
+		if r.Out != want {
+			t.Errorf("%s\nwant %s", r, want)
 		}
 	})
 }

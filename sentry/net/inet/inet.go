@@ -18,6 +18,7 @@ package inet
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -61,7 +62,35 @@ type Stack struct {
 	left    bool // no task is in the namespace
 	sockets map[*Socket]struct{}
 	links   map[pair]*link // connections of which one end has not been looked at
+	holders []Holder       // in the order in which they came
 }
+
+// Holder is a socket of another family that works on the stack, which is there as long as
+// it is.
+type Holder interface {
+	// Told is its row in a file of /proc/net; ok is false of other files.
+	Told(file string) (row string, ok bool)
+}
+
+// Hold and LetGo are called once each.
+func (n *Stack) Hold(h Holder) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.holders = append(n.holders, h)
+}
+
+func (n *Stack) LetGo(h Holder) {
+	n.mu.Lock()
+	n.holders = slices.DeleteFunc(n.holders, func(o Holder) bool { return o == h })
+	last := n.unusedLocked()
+	n.mu.Unlock()
+	if last {
+		n.destroy()
+	}
+}
+
+// unusedLocked says that nobody is left who could use the stack.
+func (n *Stack) unusedLocked() bool { return n.left && len(n.sockets) == 0 && len(n.holders) == 0 }
 
 // New makes a namespace with a loopback device and its addresses, 127.0.0.1/8 and
 // ::1/128. A fresh one's device is down (unshare(2)); the container's own is up.
@@ -160,7 +189,7 @@ func (n *Stack) Started() bool { return n.started.Load() }
 func (n *Stack) Release() {
 	n.mu.Lock()
 	n.left = true
-	last := len(n.sockets) == 0
+	last := n.unusedLocked()
 	n.mu.Unlock()
 	if last {
 		n.destroy()
@@ -185,7 +214,7 @@ func (n *Stack) remove(s *Socket) (last bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.sockets, s)
-	return n.left && len(n.sockets) == 0
+	return n.unusedLocked()
 }
 
 // Sockets are those that a descriptor refers to.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"slices"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -30,6 +31,8 @@ var procFiles = map[string]func(n *Stack, b *bytes.Buffer){
 	"sockstat":   (*Stack).procSockets,
 	"sockstat6":  (*Stack).procSockets6,
 	"snmp":       (*Stack).procCounters,
+	"packet":     func(n *Stack, b *bytes.Buffer) { n.procHolders(b, "packet") },
+	"netlink":    func(n *Stack, b *bytes.Buffer) { n.procHolders(b, "netlink") },
 }
 
 // Proc is the content of /proc/net/NAME; false if it is the same always.
@@ -41,6 +44,25 @@ func (n *Stack) Proc(name string) ([]byte, bool) {
 	var b bytes.Buffer
 	f(n, &b)
 	return b.Bytes(), true
+}
+
+// holderHeads are the tables' of sockets of other families (net/packet/af_packet.c,
+// net/netlink/af_netlink.c).
+var holderHeads = map[string]string{
+	"packet":  "sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n",
+	"netlink": "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n",
+}
+
+func (n *Stack) procHolders(b *bytes.Buffer, file string) {
+	b.WriteString(holderHeads[file])
+	n.mu.Lock()
+	all := slices.Clone(n.holders)
+	n.mu.Unlock()
+	for _, h := range all {
+		if row, ok := h.Told(file); ok {
+			b.WriteString(row)
+		}
+	}
 }
 
 // heads of the tables of sockets, by protocol and family; they are as wide as the

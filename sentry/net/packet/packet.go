@@ -9,6 +9,7 @@ package packet
 
 import (
 	"encoding/binary"
+	"fmt"
 	"sync"
 	"time"
 
@@ -28,6 +29,7 @@ type Socket struct {
 	net   *inet.Stack
 	typ   int
 	proto int // as socket(2) had it
+	uid   uint32
 	inode *vfs.AnonInode
 	opts  *socket.Options
 	queue vfs.Queue
@@ -38,6 +40,7 @@ type Socket struct {
 	mu       sync.Mutex
 	index    int    // of the device that it is bound to, or 0
 	protocol uint16 // ETH_P_…; 0: nothing is received
+	down     bool   // the device is
 	list     []frame
 	size     int
 	seen     uint32 // PACKET_STATISTICS
@@ -69,11 +72,30 @@ func New(c vfs.Context, n *inet.Stack, typ, protocol int) (*Socket, error) {
 		return nil, unix.ESOCKTNOSUPPORT
 	}
 	n.Held().In(c)
-	s := &Socket{net: n, typ: typ, proto: protocol, inode: socket.NewInode(c), opts: socket.NewOptions(), ints: map[int]int32{}}
+	s := &Socket{net: n, typ: typ, proto: protocol, inode: socket.NewInode(c), opts: socket.NewOptions(), ints: map[int]int32{}, uid: c.Creds().FSUID}
 	if m := c.Memory(); m != nil {
 		s.arena = m.Arena()
 	}
-	return s, s.listen(0, network(uint16(protocol)))
+	n.Hold(s)
+	if err := s.listen(0, network(uint16(protocol))); err != nil {
+		n.LetGo(s)
+		return nil, err
+	}
+	return s, nil
+}
+
+// Told implements inet.Holder. packet_seq_show.
+func (s *Socket) Told(file string) (string, bool) {
+	if file != "packet" {
+		return "", false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	references, running := 2, 0
+	if s.protocol != 0 && !s.down {
+		references, running = 3, 1
+	}
+	return fmt.Sprintf("%016x %-6d %-4d %04x   %-5d %1d %-6d %-6d %-6d\n", 0, references, s.typ, s.protocol, s.index, running, s.size, s.uid, s.inode.Ino()), true
 }
 
 // network turns a number round.
@@ -82,7 +104,7 @@ func network(v uint16) uint16 { return v<<8 | v>>8 }
 // listen has the socket hear of a device and a protocol, and of no other.
 func (s *Socket) listen(index int, protocol uint16) error {
 	s.mu.Lock()
-	s.index, s.protocol = index, protocol
+	s.index, s.protocol, s.down = index, protocol, false
 	s.mu.Unlock()
 	if s.tap != nil {
 		s.tap.Close()
@@ -151,7 +173,7 @@ func (s *Socket) Bind(_ socket.Caller, b []byte) error {
 	}
 	if index != 0 && l.Flags&unix.IFF_UP == 0 && protocol != 0 {
 		s.mu.Lock()
-		s.err = unix.ENETDOWN
+		s.down, s.err = true, unix.ENETDOWN
 		s.mu.Unlock()
 		s.queue.Notify(vfs.EventErr)
 	}
@@ -344,6 +366,7 @@ func (s *Socket) Send(_ socket.Caller, m *socket.Message, _ int) (int, error) {
 }
 
 func (s *Socket) Release() {
+	defer s.net.LetGo(s)
 	s.bindMu.Lock()
 	defer s.bindMu.Unlock()
 	s.listen(0, 0)

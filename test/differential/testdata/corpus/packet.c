@@ -186,3 +186,33 @@ CASE(packet_ring)
 	say("%d", ((struct tpacket2_hdr *)m)->tp_status & TP_STATUS_USER);
 	munmap(m, 8192);
 }
+
+CASE(packet_proc)
+{
+	E(unshare(CLONE_NEWNET));
+	int one = socket(AF_PACKET, SOCK_RAW, 0), two = socket(AF_PACKET, SOCK_DGRAM, htons(ETH_P_ARP));
+	struct sockaddr_ll a = ll(ETH_P_IP, 1);
+	E(bind(one, (void *)&a, sizeof a)); // of a device that is down
+	int e = -1;
+	socklen_t size = sizeof e;
+	E(getsockopt(one, SOL_SOCKET, SO_ERROR, &e, &size));
+	say("%s", errname(e));
+	E(seteuid(1000));
+	E(socket(AF_PACKET, SOCK_RAW, 0));
+	E(seteuid(0));
+	for (int i = 0; i < 2; i++) {
+		char row[200];
+		FILE *f = fopen("/proc/self/net/packet", "r");
+		while (fgets(row, sizeof row, f)) {
+			unsigned long inode;
+			struct stat st[2];
+			fstat(one, &st[0]), fstat(two, &st[1]);
+			if (row[0] == 's' || sscanf(row, "%*s %*s %*s %*s %*s %*s %*s %*s %lu", &inode) != 1)
+				say("%s", row);
+			else
+				say("%.40s; of one %d, of two %d", row + 17, inode == st[0].st_ino, inode == st[1].st_ino);
+		}
+		fclose(f);
+		close(one), one = -1;
+	}
+}
