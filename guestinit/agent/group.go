@@ -53,8 +53,9 @@ func promiseMemory() error {
 
 // group is a container's control group.
 type group struct {
-	path string
-	dir  *os.File // to start processes in it
+	path  string
+	dir   *os.File // to start processes in it
+	kills *killWatch
 }
 
 func newGroup(name string, l *rpc.Limits) (*group, error) {
@@ -69,6 +70,9 @@ func newGroup(name string, l *rpc.Limits) (*group, error) {
 		g.dir = dir
 		err = g.limit(l)
 	}
+	if err == nil {
+		g.kills, err = watchKills(path)
+	}
 	if err != nil {
 		g.remove()
 		return nil, err
@@ -81,6 +85,7 @@ func (g *group) remove() {
 	if g == nil {
 		return
 	}
+	g.kills.close()
 	if g.dir != nil {
 		g.dir.Close()
 	}
@@ -188,10 +193,15 @@ func (g *group) stats() *rpc.StatsResponse {
 		Processes: g.number("pids.current"),
 		Memory:    g.number("memory.current"), MemoryMax: g.number("memory.peak"),
 		Cache:    memory["file"],
-		OomKills: g.table("memory.events")["oom_kill"],
+		OomKills: g.oomKills(),
 		CpuUser:  int64(cpu["user_usec"]) * 1000, CpuSystem: int64(cpu["system_usec"]) * 1000,
 	}
 }
+
+// oomKills is how many of its processes were killed for want of memory, of its limit's or
+// of the guest's. The kernel counts one before it kills it (mm/oom_kill.c,
+// __oom_kill_process).
+func (g *group) oomKills() uint64 { return g.table("memory.events")["oom_kill"] }
 
 // number is what a file of one number says, 0 where there is none.
 func (g *group) number(file string) uint64 {

@@ -33,6 +33,7 @@ type process struct {
 
 	status unix.WaitStatus // once exited is closed
 	exited chan struct{}   // closed by the reaper
+	kills  uint64          // of init, once ended is closed: the container's for want of memory
 	ended  chan struct{}   // closed when the streams are settled as well
 }
 
@@ -235,6 +236,7 @@ func (p *process) settle() {
 		if p.inner != 1 {
 			_ = p.container.group.signal(unix.SIGKILL) // a group that is gone has none
 		}
+		p.kills = p.container.group.oomKills()
 		p.streams.drain()
 		syncShare()
 	} else {
@@ -245,7 +247,7 @@ func (p *process) settle() {
 
 // outcome is that of a process that has ended.
 func (p *process) outcome() *rpc.WaitResponse {
-	w := &rpc.WaitResponse{Stdout: p.streams.sent(1), Stderr: p.streams.sent(2)}
+	w := &rpc.WaitResponse{Stdout: p.streams.sent(1), Stderr: p.streams.sent(2), OomKills: p.kills}
 	if !p.status.Signaled() {
 		w.Code = int32(p.status.ExitStatus())
 		return w

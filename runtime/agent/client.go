@@ -253,6 +253,12 @@ func (c *Client) Trace(ctx context.Context, r *TraceRequest, to *os.File) error 
 	return c.call(ctx, "trace", r, nil, to)
 }
 
+// OOM is Starving's. It returns when ctx ends or nothing more will come; the file stays
+// the caller's.
+func (c *Client) OOM(ctx context.Context, container string, to *os.File) error {
+	return c.call(ctx, "oom", container, nil, to)
+}
+
 func (c *Client) Debug(ctx context.Context, what string) (text string, err error) {
 	err = c.call(ctx, "debug", what, &text)
 	return text, err

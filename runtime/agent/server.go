@@ -81,6 +81,21 @@ var methods = map[string]func(ctx context.Context, h Handler, body []byte, files
 		}
 		return nil, tr.Trace(ctx, &r, files[0])
 	},
+	"oom": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
+		defer closeAll(files)
+		o, ok := h.(Starving)
+		if !ok {
+			return nil, &Error{Message: "agent: this sandbox does not tell of kills", Errno: unix.ENOSYS}
+		}
+		var container string
+		if err := json.Unmarshal(body, &container); err != nil {
+			return nil, fmt.Errorf("agent: parse oom: %w", err)
+		}
+		if len(files) != 1 {
+			return nil, errors.New("agent: oom without a pipe to write to")
+		}
+		return nil, o.OOM(ctx, container, files[0])
+	},
 	"signal": plain(func(ctx context.Context, h Handler, r SignalRequest) (any, error) {
 		return nil, h.Signal(ctx, &r)
 	}),

@@ -15,6 +15,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -202,6 +203,35 @@ func (g *Group) Stats() (*cgroups.Stats, error) {
 		return nil, fmt.Errorf("cgroup %s: %w", g.place.Path, err)
 	}
 	return s, nil
+}
+
+// OOMKills is how many processes of the group the kernel has killed for want of memory: a
+// line of memory.events (Documentation/admin-guide/cgroup-v2.rst), or of memory.oom_control
+// (cgroup-v1/memory.rst).
+func (g *Group) OOMKills() (uint64, error) {
+	paths := g.m.GetPaths()
+	var file string
+	switch { // a host with both versions has one for memory, and the first is named
+	case paths["memory"] != "":
+		file = filepath.Join(paths["memory"], "memory.oom_control")
+	case paths[""] != "":
+		file = filepath.Join(paths[""], "memory.events")
+	default:
+		return 0, nil
+	}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil // no limit was asked for, or all is gone
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cgroup %s: %w", g.place.Path, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, value, _ := strings.Cut(strings.TrimSpace(line), " "); name == "oom_kill" {
+			return strconv.ParseUint(value, 10, 64)
+		}
+	}
+	return 0, nil
 }
 
 // Pids are the processes of the group. The library asks the devices controller

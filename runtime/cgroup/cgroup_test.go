@@ -114,3 +114,38 @@ func TestLife(t *testing.T) {
 		t.Errorf("second Destroy: %v", err)
 	}
 }
+
+// TestOOMKills has the host's kernel kill one of two processes.
+func TestOOMKills(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to make a control group: run as root")
+	}
+	limit := int64(1 << 20) // and the slack
+	r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}}
+	g, err := New("oom-test", fmt.Sprintf("/bulkhead-oom-test-%d", os.Getpid()), false, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := g.OOMKills(); n != 0 || err != nil {
+		t.Errorf("before there is one: %d, %v", n, err)
+	}
+	hog := exec.Command("sh", "-c", "read go; exec dd if=/dev/zero of=/dev/null bs=300M count=1")
+	in, err := hog.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := hog.Start(); err != nil {
+		t.Fatal(err)
+	}
+	err = g.Start(r, hog.Process.Pid)
+	defer g.Destroy()
+	in.Write([]byte("\n"))
+	in.Close()
+	hog.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := g.OOMKills(); n != 1 || err != nil {
+		t.Errorf("%d kills, %v; the program's end: %v", n, err, hog.ProcessState)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"bulkhead/runtime/container"
 
 	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
 )
 
@@ -109,10 +110,12 @@ interval, "oom" when a process in it was killed for want of memory.`,
 }
 
 func watch(ctx context.Context, c *container.Container, once bool, interval time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	out := json.NewEncoder(os.Stdout)
+	var kills <-chan struct{}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	var kills uint64
 	for first := true; ; first = false {
 		s, err := c.Stats(ctx)
 		if errors.Is(err, container.ErrNotRunning) && !first {
@@ -124,20 +127,58 @@ func watch(ctx context.Context, c *container.Container, once bool, interval time
 		if err := out.Encode(event{"stats", c.State.ID, convert(s)}); err != nil || once {
 			return err
 		}
-		if s.Inside != nil {
-			if s.Inside.OOMKills > kills && !first {
+		if first {
+			var before *uint64
+			if s.Inside != nil {
+				before = &s.Inside.OOMKills
+			}
+			kills = killed(ctx, c, before)
+		}
+		for waiting := true; waiting; {
+			select {
+			case _, more := <-kills:
+				if !more { // the container has ended, or its sandbox does not tell
+					kills = nil
+					waiting = c.Status() != specs.StateStopped
+					break
+				}
 				if err := out.Encode(event{"oom", c.State.ID, nil}); err != nil {
 					return err
 				}
+			case <-tick.C:
+				waiting = false
+			case <-ctx.Done():
+				return nil
 			}
-			kills = s.Inside.OOMKills
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
 		}
 	}
+}
+
+// killed has a value when more than before of the container's programs have been killed
+// for want of memory (nil: than have been now), and is closed at the container's end.
+func killed(ctx context.Context, c *container.Container, before *uint64) <-chan struct{} {
+	kills := make(chan struct{})
+	go func() {
+		defer close(kills)
+		w, err := c.WatchOOM(ctx) // a frozen sandbox answers when it goes on
+		if err != nil {
+			return
+		}
+		defer w.Close()
+		for more := before != nil && w.Count() > *before; ; {
+			if more {
+				select {
+				case kills <- struct{}{}:
+				case <-ctx.Done():
+					return
+				}
+			}
+			if _, more = w.Next(); !more {
+				return
+			}
+		}
+	}()
+	return kills
 }
 
 // convert takes time and pressure from the host, who pays for the Sentry, too;

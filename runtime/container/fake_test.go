@@ -43,13 +43,21 @@ func fakeGofer() int {
 	return 0
 }
 
-// fakeProgram is a process inside: `sleep` waits for a signal, `exit N` ends.
+// fakeProgram is a process inside: `sleep` waits for a signal, `exit N` ends,
+// `starve N` is killed for want of memory.
 type fakeProgram struct {
 	args  []string
 	ended chan agent.ExitStatus
 }
 
-func (p *fakeProgram) begin() {
+func (h *fakeHandler) begin(p *fakeProgram) {
+	if p.args[0] == "starve" { // with others before it, so many in all
+		n, _ := strconv.Atoi(p.args[1])
+		for i := range n {
+			h.kills.Report(uint64(i + 1))
+		}
+		p.ended <- agent.ExitStatus{Signal: int(unix.SIGKILL)}
+	}
 	if path.Base(p.args[0]) == "exit" {
 		n, _ := strconv.Atoi(p.args[1])
 		p.ended <- agent.ExitStatus{Code: n}
@@ -57,6 +65,7 @@ func (p *fakeProgram) begin() {
 }
 
 type fakeHandler struct {
+	kills agent.Kills
 	mu    sync.Mutex
 	procs map[int]*fakeProgram
 	next  int
@@ -99,7 +108,7 @@ func fakeSandbox() int {
 	(&agent.Ready{Ready: true, Platform: "fake"}).Write(ready)
 	ready.Close()
 	if config.Start {
-		h.proc(1).begin()
+		h.begin(h.proc(1))
 	}
 	s := <-h.procs[1].ended
 	fmt.Fprintln(os.Stdout, "init ended")
@@ -129,7 +138,7 @@ func (h *fakeHandler) Start(context.Context, string) error {
 	if begun {
 		return unix.EALREADY
 	}
-	h.proc(1).begin()
+	h.begin(h.proc(1))
 	return nil
 }
 
@@ -147,7 +156,7 @@ func (h *fakeHandler) Exec(_ context.Context, r *agent.ExecRequest, files []*os.
 		return 0, fmt.Errorf(`exec: "missing": executable file not found in $PATH: %w`, unix.ENOENT)
 	}
 	pid := h.add(r.Process.Args)
-	h.proc(pid).begin()
+	h.begin(h.proc(pid))
 	return pid, nil
 }
 
@@ -170,6 +179,10 @@ func (h *fakeHandler) Wait(ctx context.Context, r *agent.WaitRequest) (agent.Exi
 	case <-ctx.Done():
 		return agent.ExitStatus{}, ctx.Err()
 	}
+}
+
+func (h *fakeHandler) OOM(ctx context.Context, _ string, to *os.File) error {
+	return h.kills.Tell(ctx, to)
 }
 
 func (h *fakeHandler) Resize(context.Context, *agent.ResizeRequest) error { return nil }

@@ -41,16 +41,22 @@ var retries = []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 2 
 type publisher struct {
 	namespace string
 	log       *slog.Logger
-	queue     chan *types.Envelope
+	queue     chan queued
 	stop      chan struct{} // no more will come
 	sent      chan struct{} // closed when all is out after stop
 	dial      func(context.Context) (net.Conn, error)
 }
 
+// queued is an event that waits.
+type queued struct {
+	*types.Envelope
+	over chan struct{} // closed when it was sent, or is lost
+}
+
 func newPublisher(address, namespace string) *publisher {
 	p := &publisher{
 		namespace: namespace, log: slog.New(slog.DiscardHandler),
-		queue: make(chan *types.Envelope, waitingEvents), stop: make(chan struct{}), sent: make(chan struct{}),
+		queue: make(chan queued, waitingEvents), stop: make(chan struct{}), sent: make(chan struct{}),
 		dial: func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", strings.TrimPrefix(address, socketScheme))
@@ -63,26 +69,31 @@ func newPublisher(address, namespace string) *publisher {
 	return p
 }
 
-// publish never waits.
-func (p *publisher) publish(topic string, event proto.Message) {
+// publish never waits. Who makes events as fast as somebody likes can: for over, which is
+// closed when this one waits no longer.
+func (p *publisher) publish(topic string, event proto.Message) (over <-chan struct{}) {
+	done := make(chan struct{})
 	if p.dial == nil {
-		return
+		close(done)
+		return done
 	}
 	body, err := anypb.New(event)
 	if err != nil {
 		p.log.Error("event", "topic", topic, "err", err)
-		return
+		close(done)
+		return done
 	}
 	body.TypeUrl = strings.TrimPrefix(body.TypeUrl, "type.googleapis.com/") // as containerd's typeurl has it
-	e := &types.Envelope{Timestamp: timestamppb.Now(), Namespace: p.namespace, Topic: topic, Event: body}
+	e := queued{&types.Envelope{Timestamp: timestamppb.Now(), Namespace: p.namespace, Topic: topic, Event: body}, done}
 	for {
 		select {
 		case p.queue <- e:
-			return
+			return done
 		default:
 		}
 		select {
 		case lost := <-p.queue:
+			close(lost.over)
 			p.log.Warn("an event is lost: containerd has not heard any for long", "topic", lost.Topic)
 		default:
 		}
@@ -98,7 +109,7 @@ func (p *publisher) run() {
 		}
 	}()
 	for {
-		var e *types.Envelope
+		var e queued
 		select {
 		case e = <-p.queue:
 		case <-p.stop:
@@ -109,7 +120,7 @@ func (p *publisher) run() {
 			}
 		}
 		for try := 0; ; try++ {
-			err := p.send(&client, e)
+			err := p.send(&client, e.Envelope)
 			if err == nil {
 				break
 			}
@@ -125,6 +136,7 @@ func (p *publisher) run() {
 				}
 			}
 		}
+		close(e.over)
 	}
 }
 

@@ -70,6 +70,7 @@ type taskState struct {
 	id, bundle string
 	rt         *container.Runtime
 	init       *process
+	kills      *container.OOMWatch // nil: the sandbox does not tell
 
 	mu    sync.Mutex
 	execs map[string]*process

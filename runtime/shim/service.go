@@ -178,7 +178,27 @@ func (s *service) create(ctx context.Context, r *task.CreateTaskRequest) (_ *tas
 	}
 	c.Release()
 	t.init.stdio, t.init.pid = o, uint32(c.State.Sandbox.PID)
+	t.kills = s.listen(c)
 	return t, c, nil
+}
+
+// listenPatience is for a sandbox that has just answered.
+const listenPatience = 10 * time.Second
+
+// listen begins to hear of a container's kills before its program runs.
+func (s *service) listen(c *container.Container) *container.OOMWatch {
+	ctx, cancel := context.WithCancel(context.Background())
+	late := time.AfterFunc(listenPatience, cancel)
+	w, err := c.WatchOOM(ctx)
+	if err == nil && late.Stop() {
+		return w
+	}
+	cancel()
+	if w != nil {
+		w.Close()
+	}
+	s.log.Warn("nobody hears of kills for want of memory", "container", c.State.ID, "err", err)
+	return nil
 }
 
 // watch waits for a container's end and tells of it.
@@ -187,7 +207,12 @@ func (s *service) watch(t *taskState, child, gofer *os.Process) {
 	if err != nil { // deleted by hand
 		c = &container.Container{State: &state.State{ID: t.id}}
 	}
+	end := s.tellKills(t)
 	code, crash := t.awaitSandbox(child, c)
+	end()
+	if n, _ := c.HostOOMKills(); n > 0 { // of the sandbox itself, whose memory the host limits as well
+		s.events.publish(topicOOM, &events.TaskOOM{ContainerID: t.id})
+	}
 	if gofer != nil {
 		gofer.Wait() // it ends with the sandbox
 	}
@@ -210,6 +235,35 @@ func (s *service) watch(t *taskState, child, gofer *os.Process) {
 		}
 	}
 	s.finish(t, t.init, code)
+}
+
+// tellKills tells of programs that are killed for want of memory, until the function that it
+// gives is called after the container's end: it tells of those that are untold.
+func (s *service) tellKills(t *taskState) (end func()) {
+	if t.kills == nil {
+		return func() {}
+	}
+	last, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			if _, ok := t.kills.Next(); !ok {
+				return
+			}
+			// One at a time: a container is not to push out others' events.
+			over := s.events.publish(topicOOM, &events.TaskOOM{ContainerID: t.id})
+			select {
+			case <-over:
+			case <-last:
+			}
+		}
+	}()
+	return func() {
+		close(last)
+		t.kills.End()
+		<-done
+		t.kills.Close()
+	}
 }
 
 // finish notes a process's end and tells of it, after its beginning.

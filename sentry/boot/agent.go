@@ -13,7 +13,10 @@ import (
 )
 
 // The methods below make a sandbox an agent.Handler.
-var _ agent.Handler = (*sandbox)(nil)
+var (
+	_ agent.Handler  = (*sandbox)(nil)
+	_ agent.Starving = (*sandbox)(nil)
+)
 
 // Start lets init run.
 func (s *sandbox) Start(context.Context, string) error {
@@ -203,6 +206,11 @@ func (s *sandbox) Stats(context.Context, string) (*agent.Stats, error) {
 	st.Calls, st.Faults = s.calls.Served(), s.kernel.Faults.Load()
 	return st, nil
 }
+
+// OOM implements agent.Starving.
+func (s *sandbox) OOM(ctx context.Context, _ string, to *os.File) error { return s.kills.Tell(ctx, to) }
+
+func (s *sandbox) reportOOM() { s.kills.Report(s.kernel.OOMKills.Load()) }
 
 // Update changes the limits that the Sentry keeps; 0 takes one away.
 func (s *sandbox) Update(_ context.Context, r *agent.UpdateRequest) error {

@@ -60,6 +60,7 @@ type sandbox struct {
 	listener *net.UnixListener
 	cpuinfo  []byte // the host's /proc/cpuinfo
 	caches   []sys.Cache
+	kills    agent.Kills
 
 	mu    sync.Mutex
 	procs map[int32]*process // started from outside, not yet waited for
@@ -220,6 +221,7 @@ func (s *sandbox) makeKernel() (err error) {
 	}
 	s.kernel.World.(*syscalls.World).FSTypes = s.fsTypes()
 	s.kernel.OnPanic(func(*kernel.Panic) { os.Exit(exitPanic) })
+	s.kernel.OnOOM(s.reportOOM)
 	return nil
 }
 
@@ -236,6 +238,7 @@ func (s *sandbox) run() int {
 	g := s.init.task.Group()
 	<-g.Ended()
 	s.kernel.Wait()
+	s.reportOOM() // who was killed is counted before it ends
 	s.init.finish()
 	status := exitStatus(g.ExitStatus())
 	s.log.Info("init ended", "code", status.Code, "signal", status.Signal)

@@ -81,6 +81,7 @@ type Kernel struct {
 	panicked atomic.Pointer[Panic]
 
 	onPanic func(*Panic)
+	onOOM   func()
 }
 
 // Panic is a bug of ours that ended the container.
@@ -127,6 +128,10 @@ func (k *Kernel) SetPIDs(n int) {
 // first task starts.
 func (k *Kernel) OnPanic(f func(*Panic)) { k.onPanic = f }
 
+// OnOOM sets who hears when OOMKills has grown; f is not to wait. Call it before the first
+// task starts.
+func (k *Kernel) OnOOM(f func()) { k.onOOM = f }
+
 // Task returns the thread with global id tid, zombies excluded, or nil. What an
 // application names is Task.Find's.
 func (k *Kernel) Task(tid int32) *Task { return k.TaskIn(k.root, tid) }
@@ -172,13 +177,26 @@ func (k *Kernel) Wait() { k.done.Wait() }
 // memory. It reports whether there was one.
 func (k *Kernel) killLargest() bool {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	var victim *ThreadGroup
+	victim, dying := k.largestLocked()
+	if victim != nil {
+		k.OOMKills.Add(1)
+		k.killGroupLocked(victim, unix.SIGKILL)
+	}
+	k.mu.Unlock()
+	if victim != nil && k.onOOM != nil {
+		k.onOOM()
+	}
+	return victim != nil || dying
+}
+
+// largestLocked is the process to kill, unless one that was killed is yet to give its
+// memory back.
+func (k *Kernel) largestLocked() (victim *ThreadGroup, dying bool) {
 	var most uint64
 	for _, g := range k.groupsLocked() {
 		if g.exiting || g.dead {
 			if g.oomKilled && !g.dead {
-				return true // its memory is on the way
+				return nil, true // its memory is on the way
 			}
 			continue
 		}
@@ -191,13 +209,10 @@ func (k *Kernel) killLargest() bool {
 			victim, most = g, size
 		}
 	}
-	if victim == nil {
-		return false
+	if victim != nil {
+		victim.oomKilled = true
+		k.Log.Warn("out of memory: killed process", "task", victim.PID(), "comm", victim.leader.Comm(), "resident", most,
+			"limit", k.Memory)
 	}
-	victim.oomKilled = true
-	k.OOMKills.Add(1)
-	k.Log.Warn("out of memory: killed process", "task", victim.PID(), "comm", victim.leader.Comm(), "resident", most,
-		"limit", k.Memory)
-	k.killGroupLocked(victim, unix.SIGKILL)
-	return true
+	return victim, false
 }

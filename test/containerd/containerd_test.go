@@ -65,51 +65,8 @@ var sessions = []struct {
 	}},
 	{"a life", func(t *testing.T, d *daemon, c column) string {
 		var said strings.Builder
-		events := d.ctr("events")
-		stream, err := events.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := events.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer events.Wait()
-		defer events.Process.Kill()
-		lines := bufio.NewScanner(stream)
-		topic := func(want string) {
-			t.Helper()
-			for lines.Scan() {
-				f := strings.Fields(lines.Text())
-				if i := indexOf(f, "default"); i >= 0 && i+1 < len(f) && strings.HasPrefix(f[i+1], "/tasks/") {
-					fmt.Fprintln(&said, f[i+1])
-					if f[i+1] == want {
-						return
-					}
-				}
-			}
-			t.Fatalf("no event %s: %s", want, said.String())
-		}
-		// The stream is there when it tells of a first container.
-		subscribed := make(chan struct{})
-		go func() {
-			for lines.Scan() {
-				if strings.Contains(lines.Text(), "/containers/create") {
-					break
-				}
-			}
-			close(subscribed)
-		}()
-		for n := 0; ; n++ {
-			name := "nobody" + strconv.Itoa(n)
-			d.must(t, "container", "create", image, name)
-			d.must(t, "container", "rm", name)
-			select {
-			case <-subscribed:
-			default:
-				continue
-			}
-			break
-		}
+		topic, end := d.topics(t, &said)
+		defer end()
 		d.must(t, c.run("-d", image, "a", "sh", "-c", `trap "exit 5" TERM; while :; do sleep 0.05; done`)...)
 		topic("/tasks/start")
 		fmt.Fprintln(&said, d.status(t, "a"))
@@ -135,6 +92,20 @@ var sessions = []struct {
 		fmt.Fprintln(&said, d.do(t, "task", "rm", "a").Code)
 		topic("/tasks/delete")
 		d.must(t, "container", "rm", "a")
+		return said.String()
+	}},
+	{"memory runs out", func(t *testing.T, d *daemon, c column) string {
+		var said strings.Builder
+		topic, end := d.topics(t, &said)
+		defer end()
+		for _, end := range []string{"exec ", ""} { // the container's, or one beside its program
+			d.must(t, c.run("-d", "--memory-limit", "67108864", image, "a", "sh", "-c", end+"dd if=/dev/zero of=/dev/null bs=200M count=1; exit 4")...)
+			topic("/tasks/exit")
+			fmt.Fprintln(&said, d.status(t, "a"))
+			d.must(t, "task", "rm", "a")
+			d.must(t, "container", "rm", "a")
+			topic("/tasks/delete")
+		}
 		return said.String()
 	}},
 	{"containerd restarts", func(t *testing.T, d *daemon, c column) string {
@@ -196,10 +167,64 @@ var written = map[string]string{
 	"a life": "/tasks/create\n/tasks/start\nRUNNING\n-- stderr\n-- exit 3\n0\nerr\n<nil>\n/tasks/exec-added\n/tasks/exec-started\n/tasks/exit\n" +
 		"1 true\n/tasks/exec-added\n-- stderr\n-- exit 0\nuid=1000(user) gid=1000 groups=1000\n<nil>\n/tasks/exec-added\n/tasks/exec-started\n/tasks/exit\n" +
 		"/tasks/paused\nPAUSED\n/tasks/resumed\nRUNNING 1\ntrue true\ntrue\n/tasks/exit\nSTOPPED 1\n0\n/tasks/delete\n",
+	"memory runs out":     strings.Repeat("/tasks/create\n/tasks/start\n/tasks/oom\n/tasks/exit\nSTOPPED\n/tasks/delete\n", 2),
 	"containerd restarts": "RUNNING\n-- stderr\n-- exit 0\nafter\n<nil>\n0\n",
 	"the shim is killed":  "",
 	"a logger":            "-- stderr\n-- exit 0\nout\nerr\n<nil>",
 	"no such program":     "1 true",
+}
+
+// topics listens to what containerd says of tasks: what it gives waits for a topic, and
+// writes those up to it, a line each.
+func (d *daemon) topics(t *testing.T, said *strings.Builder) (await func(want string), end func()) {
+	t.Helper()
+	events := d.ctr("events")
+	stream, err := events.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := events.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stream)
+	// The stream is there when it tells of a first container.
+	subscribed := make(chan struct{})
+	go func() {
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), "/containers/create") {
+				break
+			}
+		}
+		close(subscribed)
+	}()
+	for n := 0; ; n++ {
+		name := "nobody" + strconv.Itoa(n)
+		d.must(t, "container", "create", image, name)
+		d.must(t, "container", "rm", name)
+		select {
+		case <-subscribed:
+		default:
+			continue
+		}
+		break
+	}
+	await = func(want string) {
+		t.Helper()
+		for lines.Scan() {
+			f := strings.Fields(lines.Text())
+			if i := indexOf(f, "default"); i >= 0 && i+1 < len(f) && strings.HasPrefix(f[i+1], "/tasks/") {
+				fmt.Fprintln(said, f[i+1])
+				if f[i+1] == want {
+					return
+				}
+			}
+		}
+		t.Fatalf("no event %s: %s", want, said.String())
+	}
+	return await, func() {
+		events.Process.Kill()
+		events.Wait()
+	}
 }
 
 func indexOf(list []string, s string) int {

@@ -1,9 +1,17 @@
 package oci
 
 import (
+	"bufio"
+	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"bulkhead/test/rig"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -55,6 +63,50 @@ func TestMemoryHog(t *testing.T) {
 			}
 			p.must(t, "delete", "--force", neighbour)
 		})
+	})
+}
+
+// TestOOMEvent: who watches a container hears of a program that was killed for want of memory
+// when that happens, and of the container's end.
+func TestOOMEvent(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, p *program) {
+		name := p.started(t, memory(64<<20), "sleep", "1000")
+		cmd := exec.Command(p.args[0], append(slices.Clone(p.args[1:]), "events", "--interval", "100ms", name)...)
+		stream, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		watch := time.AfterFunc(rig.Limit, func() { cmd.Process.Kill() })
+		defer watch.Stop()
+		lines := bufio.NewScanner(stream)
+		await := func(kind string) string {
+			for lines.Scan() {
+				var e struct{ Type string }
+				if json.Unmarshal(lines.Bytes(), &e) == nil && e.Type == kind {
+					return lines.Text()
+				}
+			}
+			return ""
+		}
+		if await("stats") == "" {
+			t.Error("no statistics")
+		}
+		if got := p.do(t, "exec", name, "acts", "child_hog"); got.Out != "child died by signal 9\n" {
+			t.Errorf("the hog: %s%s", got, p.logged())
+		}
+		if got, want := await("oom"), fmt.Sprintf(`{"type":"oom","id":"%s"}`, name); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		p.must(t, "delete", "--force", name)
+		if got := await("oom"); got != "" {
+			t.Errorf("after the end: %s", got)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("events ends with %v", err)
+		}
 	})
 }
 

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -250,6 +251,7 @@ func testContainer(t *testing.T, wall string) {
 	t.Cleanup(func() { finish(t, c.command(wall, "delete", "--force", "one")); <-ended })
 	v.await("started 1\n", 0)
 
+	heard := eventsOf(t, c, wall, "one")
 	for _, b := range commands {
 		cmd := c.command(wall, "exec", append(strings.Fields(b.flags), "one", "sh", "-c", b.script)...)
 		cmd.Stdin = strings.NewReader(b.stdin)
@@ -294,6 +296,13 @@ func testContainer(t *testing.T, wall string) {
 	if got := finish(t, c.command(wall, "exec", "one", "cat", "/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/memory.max")); got != (outcome{0, "40\n94371840\n", ""}) {
 		t.Errorf("after update: %+v", got)
 	}
+	// More than 90 MiB, which is what the machine has less than.
+	if got := finish(t, c.command(wall, "exec", "one", "dd", "if=/dev/zero", "of=/dev/null", "bs=120M", "count=1")); got.code != 137 {
+		t.Errorf("a hog: %+v", got)
+	}
+	if got := heard(); got != `{"type":"oom","id":"one"}` {
+		t.Errorf("of the hog's end: %s", got)
+	}
 	if got := finish(t, c.command(wall, "kill", "one", "USR1")); got.code != 0 {
 		t.Errorf("kill: %+v", got)
 	}
@@ -315,6 +324,30 @@ func testContainer(t *testing.T, wall string) {
 	}
 	if left, _ := os.ReadDir(filepath.Join(c.dir, "state")); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// eventsOf watches a container; what it gives waits for the next event that is no statistics.
+func eventsOf(t *testing.T, c *container, wall, id string) func() string {
+	t.Helper()
+	cmd := c.command(wall, "events", "--interval", "1h", id)
+	stream, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	watch := time.AfterFunc(3*bound, func() { _ = cmd.Process.Kill() })
+	t.Cleanup(func() {
+		watch.Stop()
+		_ = cmd.Process.Kill() // it has ended with the container
+		_ = cmd.Wait()
+	})
+	lines := bufio.NewScanner(stream)
+	return func() string {
+		for lines.Scan() {
+			if !strings.HasPrefix(lines.Text(), `{"type":"stats"`) {
+				return lines.Text()
+			}
+		}
+		return ""
 	}
 }
 

@@ -25,6 +25,7 @@ type container struct {
 	procs  map[int]*process // that Exec started, until they have ended
 	begun  bool             // its program runs, or has
 	frozen bool             // by itself, as one that is not the first
+	kills  agent.Kills      // locks itself
 }
 
 // firstName is the name in the guest of the container that the machine began with.
@@ -162,7 +163,20 @@ func (s *sandbox) make(ctx context.Context, c *container, r *agent.AddRequest, d
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.init = p
+	go s.followKills(c)
 	return nil
+}
+
+// followKills hears of programs that the guest's kernel kills, until the container ends.
+func (s *sandbox) followKills(c *container) {
+	for above := uint64(0); ; {
+		a, err := s.guest.OOMKills(context.Background(), &rpc.OOMKillsRequest{Container: c.name, Above: above})
+		if err != nil || a.Kills <= above {
+			return // it has ended, and what came last Wait tells
+		}
+		above = a.Kills
+		c.kills.Report(above)
+	}
 }
 
 // filter compiles a container's seccomp profile, if it has one.
@@ -189,6 +203,7 @@ func (s *sandbox) Remove(ctx context.Context, name string) error {
 		return s.why(rpc.Refused(err))
 	}
 	c.init.stop()
+	c.kills.End()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range c.procs {

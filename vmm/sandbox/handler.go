@@ -147,6 +147,9 @@ func (s *sandbox) Wait(ctx context.Context, r *agent.WaitRequest) (agent.ExitSta
 	if err != nil {
 		return agent.ExitStatus{}, s.why(rpc.Refused(err))
 	}
+	if r.PID == 0 {
+		c.kills.Report(w.OomKills)
+	}
 	s.mu.Lock()
 	p := c.procs[r.PID]
 	delete(c.procs, r.PID)
@@ -206,6 +209,15 @@ func (s *sandbox) Stats(ctx context.Context, name string) (*agent.Stats, error) 
 		Memory: a.Memory, Cache: a.Cache, MemoryMax: a.MemoryMax, MemoryLimit: uint64(max(l.Memory, 0)), OOMKills: a.OomKills,
 		CPUUser: a.CpuUser, CPUSystem: a.CpuSystem,
 	}, nil
+}
+
+// OOM implements agent.Starving.
+func (s *sandbox) OOM(ctx context.Context, name string, to *os.File) error {
+	c, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	return c.kills.Tell(ctx, to)
 }
 
 // Update changes what the guest enforces. Memory beyond what the machine was made

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -117,6 +118,7 @@ type liar struct {
 	wait      func() *rpc.WaitResponse
 	processes func() []*rpc.Process
 	signal    func() error
+	kills     func(above uint64) uint64
 }
 
 func (*liar) Hello(context.Context, *rpc.HelloRequest) (*rpc.HelloResponse, error) {
@@ -137,6 +139,10 @@ func (l *liar) Processes(context.Context, *rpc.ProcessesRequest) (*rpc.Processes
 
 func (l *liar) Signal(context.Context, *rpc.SignalRequest) (*rpc.SignalResponse, error) {
 	return &rpc.SignalResponse{}, l.signal()
+}
+
+func (l *liar) OOMKills(_ context.Context, r *rpc.OOMKillsRequest) (*rpc.OOMKillsResponse, error) {
+	return &rpc.OOMKillsResponse{Kills: l.kills(r.Above)}, nil
 }
 
 // open opens a process's streams, and says something on its standard output.
@@ -338,6 +344,26 @@ func TestLyingGuest(t *testing.T) {
 		}})
 		_, err := c.Processes(t.Context(), "")
 		refused(t, err, "too long")
+	})
+	t.Run("kills", func(t *testing.T) {
+		answers := []uint64{3, 1 << 60, 5}
+		s, c := lied(t, &liar{
+			kills: func(uint64) (n uint64) { n, answers = answers[0], answers[1:]; return n },
+			wait:  func() *rpc.WaitResponse { return &rpc.WaitResponse{OomKills: 1<<60 + 1} },
+		})
+		s.followKills(s.first) // ends when it is told fewer than it knows of
+		heard, to := pipe(t)
+		go func() { _ = c.OOM(t.Context(), "", to) }() // ends with the client
+		lines := bufio.NewReader(heard)
+		line, err := lines.ReadString('\n')
+		if line != "1152921504606846976\n" || err != nil {
+			t.Errorf("%q, %v", line, err)
+		}
+		_, err = c.Wait(t.Context(), &agent.WaitRequest{})
+		must(t, err)
+		if line, err = lines.ReadString('\n'); line != "1152921504606846977\n" || err != nil {
+			t.Errorf("%q, %v", line, err)
+		}
 	})
 	t.Run("connections", func(t *testing.T) {
 		s, c := lied(t, &liar{exec: func(l *liar, r *rpc.ExecRequest) (*rpc.ExecResponse, error) {

@@ -295,6 +295,7 @@ func (s *sandbox) run() int {
 	select {
 	case w := <-s.ended:
 		s.over.Store(true)
+		s.first.kills.Report(w.OomKills)
 		s.first.init.output(s.given)
 		status := exitStatus(w)
 		s.log.Info("init ended", "code", status.Code, "signal", status.Signal)
@@ -303,6 +304,7 @@ func (s *sandbox) run() int {
 	}
 	select {
 	case w := <-s.ended: // it ended first
+		s.first.kills.Report(w.OomKills)
 		return exitStatus(w).Exit()
 	default:
 	}

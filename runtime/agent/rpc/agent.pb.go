@@ -1201,6 +1201,7 @@ type WaitResponse struct {
 	// Bytes that the process had sent by each stream when it ended.
 	Stdout        uint64 `protobuf:"varint,4,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr        uint64 `protobuf:"varint,5,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	OomKills      uint64 `protobuf:"varint,6,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"` // of init alone: the container's, in all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1266,6 +1267,13 @@ func (x *WaitResponse) GetStdout() uint64 {
 func (x *WaitResponse) GetStderr() uint64 {
 	if x != nil {
 		return x.Stderr
+	}
+	return 0
+}
+
+func (x *WaitResponse) GetOomKills() uint64 {
+	if x != nil {
+		return x.OomKills
 	}
 	return 0
 }
@@ -1730,6 +1738,102 @@ func (x *StatsResponse) GetCpuSystem() int64 {
 	return 0
 }
 
+type OOMKillsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Above         uint64                 `protobuf:"varint,2,opt,name=above,proto3" json:"above,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OOMKillsRequest) Reset() {
+	*x = OOMKillsRequest{}
+	mi := &file_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OOMKillsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OOMKillsRequest) ProtoMessage() {}
+
+func (x *OOMKillsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OOMKillsRequest.ProtoReflect.Descriptor instead.
+func (*OOMKillsRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *OOMKillsRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *OOMKillsRequest) GetAbove() uint64 {
+	if x != nil {
+		return x.Above
+	}
+	return 0
+}
+
+type OOMKillsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kills         uint64                 `protobuf:"varint,1,opt,name=kills,proto3" json:"kills,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OOMKillsResponse) Reset() {
+	*x = OOMKillsResponse{}
+	mi := &file_agent_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OOMKillsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OOMKillsResponse) ProtoMessage() {}
+
+func (x *OOMKillsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OOMKillsResponse.ProtoReflect.Descriptor instead.
+func (*OOMKillsResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *OOMKillsResponse) GetKills() uint64 {
+	if x != nil {
+		return x.Kills
+	}
+	return 0
+}
+
 // Limits of a container; 0 is none.
 type Limits struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1741,7 +1845,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1857,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1870,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Limits) GetMemory() uint64 {
@@ -1793,7 +1897,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +1909,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +1922,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UpdateRequest) GetContainer() string {
@@ -1843,7 +1947,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1855,7 +1959,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1868,7 +1972,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 type DiagnoseRequest struct {
@@ -1880,7 +1984,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1892,7 +1996,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1905,7 +2009,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DiagnoseRequest) GetWhat() string {
@@ -1924,7 +2028,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2040,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2053,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DiagnoseResponse) GetText() string {
@@ -2036,13 +2140,14 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eSignalResponse\"=\n" +
 	"\vWaitRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x10\n" +
-	"\x03pid\x18\x02 \x01(\x05R\x03pid\"~\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\"\x9b\x01\n" +
 	"\fWaitResponse\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x12\n" +
 	"\x04core\x18\x03 \x01(\bR\x04core\x12\x16\n" +
 	"\x06stdout\x18\x04 \x01(\x04R\x06stdout\x12\x16\n" +
-	"\x06stderr\x18\x05 \x01(\x04R\x06stderr\"m\n" +
+	"\x06stderr\x18\x05 \x01(\x04R\x06stderr\x12\x1b\n" +
+	"\toom_kills\x18\x06 \x01(\x04R\boomKills\"m\n" +
 	"\rResizeRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
@@ -2078,7 +2183,12 @@ const file_agent_proto_rawDesc = "" +
 	"\toom_kills\x18\x05 \x01(\x04R\boomKills\x12\x19\n" +
 	"\bcpu_user\x18\x06 \x01(\x03R\acpuUser\x12\x1d\n" +
 	"\n" +
-	"cpu_system\x18\a \x01(\x03R\tcpuSystem\"4\n" +
+	"cpu_system\x18\a \x01(\x03R\tcpuSystem\"E\n" +
+	"\x0fOOMKillsRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x14\n" +
+	"\x05above\x18\x02 \x01(\x04R\x05above\"(\n" +
+	"\x10OOMKillsResponse\x12\x14\n" +
+	"\x05kills\x18\x01 \x01(\x04R\x05kills\"4\n" +
 	"\x06Limits\x12\x16\n" +
 	"\x06memory\x18\x01 \x01(\x04R\x06memory\x12\x12\n" +
 	"\x04pids\x18\x02 \x01(\x04R\x04pids\"`\n" +
@@ -2089,7 +2199,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fDiagnoseRequest\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\"&\n" +
 	"\x10DiagnoseResponse\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text2\xd0\b\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text2\xa5\t\n" +
 	"\x05Agent\x12J\n" +
 	"\x05Hello\x12\x1f.bulkhead.agent.v1.HelloRequest\x1a .bulkhead.agent.v1.HelloResponse\x12J\n" +
 	"\x05Begin\x12\x1f.bulkhead.agent.v1.BeginRequest\x1a .bulkhead.agent.v1.BeginResponse\x12M\n" +
@@ -2101,7 +2211,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x04Wait\x12\x1e.bulkhead.agent.v1.WaitRequest\x1a\x1f.bulkhead.agent.v1.WaitResponse\x12M\n" +
 	"\x06Resize\x12 .bulkhead.agent.v1.ResizeRequest\x1a!.bulkhead.agent.v1.ResizeResponse\x12V\n" +
 	"\tProcesses\x12#.bulkhead.agent.v1.ProcessesRequest\x1a$.bulkhead.agent.v1.ProcessesResponse\x12J\n" +
-	"\x05Stats\x12\x1f.bulkhead.agent.v1.StatsRequest\x1a .bulkhead.agent.v1.StatsResponse\x12M\n" +
+	"\x05Stats\x12\x1f.bulkhead.agent.v1.StatsRequest\x1a .bulkhead.agent.v1.StatsResponse\x12S\n" +
+	"\bOOMKills\x12\".bulkhead.agent.v1.OOMKillsRequest\x1a#.bulkhead.agent.v1.OOMKillsResponse\x12M\n" +
 	"\x06Update\x12 .bulkhead.agent.v1.UpdateRequest\x1a!.bulkhead.agent.v1.UpdateResponse\x12M\n" +
 	"\x06Freeze\x12 .bulkhead.agent.v1.FreezeRequest\x1a!.bulkhead.agent.v1.FreezeResponse\x12S\n" +
 	"\bDiagnose\x12\".bulkhead.agent.v1.DiagnoseRequest\x1a#.bulkhead.agent.v1.DiagnoseResponseB\x1cZ\x1abulkhead/runtime/agent/rpcb\x06proto3"
@@ -2118,7 +2229,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_agent_proto_goTypes = []any{
 	(*Errno)(nil),             // 0: bulkhead.agent.v1.Errno
 	(*HelloRequest)(nil),      // 1: bulkhead.agent.v1.HelloRequest
@@ -2150,23 +2261,25 @@ var file_agent_proto_goTypes = []any{
 	(*Process)(nil),           // 27: bulkhead.agent.v1.Process
 	(*StatsRequest)(nil),      // 28: bulkhead.agent.v1.StatsRequest
 	(*StatsResponse)(nil),     // 29: bulkhead.agent.v1.StatsResponse
-	(*Limits)(nil),            // 30: bulkhead.agent.v1.Limits
-	(*UpdateRequest)(nil),     // 31: bulkhead.agent.v1.UpdateRequest
-	(*UpdateResponse)(nil),    // 32: bulkhead.agent.v1.UpdateResponse
-	(*DiagnoseRequest)(nil),   // 33: bulkhead.agent.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),  // 34: bulkhead.agent.v1.DiagnoseResponse
-	nil,                       // 35: bulkhead.agent.v1.CreateRequest.BindsEntry
+	(*OOMKillsRequest)(nil),   // 30: bulkhead.agent.v1.OOMKillsRequest
+	(*OOMKillsResponse)(nil),  // 31: bulkhead.agent.v1.OOMKillsResponse
+	(*Limits)(nil),            // 32: bulkhead.agent.v1.Limits
+	(*UpdateRequest)(nil),     // 33: bulkhead.agent.v1.UpdateRequest
+	(*UpdateResponse)(nil),    // 34: bulkhead.agent.v1.UpdateResponse
+	(*DiagnoseRequest)(nil),   // 35: bulkhead.agent.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),  // 36: bulkhead.agent.v1.DiagnoseResponse
+	nil,                       // 37: bulkhead.agent.v1.CreateRequest.BindsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: bulkhead.agent.v1.BeginRequest.interfaces:type_name -> bulkhead.agent.v1.Interface
 	5,  // 1: bulkhead.agent.v1.Interface.routes:type_name -> bulkhead.agent.v1.Route
-	35, // 2: bulkhead.agent.v1.CreateRequest.binds:type_name -> bulkhead.agent.v1.CreateRequest.BindsEntry
+	37, // 2: bulkhead.agent.v1.CreateRequest.binds:type_name -> bulkhead.agent.v1.CreateRequest.BindsEntry
 	7,  // 3: bulkhead.agent.v1.CreateRequest.streams:type_name -> bulkhead.agent.v1.Streams
-	30, // 4: bulkhead.agent.v1.CreateRequest.limits:type_name -> bulkhead.agent.v1.Limits
+	32, // 4: bulkhead.agent.v1.CreateRequest.limits:type_name -> bulkhead.agent.v1.Limits
 	10, // 5: bulkhead.agent.v1.CreateRequest.filter:type_name -> bulkhead.agent.v1.Filter
 	7,  // 6: bulkhead.agent.v1.ExecRequest.streams:type_name -> bulkhead.agent.v1.Streams
 	27, // 7: bulkhead.agent.v1.ProcessesResponse.processes:type_name -> bulkhead.agent.v1.Process
-	30, // 8: bulkhead.agent.v1.UpdateRequest.limits:type_name -> bulkhead.agent.v1.Limits
+	32, // 8: bulkhead.agent.v1.UpdateRequest.limits:type_name -> bulkhead.agent.v1.Limits
 	1,  // 9: bulkhead.agent.v1.Agent.Hello:input_type -> bulkhead.agent.v1.HelloRequest
 	3,  // 10: bulkhead.agent.v1.Agent.Begin:input_type -> bulkhead.agent.v1.BeginRequest
 	8,  // 11: bulkhead.agent.v1.Agent.Create:input_type -> bulkhead.agent.v1.CreateRequest
@@ -2178,25 +2291,27 @@ var file_agent_proto_depIdxs = []int32{
 	23, // 17: bulkhead.agent.v1.Agent.Resize:input_type -> bulkhead.agent.v1.ResizeRequest
 	25, // 18: bulkhead.agent.v1.Agent.Processes:input_type -> bulkhead.agent.v1.ProcessesRequest
 	28, // 19: bulkhead.agent.v1.Agent.Stats:input_type -> bulkhead.agent.v1.StatsRequest
-	31, // 20: bulkhead.agent.v1.Agent.Update:input_type -> bulkhead.agent.v1.UpdateRequest
-	13, // 21: bulkhead.agent.v1.Agent.Freeze:input_type -> bulkhead.agent.v1.FreezeRequest
-	33, // 22: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
-	2,  // 23: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
-	6,  // 24: bulkhead.agent.v1.Agent.Begin:output_type -> bulkhead.agent.v1.BeginResponse
-	9,  // 25: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
-	16, // 26: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
-	18, // 27: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
-	12, // 28: bulkhead.agent.v1.Agent.Delete:output_type -> bulkhead.agent.v1.DeleteResponse
-	20, // 29: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
-	22, // 30: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
-	24, // 31: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
-	26, // 32: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
-	29, // 33: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
-	32, // 34: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
-	14, // 35: bulkhead.agent.v1.Agent.Freeze:output_type -> bulkhead.agent.v1.FreezeResponse
-	34, // 36: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
-	23, // [23:37] is the sub-list for method output_type
-	9,  // [9:23] is the sub-list for method input_type
+	30, // 20: bulkhead.agent.v1.Agent.OOMKills:input_type -> bulkhead.agent.v1.OOMKillsRequest
+	33, // 21: bulkhead.agent.v1.Agent.Update:input_type -> bulkhead.agent.v1.UpdateRequest
+	13, // 22: bulkhead.agent.v1.Agent.Freeze:input_type -> bulkhead.agent.v1.FreezeRequest
+	35, // 23: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
+	2,  // 24: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
+	6,  // 25: bulkhead.agent.v1.Agent.Begin:output_type -> bulkhead.agent.v1.BeginResponse
+	9,  // 26: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
+	16, // 27: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
+	18, // 28: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
+	12, // 29: bulkhead.agent.v1.Agent.Delete:output_type -> bulkhead.agent.v1.DeleteResponse
+	20, // 30: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
+	22, // 31: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
+	24, // 32: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
+	26, // 33: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
+	29, // 34: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
+	31, // 35: bulkhead.agent.v1.Agent.OOMKills:output_type -> bulkhead.agent.v1.OOMKillsResponse
+	34, // 36: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
+	14, // 37: bulkhead.agent.v1.Agent.Freeze:output_type -> bulkhead.agent.v1.FreezeResponse
+	36, // 38: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
+	24, // [24:39] is the sub-list for method output_type
+	9,  // [9:24] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -2213,7 +2328,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

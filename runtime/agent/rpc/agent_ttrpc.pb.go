@@ -19,6 +19,7 @@ type AgentService interface {
 	Resize(context.Context, *ResizeRequest) (*ResizeResponse, error)
 	Processes(context.Context, *ProcessesRequest) (*ProcessesResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
+	OOMKills(context.Context, *OOMKillsRequest) (*OOMKillsResponse, error)
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	Freeze(context.Context, *FreezeRequest) (*FreezeResponse, error)
 	Diagnose(context.Context, *DiagnoseRequest) (*DiagnoseResponse, error)
@@ -103,6 +104,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Stats(ctx, &req)
+			},
+			"OOMKills": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req OOMKillsRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.OOMKills(ctx, &req)
 			},
 			"Update": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req UpdateRequest
@@ -222,6 +230,14 @@ func (c *agentClient) Processes(ctx context.Context, req *ProcessesRequest) (*Pr
 func (c *agentClient) Stats(ctx context.Context, req *StatsRequest) (*StatsResponse, error) {
 	var resp StatsResponse
 	if err := c.client.Call(ctx, "bulkhead.agent.v1.Agent", "Stats", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) OOMKills(ctx context.Context, req *OOMKillsRequest) (*OOMKillsResponse, error) {
+	var resp OOMKillsResponse
+	if err := c.client.Call(ctx, "bulkhead.agent.v1.Agent", "OOMKills", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -25,7 +25,7 @@ import (
 
 // Version is the protocol's. Host and guest are built together, so that a
 // difference is a guest's init of another build: it is refused.
-const Version = 3
+const Version = 4
 
 // Ports of the host that a guest's init connects to.
 const (
