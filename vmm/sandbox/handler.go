@@ -40,13 +40,18 @@ func (s *sandbox) followSize() {
 	}
 }
 
+// whole is for a call that changes what the guest's init and we both know: it goes on to its
+// end when the runtime's command that asked is killed meanwhile. That end comes, with the
+// machine's at the latest.
+func whole(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
+
 // Start implements agent.Handler, as do the following.
 func (s *sandbox) Start(ctx context.Context, name string) error {
 	c, err := s.find(name)
 	if err != nil {
 		return err
 	}
-	if _, err = s.guest.Start(ctx, &rpc.StartRequest{Container: c.name}); err != nil {
+	if _, err = s.guest.Start(whole(ctx), &rpc.StartRequest{Container: c.name}); err != nil {
 		return rpc.Refused(err)
 	}
 	s.mu.Lock()
@@ -236,7 +241,7 @@ func (s *sandbox) Update(ctx context.Context, r *agent.UpdateRequest) error {
 		}
 		defer func() { _ = s.machine.Pause() }() // ErrEnded: there is nothing to pause
 	}
-	_, err = s.guest.Update(ctx, &rpc.UpdateRequest{Container: c.name, Limits: limits(r.Limits)})
+	_, err = s.guest.Update(whole(ctx), &rpc.UpdateRequest{Container: c.name, Limits: limits(r.Limits)})
 	if err == nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -257,7 +262,7 @@ func (s *sandbox) pause(ctx context.Context, name string, pause bool) error {
 	case err != nil:
 		return err
 	case c != s.first:
-		if _, err := s.guest.Freeze(ctx, &rpc.FreezeRequest{Container: c.name, Frozen: pause}); err != nil {
+		if _, err := s.guest.Freeze(whole(ctx), &rpc.FreezeRequest{Container: c.name, Frozen: pause}); err != nil {
 			return rpc.Refused(err)
 		}
 		s.mu.Lock()

@@ -245,3 +245,24 @@ func TestExitStatus(t *testing.T) {
 		}
 	}
 }
+
+// prompt is a guest's init that starts whatever a call is whole for.
+type prompt struct{ rpc.AgentService }
+
+func (prompt) Start(ctx context.Context, _ *rpc.StartRequest) (*rpc.StartResponse, error) {
+	return &rpc.StartResponse{}, ctx.Err()
+}
+
+// TestStartIsWhole: whoever called for it may be killed meanwhile (TestKills, seed 3), and the
+// program runs; so its state has to say.
+func TestStartIsWhole(t *testing.T) {
+	s := &sandbox{guest: prompt{}, machine: &played{}, first: &container{name: firstName}}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Start(gone, ""); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := s.Condition(t.Context(), ""); err != nil || !c.Begun {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
