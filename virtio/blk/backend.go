@@ -36,6 +36,15 @@ func openDisk(path string, readOnly, direct bool) (*disk, error) {
 	if err != nil {
 		return nil, openError(path, err)
 	}
+	return newDisk(path, fd, readOnly, direct)
+}
+
+// newDisk locks and measures what fd is, and takes it over.
+func newDisk(path string, fd int, readOnly, direct bool) (*disk, error) {
+	mode := unix.O_RDWR
+	if readOnly {
+		mode = unix.O_RDONLY
+	}
 	d := &disk{path: path, fd: fd, direct: -1}
 	for _, step := range []func() error{
 		d.classify,

@@ -18,11 +18,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math/bits"
+	"os"
 	"sync"
 	"sync/atomic"
 
 	"bulkhead/virtio"
 	"bulkhead/virtio/ratelimit"
+
+	"golang.org/x/sys/unix"
 )
 
 // Feature bits (§5.2.3).
@@ -62,8 +65,11 @@ type Options struct {
 	// the host's page cache holds it until the driver's flush.
 	Writethrough bool
 	Direct       bool // O_DIRECT, past the host's page cache
-	Limit        ratelimit.Limits
-	Log          *slog.Logger // nil is silent
+	// Absent makes it a disk of no sectors until Present: for a guest that is to know
+	// nothing of what it will have.
+	Absent bool
+	Limit  ratelimit.Limits
+	Log    *slog.Logger // nil is silent
 }
 
 // Stats counts what the driver asked for since the device was made.
@@ -85,6 +91,8 @@ type Device struct {
 	writeback atomic.Bool
 	durable   atomic.Bool
 
+	absent atomic.Bool
+
 	// While it runs.
 	active   *virtio.Active
 	features uint64
@@ -100,25 +108,55 @@ type Device struct {
 // Open makes a device of the disk at path, which no other machine may have open
 // unless both only read it.
 func Open(path string, o Options) (*Device, error) {
-	switch {
-	case len(o.Serial) > serialSize:
-		return nil, fmt.Errorf("disk %s: serial %q has %d bytes; give up to %d", path, o.Serial, len(o.Serial), serialSize)
-	case o.Queues < 0 || o.Queues > maxQueues:
-		return nil, fmt.Errorf("disk %s: %d queues; give 1 to %d", path, o.Queues, maxQueues)
-	}
-	o.Queues = max(o.Queues, 1)
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
+	if err := o.check(path); err != nil {
+		return nil, err
 	}
 	disk, err := openDisk(path, o.ReadOnly, o.Direct)
 	if err != nil {
 		return nil, err
 	}
+	return newDevice(path, disk, o), nil
+}
+
+// New makes a device of a disk that somebody has opened as o needs it, and takes that over.
+// It calls it by the file's name.
+func New(f *os.File, o Options) (*Device, error) {
+	defer f.Close()
+	if err := o.check(f.Name()); err != nil {
+		return nil, err
+	}
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("disk %s: %w", f.Name(), err)
+	}
+	disk, err := newDisk(f.Name(), fd, o.ReadOnly, o.Direct)
+	if err != nil {
+		return nil, err
+	}
+	return newDevice(f.Name(), disk, o), nil
+}
+
+func (o *Options) check(path string) error {
+	switch {
+	case len(o.Serial) > serialSize:
+		return fmt.Errorf("disk %s: serial %q has %d bytes; give up to %d", path, o.Serial, len(o.Serial), serialSize)
+	case o.Queues < 0 || o.Queues > maxQueues:
+		return fmt.Errorf("disk %s: %d queues; give 1 to %d", path, o.Queues, maxQueues)
+	}
+	o.Queues = max(o.Queues, 1)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+func newDevice(path string, disk *disk, o Options) *Device {
 	if disk.cut > 0 {
 		o.Log.Warn("disk is not a whole number of blocks; the guest does not see its end",
 			"device", path, "bytes", disk.cut, "block", disk.block)
 	}
 	d := &Device{disk: disk, options: o, limiter: ratelimit.New(o.Limit), log: o.Log}
+	d.absent.Store(o.Absent)
 	for range o.Queues {
 		free := make(chan *request, queueSize)
 		for range cap(free) {
@@ -127,7 +165,19 @@ func Open(path string, o Options) (*Device, error) {
 		d.free = append(d.free, free)
 	}
 	d.Reset()
-	return d, nil
+	return d
+}
+
+// Present gives an absent disk its sectors. Its driver sees them when it next takes the device: it is
+// not told.
+func (d *Device) Present() { d.absent.Store(false) }
+
+// sectors are those that the driver is shown.
+func (d *Device) sectors() uint64 {
+	if d.absent.Load() {
+		return 0
+	}
+	return d.disk.sectors
 }
 
 // Close lets go of the disk; the device has been stopped.
@@ -226,7 +276,7 @@ func (d *Device) settle() {
 
 // Save implements virtio.Keeper.
 func (d *Device) Save() ([]byte, error) {
-	state := binary.LittleEndian.AppendUint64(nil, d.disk.sectors)
+	state := binary.LittleEndian.AppendUint64(nil, d.sectors())
 	return append(state, flag(d.writeback.Load())), nil
 }
 
@@ -236,9 +286,9 @@ func (d *Device) Restore(state []byte) error {
 	if len(state) != 9 || state[8] > 1 {
 		return fmt.Errorf("disk %s: restore: a state of %d bytes that no machine writes", d.disk.path, len(state))
 	}
-	if then := binary.LittleEndian.Uint64(state); then != d.disk.sectors {
+	if then := binary.LittleEndian.Uint64(state); then != d.sectors() {
 		return fmt.Errorf("disk %s: restore: it has %d sectors, and had %d when the snapshot was taken; give the disk of that time",
-			d.disk.path, d.disk.sectors, then)
+			d.disk.path, d.sectors(), then)
 	}
 	d.writeback.Store(state[8] != 0)
 	return nil
@@ -261,7 +311,7 @@ func (d *Device) ReadConfig(at uint32, b []byte) {
 func (d *Device) config() [configSize]byte {
 	var c [configSize]byte
 	le := binary.LittleEndian
-	le.PutUint64(c[0:], d.disk.sectors)
+	le.PutUint64(c[0:], d.sectors())
 	le.PutUint32(c[8:], sizeMax)
 	le.PutUint32(c[12:], segMax)
 	le.PutUint32(c[20:], uint32(d.disk.block))

@@ -823,3 +823,42 @@ func FuzzDriver(f *testing.F) {
 		virtiotest.FuzzRequest(0, [][]byte{head(kindIn, 1<<55)[:9]}, []int{3}),
 		virtiotest.FuzzRequest(1, [][]byte{append(head(kindDiscard, 0), ranges(0, 1, 0)...)}, []int{1}))
 }
+
+// TestAbsent: a guest that boots to be a template is told nothing of the disk, whose sectors are
+// there for the next that takes the device; and a snapshot of then is for any disk.
+func TestAbsent(t *testing.T) {
+	f, err := os.OpenFile(image(t, pattern(8192)), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(f, Options{Absent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	capacity := func() uint64 {
+		var b [8]byte
+		d.ReadConfig(0, b[:])
+		return binary.LittleEndian.Uint64(b[:])
+	}
+	driver := virtiotest.Start(t, d, all)
+	read := func() status {
+		out := driver.Do(0, head(kindIn, 0), 512+1)
+		return status(out[len(out)-1])
+	}
+	if n, s := capacity(), read(); n != 0 || s != statusIOError {
+		t.Errorf("absent: %d sectors, a read is %d", n, s)
+	}
+	state, err := d.Save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := open(t, image(t, make([]byte, 1024)), Options{Absent: true})
+	if err := other.Restore(state); err != nil {
+		t.Error(err)
+	}
+	d.Present()
+	if n, s := capacity(), read(); n != 16 || s != statusOK {
+		t.Errorf("present: %d sectors, a read is %d", n, s)
+	}
+}

@@ -47,7 +47,7 @@ func (t *taker) notify() {
 func (t *taker) serve(c *virtio.Chain) error {
 	r := t.rest()
 	r.queue = t.queue
-	err := r.parse(c, rules{t.disk.sectors, t.options.ReadOnly, t.features})
+	err := r.parse(c, rules{t.sectors(), t.options.ReadOnly, t.features})
 	s, answered := err.(status)
 	if err != nil && !answered {
 		t.queue.Unpop(c)
