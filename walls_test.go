@@ -53,7 +53,7 @@ var rooms = []room{
 	{"runtime/agent/rpc", []string{"github.com/containerd/", "google.golang.org/"}, "the agent protocol as a guest's init speaks it; knows neither end"},
 	{"runtime/agent/rpc/generate", []string{"github.com/bufbuild/protocompile", "google.golang.org/protobuf/"}, "makes the Go of the protocol's .proto"},
 	{"runtime", []string{
-		"runtime/agent", "sentry/boot", "sentry/gofer", "sentry/syscalls", "vmm/host", "vmm/sandbox", "vmm/share",
+		"runtime/agent", "sentry/boot", "sentry/gofer", "sentry/syscalls", "vmm/host", "vmm/sandbox", "vmm/share", "vmm/image",
 		"github.com/opencontainers/", "github.com/containerd/", "github.com/spf13/", "github.com/moby/",
 		"google.golang.org/", "github.com/BurntSushi/toml", "github.com/godbus/", "github.com/coreos/", "github.com/vishvananda/netlink",
 	}, "OCI verbs; that only main.go links in the Sentry and the VMM is TestOnlyMainLinksWalls's"},
@@ -71,6 +71,7 @@ var rooms = []room{
 		"vmm", "vmm/share", "kvm", "virtio", "virtio/fs", "virtio/fs/remote", "virtio/ratelimit", "guestinit/config", "runtime/agent", "runtime/agent/rpc", "jail", "jail/seccomp", "jail/profile",
 		"github.com/containerd/ttrpc", "github.com/opencontainers/runtime-spec/",
 	}, "a container's machine, as the runtime starts it; the agent protocol's client"},
+	{"vmm/image", []string{"runtime/agent", "jail"}, "another process: a disk of a directory"},
 	{"vmm/share", []string{"virtio/fs", "virtio/fs/remote", "runtime/agent", "jail", "jail/seccomp"}, "another process: a container's files, without a machine"},
 	{"vmm/e2e/guest", []string{"vmm/e2e/exchange", "github.com/mdlayher/vsock"}, "a program of the tests that runs in their guests"},
 	{"vmm/e2e/exchange", nil, "what both ends of a connection do in tests"},

@@ -20,6 +20,7 @@ import (
 	"bulkhead/sentry/gofer"
 	"bulkhead/sentry/syscalls"
 	"bulkhead/vmm/host"
+	"bulkhead/vmm/image"
 	machine "bulkhead/vmm/sandbox"
 	"bulkhead/vmm/share"
 )
@@ -35,6 +36,7 @@ var helpers = map[string]func(args []string) int{
 	sandbox.ShareVerb:   share.Main,
 	sandbox.AttachVerb:  share.Attach,
 	sandbox.DetachVerb:  share.Detach,
+	sandbox.ImageVerb:   image.Main,
 	container.StandInVerb: func(args []string) int {
 		signals := make(chan os.Signal, 64)
 		signal.Notify(signals)

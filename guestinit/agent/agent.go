@@ -3,7 +3,8 @@
 // reaps the containers' processes.
 //
 // A container's root and volumes come from one virtio-fs share, in which the host
-// has put them side by side. Its init is this program again, in namespaces of its
+// has put them side by side; its root may be on one of the machine's disks instead
+// (disk.go). Its init is this program again, in namespaces of its
 // own (stage.go): it mounts, becomes whom the configuration names, reports, and
 // executes the container's program when it is told to. A further process (exec) is
 // made in the same way, and joins the namespaces. The network is the guest's own, for
@@ -23,6 +24,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,6 +48,7 @@ type server struct {
 
 	mu         sync.Mutex
 	begun      bool       // there may be containers
+	disks      []device   // the machine's, since then
 	first      *container // whose namespaces others can share
 	containers map[string]*container
 	processes  map[int]*process // by pid as the guest has it; those that have not been reaped
@@ -143,8 +146,10 @@ func (s *server) Hello(_ context.Context, r *rpc.HelloRequest) (*rpc.HelloRespon
 		return nil, rpc.Refuse(err)
 	}
 	if r.Template {
-		if err := letGo(0); err != nil {
-			return nil, rpc.Refuse(err)
+		for _, k := range []*kind{&networks, &disks} {
+			if err := k.letGo(0); err != nil {
+				return nil, rpc.Refuse(err)
+			}
 		}
 	}
 	return &rpc.HelloResponse{Version: rpc.Version, Kernel: unix.ByteSliceToString(u.Release[:])}, nil
@@ -194,6 +199,10 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 		return err
 	}
 	st := &stage{Spec: spec, Process: spec.Process, Root: r.Root, Binds: r.Binds, Overlay: r.Overlay, Share: r.Share}
+	if st.Disks, err = s.disksOf(r.Disks); err != nil {
+		return err
+	}
+	c.flush = slices.ContainsFunc(st.Disks, func(d disk) bool { return d.Node != "" && !d.ReadOnly })
 	init, err := s.launch(ctx, c, st, r.Streams)
 	if err != nil {
 		return err
@@ -353,8 +362,12 @@ func (s *server) wait(ctx context.Context, r *rpc.WaitRequest) (*rpc.WaitRespons
 		return nil, ctx.Err()
 	}
 	s.mu.Lock()
-	p.container.forget(p)
+	c := p.container
+	c.forget(p)
 	s.mu.Unlock()
+	if c.flush && p == c.init {
+		unix.Sync() // the host ends the machine next, and what a disk has not got by then is lost
+	}
 	return p.outcome(), nil
 }
 

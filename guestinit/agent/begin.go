@@ -10,8 +10,8 @@ import (
 	"bulkhead/runtime/agent/rpc"
 )
 
-// begin gives the guest what is its own: time, random numbers, its network, and the share
-// with its containers' files. It may be a copy of a guest that stood here yesterday.
+// begin gives the guest what is its own: time, random numbers, its network, its disks, and
+// the share with its containers' files. It may be a copy of a guest that stood here yesterday.
 func (s *server) begin(r *rpc.BeginRequest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -28,6 +28,10 @@ func (s *server) begin(r *rpc.BeginRequest) error {
 		return err
 	}
 	if err := mountShare(); err != nil {
+		return err
+	}
+	var err error
+	if s.disks, err = disks.take(int(r.Disks)); err != nil {
 		return err
 	}
 	s.begun = true

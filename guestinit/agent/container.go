@@ -12,6 +12,7 @@ type container struct {
 	ordinary bool // signals end its init as they end any process
 	group    *group
 	filter   *rpc.Filter // that its programs are under, or nil
+	flush    bool        // it writes to a disk that outlives the guest
 	share    []string    // namespaces that are first's: ipc, uts, pid
 	first    *container
 	init     *process

@@ -192,7 +192,7 @@ func (g *group) stats() *rpc.StatsResponse {
 	return &rpc.StatsResponse{
 		Processes: g.number("pids.current"),
 		Memory:    g.number("memory.current"), MemoryMax: g.number("memory.peak"),
-		Cache:    memory["file"],
+		Cache: memory["file"], Faults: memory["pgfault"],
 		OomKills: g.oomKills(),
 		CpuUser:  int64(cpu["user_usec"]) * 1000, CpuSystem: int64(cpu["system_usec"]) * 1000,
 	}

@@ -52,7 +52,7 @@ func (st *stage) makeRoot() error {
 			return fmt.Errorf("mounts[%d] %s: %w", i, m.Destination, err)
 		}
 	}
-	if err := st.makeDevices(root); err != nil {
+	if err := st.fillDev(root); err != nil {
 		return fmt.Errorf("/dev: %w", err)
 	}
 	if err := unix.Fchdir(root); err != nil {
@@ -61,20 +61,33 @@ func (st *stage) makeRoot() error {
 	return jail.ChangeRoot()
 }
 
-// mountRoot puts the share's directory, or an overlay of it, in place.
+// mountRoot puts the share's directory, or a disk's, or an overlay of it, in place.
 func (st *stage) mountRoot() error {
 	from := filepath.Join(shared, path.Clean("/"+st.Root))
+	var upper *disk
+	for i := range st.Disks {
+		d := &st.Disks[i]
+		if d.Root != "" {
+			const image = "/run/bulkhead/image"
+			if err := d.mount(d.Root, image); err != nil {
+				return err
+			}
+			from = image + "/root"
+		}
+		if d.Upper != "" {
+			upper = d
+		}
+	}
 	if !st.Overlay {
 		return unix.Mount(from, building, "", unix.MS_BIND, "")
 	}
 	const layers = "/run/bulkhead/layers"
-	if err := os.MkdirAll(layers, 0o700); err != nil {
-		return err
+	var err error
+	if upper != nil {
+		err = upper.mount(upper.Upper, layers)
+	} else if err = os.MkdirAll(layers, 0o700); err == nil {
+		err = unix.Mount("layers", layers, "tmpfs", 0, "mode=0700")
 	}
-	if err := unix.Mount("layers", layers, "tmpfs", 0, "mode=0700"); err != nil {
-		return err
-	}
-	info, err := os.Stat(from)
 	if err != nil {
 		return err
 	}
@@ -83,7 +96,15 @@ func (st *stage) mountRoot() error {
 			return err
 		}
 	}
-	if err := os.Chmod(layers+"/upper", info.Mode()); err != nil { // it shows as the root's own
+	var info unix.Stat_t
+	if err := unix.Stat(from, &info); err != nil {
+		return err
+	}
+	// It shows as the root's own.
+	if err := os.Chown(layers+"/upper", int(info.Uid), int(info.Gid)); err != nil {
+		return err
+	}
+	if err := unix.Chmod(layers+"/upper", info.Mode&0o7777); err != nil {
 		return err
 	}
 	return unix.Mount("overlay", building, "overlay", 0, "lowerdir="+from+",upperdir="+layers+"/upper,workdir="+layers+"/work")
@@ -237,9 +258,25 @@ var nodes = []struct {
 
 var links = [][2]string{{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"}}
 
+// fillDev makes all the nodes that the container is to have.
+func (st *stage) fillDev(root int) error {
+	defer unix.Umask(unix.Umask(0))
+	if err := st.makeDevices(root); err != nil {
+		return err
+	}
+	for _, d := range st.Disks {
+		if d.Node == "" {
+			continue
+		}
+		if err := d.makeNode(root, st.Process.User.UID, st.Process.User.GID); err != nil {
+			return fmt.Errorf("disk at %s: %w", d.Node, err)
+		}
+	}
+	return nil
+}
+
 // makeDevices fills /dev where that is a file system of the container's own. What is there stays.
 func (st *stage) makeDevices(root int) error {
-	defer unix.Umask(unix.Umask(0))
 	ownDev := slices.ContainsFunc(st.Spec.Mounts, func(m specs.Mount) bool { return path.Clean(m.Destination) == "/dev" && m.Type == "tmpfs" })
 	if !ownDev {
 		return nil

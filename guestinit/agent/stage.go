@@ -36,6 +36,7 @@ type stage struct {
 	Root    string            `json:"root,omitempty"`  // directory of the share
 	Binds   map[uint32]string `json:"binds,omitempty"` // index of a mount → name in the share
 	Overlay bool              `json:"overlay,omitempty"`
+	Disks   []disk            `json:"disks,omitempty"` // of the container's
 	Share   []string          `json:"share,omitempty"` // namespaces that are another container's
 	Join    bool              `json:"join,omitempty"`
 	Init    int               `json:"init,omitempty"` // the container's, as the guest has it, to join

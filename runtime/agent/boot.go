@@ -81,6 +81,22 @@ type BootConfig struct {
 	Began time.Time `json:"began"`
 }
 
+// Annotations of a bundle that say what a machine is like.
+const (
+	MachineAnnotations = "dev.bulkhead.vm." // what their names begin with
+
+	MemoryAnnotation     = MachineAnnotations + "memory"      // of the guest in all, as 512M
+	CPUsAnnotation       = MachineAnnotations + "cpus"        // a number
+	WithoutAnnotation    = MachineAnnotations + "cpu-without" // CPU features, by Linux's names, that the guest is not shown
+	WatchdogAnnotation   = MachineAnnotations + "watchdog"    // how long its init may be silent, as 90s; 0 is for ever
+	RootfsAnnotation     = MachineAnnotations + "rootfs"      // share; erofs; ext4, or ext4,size=4G
+	DisksAnnotation      = MachineAnnotations + "disks"       // HOST:NODE[:ro], …
+	ShareCacheAnnotation = MachineAnnotations + "share-cache" // auto, never, always: virtiofsd's words
+)
+
+// MachineWords are all of them.
+var MachineWords = []string{MemoryAnnotation, CPUsAnnotation, WithoutAnnotation, WatchdogAnnotation, RootfsAnnotation, DisksAnnotation, ShareCacheAnnotation}
+
 // EgressAnnotation of a bundle limits what each of its interfaces sends, in the words of virtio/ratelimit:
 // bytes=10M/s,burst=1M.
 const EgressAnnotation = "dev.bulkhead.network.egress"
@@ -170,6 +186,21 @@ type Files struct {
 	// NewTemplate an empty file to keep this one in before it is like no other.
 	Template    int `json:"template,omitempty"`
 	NewTemplate int `json:"newTemplate,omitempty"`
+
+	// Disks are a machine's, in their order.
+	Disks []Disk `json:"disks,omitempty"`
+}
+
+// Disk is a block device of a machine's. One of Root, Upper and Node says what its
+// container has it for.
+type Disk struct {
+	FD       int    `json:"fd"` // a file or a block device, open for writing unless ReadOnly
+	Name     string `json:"name"`
+	ReadOnly bool   `json:"readonly,omitempty"`
+
+	Root  string `json:"root,omitempty"`  // the type of the file system in it, whose directory root is the container's root
+	Upper string `json:"upper,omitempty"` // the type of that which writes to the root go to
+	Node  string `json:"node,omitempty"`  // where the container finds it, beneath /dev
 }
 
 // MachineOverhead is the memory that a machine has above its container's limit, for
@@ -325,17 +356,20 @@ func ReadReady(r io.Reader) (*Ready, error) {
 	if !ready.Ready && ready.Error == "" {
 		return nil, errors.New("agent: the ready line says neither ready nor why not")
 	}
-	ready.Error = words(ready.Error)
+	ready.Error = Words(ready.Error)
 	return ready, nil
 }
 
 // GoferConfig configures the gofer process, as sentry/gofer.Config has it. The
 // attach points are Root (0), then Mounts, then Overlay.
 type GoferConfig struct {
-	Root    GoferMount   `json:"root"`
+	Root    GoferMount   `json:"root"` // no Source: it is not the process's business (a machine's, on a disk)
 	Mounts  []GoferMount `json:"mounts,omitempty"`
 	Overlay *GoferMount  `json:"overlay,omitempty"`
-	Debug   bool         `json:"debug,omitempty"`
+	// Cache is how long a machine may believe what it knows of names: 0 is what is usual,
+	// less is not at all.
+	Cache time.Duration `json:"cache,omitempty"`
+	Debug bool          `json:"debug,omitempty"`
 }
 
 // AttachRequest adds the files of a further container to a share that is in use. It
@@ -344,6 +378,43 @@ type AttachRequest struct {
 	PID       int    `json:"pid"`       // the share's process, as we see it
 	Container string `json:"container"` // the name of the directory beneath pods
 	GoferConfig
+}
+
+// ImageRequest asks for a disk with a file system, and a directory's files in it. It is what
+// the process that makes it reads from ConfigFD. Through the socket FirstFD that process
+// sends one byte and the disk, a file without a name, before it writes to it.
+type ImageRequest struct {
+	Type   string `json:"type"`             // erofs, ext4
+	Source string `json:"source,omitempty"` // becomes the directory root in there; "": an empty file system, of ext4
+	Size   int64  `json:"size,omitempty"`   // bytes, of ext4; 0: what is there and room for more
+	Where  string `json:"where"`            // the directory whose file system the disk is in
+}
+
+// ReceiveFile takes what the process of an ImageRequest sends, which has not met a byte of the
+// directory's by then.
+func ReceiveFile(from *os.File, name string) (*os.File, error) {
+	var one [1]byte
+	oob := make([]byte, unix.CmsgSpace(4))
+	var oobn int
+	for {
+		var err error
+		_, oobn, _, _, err = unix.Recvmsg(int(from.Fd()), one[:], oob, unix.MSG_CMSG_CLOEXEC)
+		if err == nil {
+			break
+		}
+		if err != unix.EINTR {
+			return nil, os.NewSyscallError("recvmsg", err)
+		}
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) != 1 {
+		return nil, fmt.Errorf("agent: %d messages with a file, %v", len(messages), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, fmt.Errorf("agent: %d descriptors for a file, %v", len(fds), err)
+	}
+	return os.NewFile(uintptr(fds[0]), name), nil
 }
 
 // GoferMount is a host file or directory shown inside the container.

@@ -148,7 +148,7 @@ func (c *Client) call(ctx context.Context, method string, request, reply any, fi
 		}
 	}
 	if m.Error != nil {
-		m.Error.Message = words(m.Error.Message)
+		m.Error.Message = Words(m.Error.Message)
 		return m.Error
 	}
 	if reply == nil {

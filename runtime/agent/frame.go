@@ -46,8 +46,8 @@ var errTooLong = errors.New("the message is too long")
 // mostWords bounds what of a sandbox's words reaches a person.
 const mostWords = 16 << 10 // bytes
 
-// words is what a sandbox said, fit for a terminal: it may speak with its container's mouth.
-func words(text string) string {
+// Words is what a sandbox said, fit for a terminal: it may speak with its container's mouth.
+func Words(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r == unicode.ReplacementChar {
 			return '?'

@@ -237,6 +237,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.SortFlags = false
 	f.StringVar(&a.rt.Platform, "platform", "", "how programs run: auto, kvm or ptrace (default: the bundle's annotation, or auto)")
 	f.StringVar(&a.rt.Isolation, "isolation", "", "which wall: sentry, vm, or auto: vm where this host runs a guest natively (default: the bundle's annotation, or sentry)")
+	f.StringVar(&a.rt.Disks, "disks", "", "disks and files of the host that annotations may give to machines: patterns, with colons between them")
 	f.StringVar(&a.rt.Overlay, "overlay", "", "where writes to the root go: none (to the rootfs), memory, or dir=/some/directory (default none; do: memory)")
 	f.StringVar(&a.rt.Template, "template", "", "with --isolation=vm, whether a machine goes on from one that has booted: auto, off, or a directory to keep such in (default auto)")
 	f.StringVar(&a.rt.Root, "root", defaultRoot(), "directory for the containers' state")

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"bulkhead/runtime/container"
+	"bulkhead/runtime/spelling"
 )
 
 // File is read if it is there.
@@ -56,6 +57,12 @@ var settings = []setting{
 	oneOf("platform", func(rt *container.Runtime) *string { return &rt.DefaultPlatform }, "auto", "kvm", "ptrace"),
 	{"overlay", func(rt *container.Runtime, v string) error { // dir=… is judged where it is used
 		rt.DefaultOverlay = v
+		return nil
+	}},
+	{"disks", func(rt *container.Runtime, v string) error { // a flag is stronger
+		if rt.Disks == "" {
+			rt.Disks = v
+		}
 		return nil
 	}},
 	{"template", func(rt *container.Runtime, v string) error { // or a directory
@@ -133,7 +140,7 @@ func set(rt *container.Runtime, known []setting, key, value string) error {
 			return s.set(rt, value)
 		}
 	}
-	if near := Nearest(key, names); near != "" {
+	if near := spelling.Nearest(key, names); near != "" {
 		return fmt.Errorf("%q is unknown; is %s meant? (there are %s)", key, near, strings.Join(names, ", "))
 	}
 	return fmt.Errorf("%q is unknown (%s)", key, strings.Join(names, ", "))

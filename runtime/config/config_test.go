@@ -34,11 +34,11 @@ func TestLines(t *testing.T) {
 func TestRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.toml")
 	for _, row := range []struct{ text, complaint string }{
-		{"# ours\nplatform = \"ptrace\"\n\nspeed = \"max\"\n", `line 4: "speed" is unknown (isolation, platform, overlay, template, debug)`},
-		{"isolatoin = \"vm\"", `line 1: "isolatoin" is unknown; is isolation meant? (there are isolation, platform, overlay, template, debug)`},
+		{"# ours\nplatform = \"ptrace\"\n\nspeed = \"max\"\n", `line 4: "speed" is unknown (isolation, platform, overlay, disks, template, debug)`},
+		{"isolatoin = \"vm\"", `line 1: "isolatoin" is unknown; is isolation meant? (there are isolation, platform, overlay, disks, template, debug)`},
 		{"isolation = \"wm\"", `line 1: isolation: "wm" is none of sentry, vm, auto`},
 		{"debug = \"yes\"", `line 1: debug: "yes" is neither true nor false`},
-		{"root = \"/x\"", `line 1: "root" is unknown (isolation, platform, overlay, template, debug)`},
+		{"root = \"/x\"", `line 1: "root" is unknown (isolation, platform, overlay, disks, template, debug)`},
 	} {
 		os.WriteFile(path, []byte(row.text), 0o600)
 		rt := &container.Runtime{}
@@ -59,15 +59,6 @@ func TestRead(t *testing.T) {
 	}
 	if err := ParseHandler("options", []byte("root = \"/run/x\"\nsystemd_cgroup = true\n"), rt); err != nil || rt.Root != "/run/x" || !rt.SystemdCgroup {
 		t.Errorf("%v, %+v", err, rt)
-	}
-}
-
-func TestNearest(t *testing.T) {
-	names := []string{"isolation", "platform", "overlay", "template", "debug"}
-	for written, want := range map[string]string{"isolate": "isolation", "plattform": "platform", "debugg": "debug", "templates": "template", "x": "", "kernel": "", "": ""} {
-		if got := Nearest(written, names); got != want {
-			t.Errorf("%s: %q, want %q", written, got, want)
-		}
 	}
 }
 

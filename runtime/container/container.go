@@ -38,6 +38,7 @@ type Runtime struct {
 	Platform      string // auto, kvm, ptrace
 	Isolation     string // sentry, vm, auto; "": the annotation's, or sentry
 	Overlay       string // none, memory, dir=…; "" is none
+	Disks         string // the host's that annotations may name: patterns, with colons between them
 	Template      string // of a machine: auto, off, or where templates are; "" is auto
 
 	// Machine says why this host runs no machine, nil if it does: isolation vm.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"bulkhead/runtime/agent"
@@ -54,13 +53,16 @@ type creation struct {
 	c    *Container
 	spec *specs.Spec
 
-	pod      *Container // in whose machine it will be, or nil
-	config   sandbox.Config
-	overlay  string // kind
-	template templateUse
-	group    *cgroup.Group // or nil
-	undo     []func()      // in reverse, if anything fails
-	own      []*os.File    // to close in any case
+	pod        *Container // in whose machine it will be, or nil
+	config     sandbox.Config
+	overlay    string // kind
+	overlayDir string
+	root       rootImage // of a machine
+	disks      []hostDisk
+	template   templateUse
+	group      *cgroup.Group // or nil
+	undo       []func()      // in reverse, if anything fails
+	own        []*os.File    // to close in any case
 }
 
 // Create makes a container, up to just before its program's first instruction.
@@ -191,6 +193,9 @@ func (n *creation) choose(context.Context) error {
 	if err := n.choosePod(); err != nil {
 		return err
 	}
+	if err := n.chooseFiles(); err != nil {
+		return err
+	}
 	if err := n.checkNetwork(); err != nil {
 		return err
 	}
@@ -280,7 +285,7 @@ func (n *creation) openTerminal(context.Context) error {
 	return nil
 }
 
-func (n *creation) openFiles(context.Context) (err error) {
+func (n *creation) openFiles(ctx context.Context) (err error) {
 	if n.config.Control, err = agent.Listen(n.c.dir.Socket()); err != nil {
 		return err
 	}
@@ -309,17 +314,15 @@ func (n *creation) openFiles(context.Context) (err error) {
 		return err
 	}
 	n.own = append(n.own, n.config.Preserve...)
-	if n.c.State.Isolation == vmWall {
-		if err := n.openMachine(); err != nil {
-			return err
-		}
+	if err := n.shareFiles(); err != nil || n.c.State.Isolation != vmWall {
+		return err
 	}
-	return n.shareFiles()
+	return n.openMachine(ctx)
 }
 
 // openMachine opens what a machine boots: beside this program, or where make install
 // puts things.
-func (n *creation) openMachine() (err error) {
+func (n *creation) openMachine(ctx context.Context) (err error) {
 	if n.config.Machine == nil {
 		if err := n.openBoot(); err != nil {
 			return err
@@ -330,6 +333,9 @@ func (n *creation) openMachine() (err error) {
 		return err
 	}
 	n.own = append(n.own, m.Console)
+	if err := n.openDisks(ctx); err != nil {
+		return err
+	}
 	return n.openTemplate()
 }
 
@@ -381,16 +387,13 @@ func Inherited(n int) (files []*os.File, err error) {
 
 // shareFiles says what the gofer holds.
 func (n *creation) shareFiles() error {
-	chosen := first(n.rt.Overlay, n.spec.Annotations[overlayAnnotation], n.rt.DefaultOverlay, "none")
-	overlay, dir, _ := strings.Cut(chosen, "=")
+	dir, err := n.chooseOverlay()
 	switch {
-	case n.rt.Overlay == "" && dir != "" && chosen == n.spec.Annotations[overlayAnnotation]:
-		// Who may annotate a container is not thereby entitled to write anywhere.
-		return fmt.Errorf("annotation %s: %q is neither none nor memory", overlayAnnotation, chosen)
-	case overlay == "none" && dir == "", overlay == "memory" && dir == "":
-	case overlay == "dir" && n.c.State.Isolation == vmWall:
-		return errors.New("isolation vm: --overlay=dir: a machine's root is written through (none) or in its memory (memory)")
-	case overlay == "dir" && filepath.IsAbs(dir):
+	case err != nil:
+		return err
+	case n.c.State.Isolation == vmWall:
+		n.overlayDir = dir // in which a disk is made
+	case dir != "":
 		// One directory a container, so that two do not share an upper layer.
 		dir = filepath.Join(dir, "bulkhead-"+n.ID)
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -399,20 +402,19 @@ func (n *creation) shareFiles() error {
 		n.undo = append(n.undo, func() { os.RemoveAll(dir) })
 		n.config.Gofer.Overlay = &agent.GoferMount{Source: dir, Exclusive: true}
 		n.c.State.OverlayDir = dir
-	default:
-		return fmt.Errorf("--overlay=%s is none of none, memory, dir=/absolute/path", chosen)
 	}
-	n.overlay = overlay
-	if n.spec.Root.Readonly && overlay == "none" {
+	if n.spec.Root.Readonly && n.overlay == "none" && n.root.kind == "" {
 		if err := makeMountPoints(n.spec.Root.Path, n.spec.Mounts); err != nil {
 			return err
 		}
 	}
 	n.config.Gofer.Debug = n.rt.Debug
-	n.config.Gofer.Root = agent.GoferMount{
-		Source: n.spec.Root.Path, Destination: "/", Recursive: true,
-		ReadOnly:  n.spec.Root.Readonly || overlay != "none",
-		Exclusive: !n.RootShared,
+	if n.root.kind == "" {
+		n.config.Gofer.Root = agent.GoferMount{
+			Source: n.spec.Root.Path, Destination: "/", Recursive: true,
+			ReadOnly:  n.spec.Root.Readonly || n.overlay != "none",
+			Exclusive: !n.RootShared,
+		}
 	}
 	sockets := n.spec.Annotations[socketsAnnotation] != "false"
 	for i := range n.spec.Mounts {

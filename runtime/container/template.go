@@ -15,9 +15,6 @@ import (
 	"bulkhead/runtime/template"
 )
 
-// machineAnnotations begin the names of those that say what a machine is like.
-const machineAnnotations = "dev.bulkhead.vm."
-
 // templateUse is what a creation has to do with templates.
 type templateUse struct {
 	store *template.Store // nil: nothing
@@ -66,12 +63,20 @@ func (n *creation) findTemplate(dir string) error {
 	m := n.config.Machine
 	annotations := map[string]string{}
 	for name, value := range n.spec.Annotations {
-		if strings.HasPrefix(name, machineAnnotations) {
+		if strings.HasPrefix(name, agent.MachineAnnotations) {
 			annotations[name] = value
 		}
 	}
+	// Those that do not matter to a guest that has not begun are as one.
+	for _, name := range []string{agent.RootfsAnnotation, agent.DisksAnnotation, agent.ShareCacheAnnotation} {
+		delete(annotations, name)
+	}
+	var disks []bool // whether each is read-only, which is a machine's device
+	for _, d := range m.Disks {
+		disks = append(disks, d.ReadOnly)
+	}
 	key, err := store.Key([]*os.File{m.Kernel, m.Init, self}, []any{
-		annotations, cgroup.Inside(n.c.State.Resources), runtime.NumCPU(), n.rt.Debug,
+		annotations, cgroup.Inside(n.c.State.Resources), runtime.NumCPU(), n.rt.Debug, disks,
 	})
 	if err != nil {
 		return err

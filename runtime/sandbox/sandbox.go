@@ -40,6 +40,14 @@ type Machine struct {
 
 	Template    *os.File // a guest to go on from, or nil
 	NewTemplate *os.File // an empty file to keep this one in, or nil
+
+	Disks []Disk
+}
+
+// Disk is one of a machine's, without its descriptor.
+type Disk struct {
+	File *os.File
+	agent.Disk
 }
 
 // Config is what the processes start with. All files stay the caller's.
@@ -138,6 +146,11 @@ func Start(c *Config) (_ *Sandbox, err error) {
 			}
 			*f.to = len(files)
 			files = append(files, f.f)
+		}
+		for _, d := range m.Disks {
+			d.FD = len(files)
+			s.Files.Disks = append(s.Files.Disks, d.Disk)
+			files = append(files, d.File)
 		}
 	}
 	err = within(c.Join, func() (err error) {

@@ -53,6 +53,9 @@ func (s *sandbox) assemble(sys *kvm.System) error {
 	if err := s.assembleOn(sys, mem, server); err != nil {
 		return err
 	}
+	if s.config.Files.NewTemplate == 0 {
+		s.presentDisks()
+	}
 	entry, err := load()
 	if err != nil {
 		return err
@@ -130,8 +133,12 @@ func (s *sandbox) devices(server fs.Server) ([]machine.Device, error) {
 		return nil, err
 	}
 	all := []machine.Device{{Name: "share", Device: files}, {Name: "vsock", Device: sockets}, {Name: "rng", Device: rng.New(rand.Reader)}}
+	disks, err := s.openDisks()
+	if err != nil {
+		return nil, err
+	}
 	nets, err := s.networks()
-	return append(all, nets...), err
+	return append(append(all, disks...), nets...), err
 }
 
 // restrict allows the process no system calls but those that it makes.
@@ -143,6 +150,9 @@ func (s *sandbox) restrict() error {
 	rows := append(seccomp.Runtime(os.Getpid()), calls...)
 	if s.config.Files.NewTemplate != 0 {
 		rows = append(rows, keepCalls...)
+	}
+	if len(s.disks) > 0 {
+		rows = append(rows, diskCalls...)
 	}
 	return seccomp.Install(rows, off)
 }

@@ -149,9 +149,13 @@ func (s *sandbox) make(ctx context.Context, c *container, r *agent.AddRequest, d
 	for i, m := range r.GoferMounts {
 		binds[uint32(m)] = path.Join(dir, share.MountName(i))
 	}
+	var disks []*rpc.Disk
+	if c == s.first {
+		disks = s.describeDisks()
+	}
 	_, err = s.guest.Create(ctx, &rpc.CreateRequest{
-		Container: c.name, Spec: text, Root: path.Join(dir, share.Root), Binds: binds, Overlay: r.Overlay.Kind == "memory",
-		Streams: p.names(), OrdinaryInit: r.OrdinaryInit, Limits: limits(r.Limits), Filter: filter, Share: r.Share,
+		Container: c.name, Spec: text, Root: path.Join(dir, share.Root), Binds: binds, Overlay: r.Overlay.Kind == "memory" || r.Overlay.Kind == "dir",
+		Streams: p.names(), OrdinaryInit: r.OrdinaryInit, Limits: limits(r.Limits), Filter: filter, Share: r.Share, Disks: disks,
 	})
 	if err != nil {
 		p.abandon(s.lines)

@@ -212,7 +212,7 @@ func (s *sandbox) Stats(ctx context.Context, name string) (*agent.Stats, error) 
 	return &agent.Stats{
 		Processes: a.Processes, PidsLimit: uint64(max(l.Pids, 0)),
 		Memory: a.Memory, Cache: a.Cache, MemoryMax: a.MemoryMax, MemoryLimit: uint64(max(l.Memory, 0)), OOMKills: a.OomKills,
-		CPUUser: a.CpuUser, CPUSystem: a.CpuSystem,
+		CPUUser: a.CpuUser, CPUSystem: a.CpuSystem, Faults: a.Faults,
 	}, nil
 }
 

@@ -392,7 +392,7 @@ func TestLyingGuest(t *testing.T) {
 func TestDeafGuest(t *testing.T) {
 	rpc.Silence()
 	s := hosting(t, time.Minute)
-	s.config.Spec.Annotations = map[string]string{watchdogAnnotation: "1s"}
+	s.config.Spec.Annotations = map[string]string{agent.WatchdogAnnotation: "1s"}
 	c := guest(t, s.lines, rpc.CallsPort)
 	go func() { // it greets, and no more
 		_, _ = io.ReadFull(c, make([]byte, 20))

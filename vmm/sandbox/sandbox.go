@@ -33,6 +33,7 @@ import (
 	"bulkhead/kvm"
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
+	"bulkhead/virtio/blk"
 	"bulkhead/virtio/fs/remote"
 	"bulkhead/vmm/machine"
 )
@@ -57,6 +58,7 @@ type sandbox struct {
 	console *console
 	lines   *switchboard // connections from the guest
 	share   *remote.Client
+	disks   []*blk.Device
 	vm      *machine.Machine
 	machine life // the same
 
@@ -218,7 +220,7 @@ func (s *sandbox) makeMachine() error {
 	defer sys.Close()
 	// Room for those that hold a place while they wait in the kernel: vCPUs, and queues
 	// at their doorbells (vmm/cli, processors).
-	runtime.GOMAXPROCS(runtime.NumCPU() + s.size.cpus + 4 + len(s.config.Devices))
+	runtime.GOMAXPROCS(runtime.NumCPU() + s.size.cpus + 4 + len(s.config.Devices) + len(s.config.Files.Disks))
 	return s.assemble(sys)
 }
 

@@ -39,13 +39,13 @@ func TestSize(t *testing.T) {
 		{"a limit of next to nothing", nil, agent.Limits{Memory: 1 << 20}, 98, 4, ""},
 		{"half a processor", nil, agent.Limits{CPUs: 0.5}, 512, 1, ""},
 		{"more processors than there are", nil, agent.Limits{CPUs: 100}, 512, 4, ""},
-		{"annotations", map[string]string{memoryAnnotation: "1G", cpusAnnotation: "3"}, agent.Limits{Memory: 1 << 20, CPUs: 1}, 1024, 3, ""},
+		{"annotations", map[string]string{agent.MemoryAnnotation: "1G", agent.CPUsAnnotation: "3"}, agent.Limits{Memory: 1 << 20, CPUs: 1}, 1024, 3, ""},
 		{"a pod's limits", map[string]string{podMemoryAnnotation: "1073741824", podQuotaAnnotation: "150000", podPeriodAnnotation: "100000"}, agent.Limits{CPUs: 0.1}, 1120, 2, ""},
 		{"a pod without limits", map[string]string{podMemoryAnnotation: "0", podQuotaAnnotation: "0", podPeriodAnnotation: "100000"}, agent.Limits{}, 512, 4, ""},
-		{"too little", map[string]string{memoryAnnotation: "8M"}, agent.Limits{}, 0, 0, "the least is 64"},
-		{"no number", map[string]string{memoryAnnotation: "much"}, agent.Limits{}, 0, 0, memoryAnnotation},
+		{"too little", map[string]string{agent.MemoryAnnotation: "8M"}, agent.Limits{}, 0, 0, "the least is 64"},
+		{"no number", map[string]string{agent.MemoryAnnotation: "much"}, agent.Limits{}, 0, 0, agent.MemoryAnnotation},
 		{"too much", nil, agent.Limits{Memory: 1 << 62}, 0, 0, "GiB"},
-		{"no processor", map[string]string{cpusAnnotation: "0"}, agent.Limits{}, 0, 0, cpusAnnotation},
+		{"no processor", map[string]string{agent.CPUsAnnotation: "0"}, agent.Limits{}, 0, 0, agent.CPUsAnnotation},
 	} {
 		z, err := sizeOf(row.annotations, row.limits, 4)
 		if row.refused != "" {

@@ -12,13 +12,6 @@ import (
 	"bulkhead/vmm/ram"
 )
 
-// Annotations of a bundle that say what the machine is like.
-const (
-	memoryAnnotation  = "dev.bulkhead.vm.memory"      // of the guest in all, as 512M
-	cpusAnnotation    = "dev.bulkhead.vm.cpus"        // a number
-	withoutAnnotation = "dev.bulkhead.vm.cpu-without" // CPU features, by Linux's names, that the guest is not shown
-)
-
 // What containerd says of the sum of a pod's containers, in the first's annotations
 // (pkg/cri/annotations); 0 is no limit.
 const (
@@ -66,10 +59,10 @@ func sizeOf(annotations map[string]string, l agent.Limits, host int) (z size, er
 	if l.Memory > 0 {
 		z.memory = uint64(l.Memory) + agent.MachineOverhead
 	}
-	if text, ok := annotations[memoryAnnotation]; ok {
+	if text, ok := annotations[agent.MemoryAnnotation]; ok {
 		var m config.Size
 		if err := m.Set(text); err != nil {
-			return z, fmt.Errorf("annotation %s: %w", memoryAnnotation, err)
+			return z, fmt.Errorf("annotation %s: %w", agent.MemoryAnnotation, err)
 		}
 		z.memory = uint64(m)
 	}
@@ -85,13 +78,13 @@ func sizeOf(annotations map[string]string, l agent.Limits, host int) (z size, er
 	if l.CPUs > 0 {
 		z.cpus = min(int(math.Ceil(min(l.CPUs, machine.MostCPUs))), host)
 	}
-	if text, ok := annotations[cpusAnnotation]; ok {
+	if text, ok := annotations[agent.CPUsAnnotation]; ok {
 		if z.cpus, err = strconv.Atoi(text); err != nil || z.cpus < 1 || z.cpus > machine.MostCPUs {
-			return z, fmt.Errorf("annotation %s: %q is not a number from 1 to %d", cpusAnnotation, text, machine.MostCPUs)
+			return z, fmt.Errorf("annotation %s: %q is not a number from 1 to %d", agent.CPUsAnnotation, text, machine.MostCPUs)
 		}
 	}
 	z.cpus = max(z.cpus, 1)
-	if text := annotations[withoutAnnotation]; text != "" {
+	if text := annotations[agent.WithoutAnnotation]; text != "" {
 		z.without = strings.Split(text, ",")
 	}
 	return z, nil

@@ -67,7 +67,11 @@ func (s *sandbox) assembleCopy(sys *kvm.System, t *machine.Snapshot) error {
 	if err := s.assembleOn(sys, mem, server); err != nil {
 		return err
 	}
-	return s.vm.RestoreAnew(t)
+	if err := s.vm.RestoreAnew(t); err != nil {
+		return err
+	}
+	s.presentDisks()
+	return nil
 }
 
 // keep writes the template, if the runtime wants one. That there is none is no reason
@@ -78,6 +82,7 @@ func (s *sandbox) keep() error {
 	}
 	f := os.NewFile(uintptr(s.config.Files.NewTemplate), "template")
 	defer f.Close()
+	defer s.presentDisks()
 	if len(s.config.Devices) > templateNetworks {
 		s.template = agent.TemplateNotKept
 		return nil
@@ -104,7 +109,7 @@ func (s *sandbox) begin() error {
 	rand.Read(entropy) // which does not fail
 	ctx, cancel := s.call()
 	defer cancel()
-	if _, err := s.guest.Begin(ctx, &rpc.BeginRequest{Time: time.Now().UnixNano(), Entropy: entropy, Interfaces: s.interfaces()}); err != nil {
+	if _, err := s.guest.Begin(ctx, &rpc.BeginRequest{Time: time.Now().UnixNano(), Entropy: entropy, Interfaces: s.interfaces(), Disks: uint32(len(s.disks))}); err != nil {
 		return s.why(rpc.Refused(err))
 	}
 	s.begun = true

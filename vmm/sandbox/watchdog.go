@@ -5,13 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
 	"bulkhead/vmm/machine"
 )
-
-// watchdogAnnotation is how long a guest's init may be silent before the guest is taken
-// for dead, as 90s; 0 is for ever.
-const watchdogAnnotation = "dev.bulkhead.vm.watchdog"
 
 const (
 	// silence is what it is without the annotation. A guest that swaps, or whose host has
@@ -23,13 +20,13 @@ const (
 
 // patienceOf is the annotation's, or silence.
 func patienceOf(annotations map[string]string) (time.Duration, error) {
-	text, ok := annotations[watchdogAnnotation]
+	text, ok := annotations[agent.WatchdogAnnotation]
 	if !ok {
 		return silence, nil
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 || d > 0 && d < time.Second {
-		return 0, fmt.Errorf("annotation %s: %q is no time of a second or more, or 0", watchdogAnnotation, text)
+		return 0, fmt.Errorf("annotation %s: %q is no time of a second or more, or 0", agent.WatchdogAnnotation, text)
 	}
 	return d, nil
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"bulkhead/runtime/agent"
 )
 
 func TestWatchdog(t *testing.T) {
@@ -55,7 +57,7 @@ func TestWatchdog(t *testing.T) {
 
 func TestPatience(t *testing.T) {
 	for text, want := range map[string]time.Duration{"90s": 90 * time.Second, "0": 0, "2m": 2 * time.Minute} {
-		if got, err := patienceOf(map[string]string{watchdogAnnotation: text}); err != nil || got != want {
+		if got, err := patienceOf(map[string]string{agent.WatchdogAnnotation: text}); err != nil || got != want {
 			t.Errorf("%q: %v, %v", text, got, err)
 		}
 	}
@@ -63,7 +65,7 @@ func TestPatience(t *testing.T) {
 		t.Errorf("without: %v, %v", got, err)
 	}
 	for _, text := range []string{"", "-1s", "1ms", "soon", "5"} {
-		if _, err := patienceOf(map[string]string{watchdogAnnotation: text}); err == nil {
+		if _, err := patienceOf(map[string]string{agent.WatchdogAnnotation: text}); err == nil {
 			t.Errorf("%q is taken", text)
 		}
 	}

@@ -65,7 +65,7 @@ func run(log *slog.Logger) error {
 		return err
 	}
 	// It reads /proc, which is there no longer when the tree is the root.
-	server, err := fs.New(fs.Options{Dir: tree, Tag: "share", Log: log})
+	server, err := fs.New(fs.Options{Dir: tree, Tag: "share", Cache: c.Cache, Log: log})
 	if err != nil {
 		return err
 	}
@@ -150,6 +150,9 @@ type copied struct {
 // openTrees copies the mounts of all that is shared of a container.
 func openTrees(c *agent.GoferConfig) (all []copied, err error) {
 	for i, m := range append([]agent.GoferMount{c.Root}, c.Mounts...) {
+		if i == 0 && m.Source == "" {
+			continue
+		}
 		fd, err := openTree(&m)
 		if err != nil {
 			closeTrees(all)

@@ -79,8 +79,9 @@ func (x *Errno) GetNumber() uint32 {
 type HelloRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	// template: others will go on from this guest. It lets go of its network devices, whose
-	// drivers find out with Begin what they are: to let go takes longer than a start may.
+	// template: others will go on from this guest. It lets go of its network devices and
+	// disks, whose drivers find out with Begin what they are: to let go takes longer than
+	// a start may.
 	Template      bool `protobuf:"varint,2,opt,name=template,proto3" json:"template,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -189,6 +190,7 @@ type BeginRequest struct {
 	// interfaces are those of the machine's network devices that are connected, the first
 	// ones; the guest has nothing of the others.
 	Interfaces    []*Interface `protobuf:"bytes,3,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Disks         uint32       `protobuf:"varint,4,opt,name=disks,proto3" json:"disks,omitempty"` // how many the machine has
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -242,6 +244,13 @@ func (x *BeginRequest) GetInterfaces() []*Interface {
 		return x.Interfaces
 	}
 	return nil
+}
+
+func (x *BeginRequest) GetDisks() uint32 {
+	if x != nil {
+		return x.Disks
+	}
+	return 0
 }
 
 type Interface struct {
@@ -491,7 +500,9 @@ type CreateRequest struct {
 	Filter *Filter `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
 	// share are the namespaces of the first container's that it is in, of ipc, uts and
 	// pid. The network is the guest's, for all.
-	Share         []string `protobuf:"bytes,10,rep,name=share,proto3" json:"share,omitempty"`
+	Share []string `protobuf:"bytes,10,rep,name=share,proto3" json:"share,omitempty"`
+	// disks are the machine's, in their order, and what this container has of them.
+	Disks         []*Disk `protobuf:"bytes,11,rep,name=disks,proto3" json:"disks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -596,6 +607,85 @@ func (x *CreateRequest) GetShare() []string {
 	return nil
 }
 
+func (x *CreateRequest) GetDisks() []*Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+// Disk is one of these, or nothing of the container's.
+type Disk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// root: it holds the container's root, as its directory "root", in a file system of
+	// this type. CreateRequest.root means nothing then.
+	Root string `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"`
+	// upper: writes to the root go to this file system, of this type; overlay is true.
+	Upper         string `protobuf:"bytes,2,opt,name=upper,proto3" json:"upper,omitempty"`
+	Node          string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"` // the path, in the container, of a device node for it
+	ReadOnly      bool   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disk) ProtoMessage() {}
+
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Disk) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+func (x *Disk) GetUpper() string {
+	if x != nil {
+		return x.Upper
+	}
+	return ""
+}
+
+func (x *Disk) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Disk) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
 type CreateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -604,7 +694,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +706,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +719,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 // Filter is for seccomp(2).
@@ -643,7 +733,7 @@ type Filter struct {
 
 func (x *Filter) Reset() {
 	*x = Filter{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +745,7 @@ func (x *Filter) String() string {
 func (*Filter) ProtoMessage() {}
 
 func (x *Filter) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +758,7 @@ func (x *Filter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Filter.ProtoReflect.Descriptor instead.
 func (*Filter) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Filter) GetProgram() []byte {
@@ -694,7 +784,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +796,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +809,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteRequest) GetContainer() string {
@@ -737,7 +827,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +839,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +852,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 type FreezeRequest struct {
@@ -775,7 +865,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -787,7 +877,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -800,7 +890,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FreezeRequest) GetContainer() string {
@@ -825,7 +915,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +927,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +940,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 type StartRequest struct {
@@ -862,7 +952,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +964,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +977,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StartRequest) GetContainer() string {
@@ -905,7 +995,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1007,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1020,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 type ExecRequest struct {
@@ -944,7 +1034,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1046,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1059,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExecRequest) GetContainer() string {
@@ -1002,7 +1092,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1104,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1117,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExecResponse) GetPid() int32 {
@@ -1049,7 +1139,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1151,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1164,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SignalRequest) GetContainer() string {
@@ -1113,7 +1203,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1215,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1228,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 type WaitRequest struct {
@@ -1151,7 +1241,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1253,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1266,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WaitRequest) GetContainer() string {
@@ -1208,7 +1298,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1310,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1323,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WaitResponse) GetCode() int32 {
@@ -1290,7 +1380,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1392,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1405,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResizeRequest) GetContainer() string {
@@ -1354,7 +1444,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1456,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1469,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 type ProcessesRequest struct {
@@ -1391,7 +1481,7 @@ type ProcessesRequest struct {
 
 func (x *ProcessesRequest) Reset() {
 	*x = ProcessesRequest{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1493,7 @@ func (x *ProcessesRequest) String() string {
 func (*ProcessesRequest) ProtoMessage() {}
 
 func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1506,7 @@ func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProcessesRequest) GetContainer() string {
@@ -1435,7 +1525,7 @@ type ProcessesResponse struct {
 
 func (x *ProcessesResponse) Reset() {
 	*x = ProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1537,7 @@ func (x *ProcessesResponse) String() string {
 func (*ProcessesResponse) ProtoMessage() {}
 
 func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1550,7 @@ func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProcessesResponse) GetProcesses() []*Process {
@@ -1490,7 +1580,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1592,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1605,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Process) GetPid() int32 {
@@ -1611,7 +1701,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1713,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1726,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StatsRequest) GetContainer() string {
@@ -1655,13 +1745,14 @@ type StatsResponse struct {
 	OomKills      uint64                 `protobuf:"varint,5,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"`
 	CpuUser       int64                  `protobuf:"varint,6,opt,name=cpu_user,json=cpuUser,proto3" json:"cpu_user,omitempty"` // nanoseconds
 	CpuSystem     int64                  `protobuf:"varint,7,opt,name=cpu_system,json=cpuSystem,proto3" json:"cpu_system,omitempty"`
+	Faults        uint64                 `protobuf:"varint,8,opt,name=faults,proto3" json:"faults,omitempty"` // page faults
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1764,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1777,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatsResponse) GetProcesses() uint64 {
@@ -1738,6 +1829,13 @@ func (x *StatsResponse) GetCpuSystem() int64 {
 	return 0
 }
 
+func (x *StatsResponse) GetFaults() uint64 {
+	if x != nil {
+		return x.Faults
+	}
+	return 0
+}
+
 type OOMKillsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
@@ -1748,7 +1846,7 @@ type OOMKillsRequest struct {
 
 func (x *OOMKillsRequest) Reset() {
 	*x = OOMKillsRequest{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1858,7 @@ func (x *OOMKillsRequest) String() string {
 func (*OOMKillsRequest) ProtoMessage() {}
 
 func (x *OOMKillsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1871,7 @@ func (x *OOMKillsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OOMKillsRequest.ProtoReflect.Descriptor instead.
 func (*OOMKillsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *OOMKillsRequest) GetContainer() string {
@@ -1799,7 +1897,7 @@ type OOMKillsResponse struct {
 
 func (x *OOMKillsResponse) Reset() {
 	*x = OOMKillsResponse{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1909,7 @@ func (x *OOMKillsResponse) String() string {
 func (*OOMKillsResponse) ProtoMessage() {}
 
 func (x *OOMKillsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1922,7 @@ func (x *OOMKillsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OOMKillsResponse.ProtoReflect.Descriptor instead.
 func (*OOMKillsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *OOMKillsResponse) GetKills() uint64 {
@@ -1845,7 +1943,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1955,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1968,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Limits) GetMemory() uint64 {
@@ -1897,7 +1995,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +2007,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +2020,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UpdateRequest) GetContainer() string {
@@ -1947,7 +2045,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2057,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2070,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 type DiagnoseRequest struct {
@@ -1984,7 +2082,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2094,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2107,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DiagnoseRequest) GetWhat() string {
@@ -2028,7 +2126,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2138,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2151,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DiagnoseResponse) GetText() string {
@@ -2075,13 +2173,14 @@ const file_agent_proto_rawDesc = "" +
 	"\btemplate\x18\x02 \x01(\bR\btemplate\"A\n" +
 	"\rHelloResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
-	"\x06kernel\x18\x02 \x01(\tR\x06kernel\"z\n" +
+	"\x06kernel\x18\x02 \x01(\tR\x06kernel\"\x90\x01\n" +
 	"\fBeginRequest\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x18\n" +
 	"\aentropy\x18\x02 \x01(\fR\aentropy\x12<\n" +
 	"\n" +
 	"interfaces\x18\x03 \x03(\v2\x1c.bulkhead.agent.v1.InterfaceR\n" +
-	"interfaces\"\x9d\x01\n" +
+	"interfaces\x12\x14\n" +
+	"\x05disks\x18\x04 \x01(\rR\x05disks\"\x9d\x01\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bethernet\x18\x02 \x01(\fR\bethernet\x12\x10\n" +
@@ -2095,7 +2194,7 @@ const file_agent_proto_rawDesc = "" +
 	"\aStreams\x12\x14\n" +
 	"\x05stdin\x18\x01 \x01(\fR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x02 \x01(\fR\x06stdout\x12\x16\n" +
-	"\x06stderr\x18\x03 \x01(\fR\x06stderr\"\xc3\x03\n" +
+	"\x06stderr\x18\x03 \x01(\fR\x06stderr\"\xf2\x03\n" +
 	"\rCreateRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12\x12\n" +
@@ -2107,11 +2206,17 @@ const file_agent_proto_rawDesc = "" +
 	"\x06limits\x18\b \x01(\v2\x19.bulkhead.agent.v1.LimitsR\x06limits\x121\n" +
 	"\x06filter\x18\t \x01(\v2\x19.bulkhead.agent.v1.FilterR\x06filter\x12\x14\n" +
 	"\x05share\x18\n" +
-	" \x03(\tR\x05share\x1a8\n" +
+	" \x03(\tR\x05share\x12-\n" +
+	"\x05disks\x18\v \x03(\v2\x17.bulkhead.agent.v1.DiskR\x05disks\x1a8\n" +
 	"\n" +
 	"BindsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x10\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"a\n" +
+	"\x04Disk\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\tR\x04root\x12\x14\n" +
+	"\x05upper\x18\x02 \x01(\tR\x05upper\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x1b\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\"\x10\n" +
 	"\x0eCreateResponse\"8\n" +
 	"\x06Filter\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\fR\aprogram\x12\x14\n" +
@@ -2173,7 +2278,7 @@ const file_agent_proto_rawDesc = "" +
 	"\acommand\x18\v \x03(\tR\acommand\x12\x10\n" +
 	"\x03exe\x18\f \x01(\tR\x03exe\",\n" +
 	"\fStatsRequest\x12\x1c\n" +
-	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\xd1\x01\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\xe9\x01\n" +
 	"\rStatsResponse\x12\x1c\n" +
 	"\tprocesses\x18\x01 \x01(\x04R\tprocesses\x12\x16\n" +
 	"\x06memory\x18\x02 \x01(\x04R\x06memory\x12\x14\n" +
@@ -2183,7 +2288,8 @@ const file_agent_proto_rawDesc = "" +
 	"\toom_kills\x18\x05 \x01(\x04R\boomKills\x12\x19\n" +
 	"\bcpu_user\x18\x06 \x01(\x03R\acpuUser\x12\x1d\n" +
 	"\n" +
-	"cpu_system\x18\a \x01(\x03R\tcpuSystem\"E\n" +
+	"cpu_system\x18\a \x01(\x03R\tcpuSystem\x12\x16\n" +
+	"\x06faults\x18\b \x01(\x04R\x06faults\"E\n" +
 	"\x0fOOMKillsRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05above\x18\x02 \x01(\x04R\x05above\"(\n" +
@@ -2229,7 +2335,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_agent_proto_goTypes = []any{
 	(*Errno)(nil),             // 0: bulkhead.agent.v1.Errno
 	(*HelloRequest)(nil),      // 1: bulkhead.agent.v1.HelloRequest
@@ -2240,81 +2346,83 @@ var file_agent_proto_goTypes = []any{
 	(*BeginResponse)(nil),     // 6: bulkhead.agent.v1.BeginResponse
 	(*Streams)(nil),           // 7: bulkhead.agent.v1.Streams
 	(*CreateRequest)(nil),     // 8: bulkhead.agent.v1.CreateRequest
-	(*CreateResponse)(nil),    // 9: bulkhead.agent.v1.CreateResponse
-	(*Filter)(nil),            // 10: bulkhead.agent.v1.Filter
-	(*DeleteRequest)(nil),     // 11: bulkhead.agent.v1.DeleteRequest
-	(*DeleteResponse)(nil),    // 12: bulkhead.agent.v1.DeleteResponse
-	(*FreezeRequest)(nil),     // 13: bulkhead.agent.v1.FreezeRequest
-	(*FreezeResponse)(nil),    // 14: bulkhead.agent.v1.FreezeResponse
-	(*StartRequest)(nil),      // 15: bulkhead.agent.v1.StartRequest
-	(*StartResponse)(nil),     // 16: bulkhead.agent.v1.StartResponse
-	(*ExecRequest)(nil),       // 17: bulkhead.agent.v1.ExecRequest
-	(*ExecResponse)(nil),      // 18: bulkhead.agent.v1.ExecResponse
-	(*SignalRequest)(nil),     // 19: bulkhead.agent.v1.SignalRequest
-	(*SignalResponse)(nil),    // 20: bulkhead.agent.v1.SignalResponse
-	(*WaitRequest)(nil),       // 21: bulkhead.agent.v1.WaitRequest
-	(*WaitResponse)(nil),      // 22: bulkhead.agent.v1.WaitResponse
-	(*ResizeRequest)(nil),     // 23: bulkhead.agent.v1.ResizeRequest
-	(*ResizeResponse)(nil),    // 24: bulkhead.agent.v1.ResizeResponse
-	(*ProcessesRequest)(nil),  // 25: bulkhead.agent.v1.ProcessesRequest
-	(*ProcessesResponse)(nil), // 26: bulkhead.agent.v1.ProcessesResponse
-	(*Process)(nil),           // 27: bulkhead.agent.v1.Process
-	(*StatsRequest)(nil),      // 28: bulkhead.agent.v1.StatsRequest
-	(*StatsResponse)(nil),     // 29: bulkhead.agent.v1.StatsResponse
-	(*OOMKillsRequest)(nil),   // 30: bulkhead.agent.v1.OOMKillsRequest
-	(*OOMKillsResponse)(nil),  // 31: bulkhead.agent.v1.OOMKillsResponse
-	(*Limits)(nil),            // 32: bulkhead.agent.v1.Limits
-	(*UpdateRequest)(nil),     // 33: bulkhead.agent.v1.UpdateRequest
-	(*UpdateResponse)(nil),    // 34: bulkhead.agent.v1.UpdateResponse
-	(*DiagnoseRequest)(nil),   // 35: bulkhead.agent.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),  // 36: bulkhead.agent.v1.DiagnoseResponse
-	nil,                       // 37: bulkhead.agent.v1.CreateRequest.BindsEntry
+	(*Disk)(nil),              // 9: bulkhead.agent.v1.Disk
+	(*CreateResponse)(nil),    // 10: bulkhead.agent.v1.CreateResponse
+	(*Filter)(nil),            // 11: bulkhead.agent.v1.Filter
+	(*DeleteRequest)(nil),     // 12: bulkhead.agent.v1.DeleteRequest
+	(*DeleteResponse)(nil),    // 13: bulkhead.agent.v1.DeleteResponse
+	(*FreezeRequest)(nil),     // 14: bulkhead.agent.v1.FreezeRequest
+	(*FreezeResponse)(nil),    // 15: bulkhead.agent.v1.FreezeResponse
+	(*StartRequest)(nil),      // 16: bulkhead.agent.v1.StartRequest
+	(*StartResponse)(nil),     // 17: bulkhead.agent.v1.StartResponse
+	(*ExecRequest)(nil),       // 18: bulkhead.agent.v1.ExecRequest
+	(*ExecResponse)(nil),      // 19: bulkhead.agent.v1.ExecResponse
+	(*SignalRequest)(nil),     // 20: bulkhead.agent.v1.SignalRequest
+	(*SignalResponse)(nil),    // 21: bulkhead.agent.v1.SignalResponse
+	(*WaitRequest)(nil),       // 22: bulkhead.agent.v1.WaitRequest
+	(*WaitResponse)(nil),      // 23: bulkhead.agent.v1.WaitResponse
+	(*ResizeRequest)(nil),     // 24: bulkhead.agent.v1.ResizeRequest
+	(*ResizeResponse)(nil),    // 25: bulkhead.agent.v1.ResizeResponse
+	(*ProcessesRequest)(nil),  // 26: bulkhead.agent.v1.ProcessesRequest
+	(*ProcessesResponse)(nil), // 27: bulkhead.agent.v1.ProcessesResponse
+	(*Process)(nil),           // 28: bulkhead.agent.v1.Process
+	(*StatsRequest)(nil),      // 29: bulkhead.agent.v1.StatsRequest
+	(*StatsResponse)(nil),     // 30: bulkhead.agent.v1.StatsResponse
+	(*OOMKillsRequest)(nil),   // 31: bulkhead.agent.v1.OOMKillsRequest
+	(*OOMKillsResponse)(nil),  // 32: bulkhead.agent.v1.OOMKillsResponse
+	(*Limits)(nil),            // 33: bulkhead.agent.v1.Limits
+	(*UpdateRequest)(nil),     // 34: bulkhead.agent.v1.UpdateRequest
+	(*UpdateResponse)(nil),    // 35: bulkhead.agent.v1.UpdateResponse
+	(*DiagnoseRequest)(nil),   // 36: bulkhead.agent.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),  // 37: bulkhead.agent.v1.DiagnoseResponse
+	nil,                       // 38: bulkhead.agent.v1.CreateRequest.BindsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: bulkhead.agent.v1.BeginRequest.interfaces:type_name -> bulkhead.agent.v1.Interface
 	5,  // 1: bulkhead.agent.v1.Interface.routes:type_name -> bulkhead.agent.v1.Route
-	37, // 2: bulkhead.agent.v1.CreateRequest.binds:type_name -> bulkhead.agent.v1.CreateRequest.BindsEntry
+	38, // 2: bulkhead.agent.v1.CreateRequest.binds:type_name -> bulkhead.agent.v1.CreateRequest.BindsEntry
 	7,  // 3: bulkhead.agent.v1.CreateRequest.streams:type_name -> bulkhead.agent.v1.Streams
-	32, // 4: bulkhead.agent.v1.CreateRequest.limits:type_name -> bulkhead.agent.v1.Limits
-	10, // 5: bulkhead.agent.v1.CreateRequest.filter:type_name -> bulkhead.agent.v1.Filter
-	7,  // 6: bulkhead.agent.v1.ExecRequest.streams:type_name -> bulkhead.agent.v1.Streams
-	27, // 7: bulkhead.agent.v1.ProcessesResponse.processes:type_name -> bulkhead.agent.v1.Process
-	32, // 8: bulkhead.agent.v1.UpdateRequest.limits:type_name -> bulkhead.agent.v1.Limits
-	1,  // 9: bulkhead.agent.v1.Agent.Hello:input_type -> bulkhead.agent.v1.HelloRequest
-	3,  // 10: bulkhead.agent.v1.Agent.Begin:input_type -> bulkhead.agent.v1.BeginRequest
-	8,  // 11: bulkhead.agent.v1.Agent.Create:input_type -> bulkhead.agent.v1.CreateRequest
-	15, // 12: bulkhead.agent.v1.Agent.Start:input_type -> bulkhead.agent.v1.StartRequest
-	17, // 13: bulkhead.agent.v1.Agent.Exec:input_type -> bulkhead.agent.v1.ExecRequest
-	11, // 14: bulkhead.agent.v1.Agent.Delete:input_type -> bulkhead.agent.v1.DeleteRequest
-	19, // 15: bulkhead.agent.v1.Agent.Signal:input_type -> bulkhead.agent.v1.SignalRequest
-	21, // 16: bulkhead.agent.v1.Agent.Wait:input_type -> bulkhead.agent.v1.WaitRequest
-	23, // 17: bulkhead.agent.v1.Agent.Resize:input_type -> bulkhead.agent.v1.ResizeRequest
-	25, // 18: bulkhead.agent.v1.Agent.Processes:input_type -> bulkhead.agent.v1.ProcessesRequest
-	28, // 19: bulkhead.agent.v1.Agent.Stats:input_type -> bulkhead.agent.v1.StatsRequest
-	30, // 20: bulkhead.agent.v1.Agent.OOMKills:input_type -> bulkhead.agent.v1.OOMKillsRequest
-	33, // 21: bulkhead.agent.v1.Agent.Update:input_type -> bulkhead.agent.v1.UpdateRequest
-	13, // 22: bulkhead.agent.v1.Agent.Freeze:input_type -> bulkhead.agent.v1.FreezeRequest
-	35, // 23: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
-	2,  // 24: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
-	6,  // 25: bulkhead.agent.v1.Agent.Begin:output_type -> bulkhead.agent.v1.BeginResponse
-	9,  // 26: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
-	16, // 27: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
-	18, // 28: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
-	12, // 29: bulkhead.agent.v1.Agent.Delete:output_type -> bulkhead.agent.v1.DeleteResponse
-	20, // 30: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
-	22, // 31: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
-	24, // 32: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
-	26, // 33: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
-	29, // 34: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
-	31, // 35: bulkhead.agent.v1.Agent.OOMKills:output_type -> bulkhead.agent.v1.OOMKillsResponse
-	34, // 36: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
-	14, // 37: bulkhead.agent.v1.Agent.Freeze:output_type -> bulkhead.agent.v1.FreezeResponse
-	36, // 38: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
-	24, // [24:39] is the sub-list for method output_type
-	9,  // [9:24] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	33, // 4: bulkhead.agent.v1.CreateRequest.limits:type_name -> bulkhead.agent.v1.Limits
+	11, // 5: bulkhead.agent.v1.CreateRequest.filter:type_name -> bulkhead.agent.v1.Filter
+	9,  // 6: bulkhead.agent.v1.CreateRequest.disks:type_name -> bulkhead.agent.v1.Disk
+	7,  // 7: bulkhead.agent.v1.ExecRequest.streams:type_name -> bulkhead.agent.v1.Streams
+	28, // 8: bulkhead.agent.v1.ProcessesResponse.processes:type_name -> bulkhead.agent.v1.Process
+	33, // 9: bulkhead.agent.v1.UpdateRequest.limits:type_name -> bulkhead.agent.v1.Limits
+	1,  // 10: bulkhead.agent.v1.Agent.Hello:input_type -> bulkhead.agent.v1.HelloRequest
+	3,  // 11: bulkhead.agent.v1.Agent.Begin:input_type -> bulkhead.agent.v1.BeginRequest
+	8,  // 12: bulkhead.agent.v1.Agent.Create:input_type -> bulkhead.agent.v1.CreateRequest
+	16, // 13: bulkhead.agent.v1.Agent.Start:input_type -> bulkhead.agent.v1.StartRequest
+	18, // 14: bulkhead.agent.v1.Agent.Exec:input_type -> bulkhead.agent.v1.ExecRequest
+	12, // 15: bulkhead.agent.v1.Agent.Delete:input_type -> bulkhead.agent.v1.DeleteRequest
+	20, // 16: bulkhead.agent.v1.Agent.Signal:input_type -> bulkhead.agent.v1.SignalRequest
+	22, // 17: bulkhead.agent.v1.Agent.Wait:input_type -> bulkhead.agent.v1.WaitRequest
+	24, // 18: bulkhead.agent.v1.Agent.Resize:input_type -> bulkhead.agent.v1.ResizeRequest
+	26, // 19: bulkhead.agent.v1.Agent.Processes:input_type -> bulkhead.agent.v1.ProcessesRequest
+	29, // 20: bulkhead.agent.v1.Agent.Stats:input_type -> bulkhead.agent.v1.StatsRequest
+	31, // 21: bulkhead.agent.v1.Agent.OOMKills:input_type -> bulkhead.agent.v1.OOMKillsRequest
+	34, // 22: bulkhead.agent.v1.Agent.Update:input_type -> bulkhead.agent.v1.UpdateRequest
+	14, // 23: bulkhead.agent.v1.Agent.Freeze:input_type -> bulkhead.agent.v1.FreezeRequest
+	36, // 24: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
+	2,  // 25: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
+	6,  // 26: bulkhead.agent.v1.Agent.Begin:output_type -> bulkhead.agent.v1.BeginResponse
+	10, // 27: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
+	17, // 28: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
+	19, // 29: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
+	13, // 30: bulkhead.agent.v1.Agent.Delete:output_type -> bulkhead.agent.v1.DeleteResponse
+	21, // 31: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
+	23, // 32: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
+	25, // 33: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
+	27, // 34: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
+	30, // 35: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
+	32, // 36: bulkhead.agent.v1.Agent.OOMKills:output_type -> bulkhead.agent.v1.OOMKillsResponse
+	35, // 37: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
+	15, // 38: bulkhead.agent.v1.Agent.Freeze:output_type -> bulkhead.agent.v1.FreezeResponse
+	37, // 39: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
+	25, // [25:40] is the sub-list for method output_type
+	10, // [10:25] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2328,7 +2436,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,4 +1,5 @@
-package config
+// Package spelling finds what was meant by a name that is not there.
+package spelling
 
 // Nearest is the name that differs least from what was written, "" if none is near
 // enough to be meant: two letters, or a third of a longer name.

@@ -1,0 +1,307 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"bulkhead/runtime/agent"
+	"bulkhead/runtime/bundle"
+	"bulkhead/runtime/sandbox"
+	"bulkhead/runtime/spelling"
+
+	"golang.org/x/sys/unix"
+)
+
+// rootImage is a root that is a disk, made for the container of its directory.
+type rootImage struct {
+	kind string // erofs, ext4; "" is none: the root is shared
+	size int64  // bytes; 0 is for us to choose
+}
+
+func parseRootfs(text string) (r rootImage, err error) {
+	kind, option, has := strings.Cut(text, ",")
+	switch {
+	case kind != "" && kind != "share" && kind != "erofs" && kind != "ext4":
+		return r, fmt.Errorf("annotation %s: %q is none of share, erofs, ext4", agent.RootfsAnnotation, kind)
+	case has && kind != "ext4":
+		return r, fmt.Errorf("annotation %s: %s takes no %q", agent.RootfsAnnotation, kind, option)
+	case kind == "" || kind == "share":
+		return r, nil
+	}
+	r.kind = kind
+	if !has {
+		return r, nil
+	}
+	text, ok := strings.CutPrefix(option, "size=")
+	if ok {
+		r.size, err = parseSize(text)
+	}
+	if !ok || err != nil {
+		return r, fmt.Errorf("annotation %s: %q is not size=BYTES (4G, 512M)", agent.RootfsAnnotation, option)
+	}
+	return r, nil
+}
+
+// parseSize reads 512M, 4G.
+func parseSize(text string) (int64, error) {
+	low, shift := strings.ToLower(text), 0
+	for i, unit := range []string{"k", "m", "g", "t"} {
+		if rest, ok := strings.CutSuffix(low, unit); ok {
+			low, shift = rest, 10*(i+1)
+		}
+	}
+	n, err := strconv.ParseInt(low, 10, 64)
+	if err != nil || n <= 0 || n > (1<<50)>>shift {
+		return 0, fmt.Errorf("%q is no size in bytes", text)
+	}
+	return n << shift, nil
+}
+
+// hostDisk is a file or a block device of the host's that a container is to have.
+type hostDisk struct {
+	path, node string
+	readOnly   bool
+}
+
+// nodes are those that each container has in /dev (config-linux.md, "Default Devices").
+var nodes = []string{"null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "pts", "shm", "mqueue", "fd", "stdin", "stdout", "stderr"}
+
+// mostDisks is what a person may want; each is an interrupt of the machine's, and some threads.
+const mostDisks = 8
+
+func parseDisks(text string) (all []hostDisk, err error) {
+	if text == "" {
+		return nil, nil
+	}
+	complain := func(of, problem string, args ...any) error {
+		return fmt.Errorf("annotation %s: %q: %s", agent.DisksAnnotation, of, fmt.Sprintf(problem, args...))
+	}
+	for one := range strings.SplitSeq(text, ",") {
+		parts := strings.Split(one, ":")
+		d := hostDisk{path: parts[0]}
+		switch {
+		case len(parts) == 3 && parts[2] == "ro":
+			d.readOnly = true
+		case len(parts) == 3 && parts[2] != "rw", len(parts) != 2 && len(parts) != 3:
+			return nil, complain(one, "it is not HOST:NODE, HOST:NODE:ro or HOST:NODE:rw")
+		}
+		d.node = parts[1]
+		rest, inDev := strings.CutPrefix(d.node, "/dev/")
+		switch {
+		case !filepath.IsAbs(d.path):
+			return nil, complain(one, "%q is no absolute path", d.path)
+		case !inDev || path.Clean(d.node) != d.node || rest == "" || strings.ContainsRune(d.node, 0) || len(d.node) > unix.NAME_MAX:
+			return nil, complain(one, "%q is no path beneath /dev", d.node)
+		case slices.Contains(nodes, strings.Split(rest, "/")[0]):
+			return nil, complain(one, "%s is another device's, or a file system's", d.node)
+		case slices.ContainsFunc(all, func(o hostDisk) bool { return o.node == d.node }):
+			return nil, complain(one, "%s is given twice", d.node)
+		}
+		if all = append(all, d); len(all) > mostDisks {
+			return nil, fmt.Errorf("annotation %s: more than %d disks", agent.DisksAnnotation, mostDisks)
+		}
+	}
+	return all, nil
+}
+
+// caches are how long a guest may believe what it knows of shared names.
+var caches = map[string]time.Duration{"": 0, "auto": 0, "never": -1, "always": 24 * time.Hour}
+
+// checkWords refuses an annotation of a machine that there is not: what was asked for, and is
+// not given, may be what keeps it small, or safe.
+func checkWords(annotations map[string]string) error {
+	var words []string
+	for _, w := range agent.MachineWords {
+		words = append(words, strings.TrimPrefix(w, agent.MachineAnnotations))
+	}
+	for _, name := range slices.Sorted(maps.Keys(annotations)) {
+		word, ours := strings.CutPrefix(name, agent.MachineAnnotations)
+		if !ours || slices.Contains(words, word) {
+			continue
+		}
+		if near := spelling.Nearest(word, words); near != "" {
+			return fmt.Errorf("annotation %s is unknown; is %s meant?", bundle.OneLine(name), agent.MachineAnnotations+near)
+		}
+		return fmt.Errorf("annotation %s is unknown (%s)", bundle.OneLine(name), strings.Join(agent.MachineWords, ", "))
+	}
+	return nil
+}
+
+// chooseFiles settles what of the machine's files are disks, before anything is made.
+func (n *creation) chooseFiles() (err error) {
+	if n.c.State.Isolation != vmWall {
+		return nil // as with all that is a machine's
+	}
+	a := n.spec.Annotations
+	if err := checkWords(a); err != nil {
+		return err
+	}
+	if n.root, err = parseRootfs(a[agent.RootfsAnnotation]); err != nil {
+		return err
+	}
+	if n.disks, err = parseDisks(a[agent.DisksAnnotation]); err != nil {
+		return err
+	}
+	var ok bool
+	if n.config.Gofer.Cache, ok = caches[a[agent.ShareCacheAnnotation]]; !ok {
+		return fmt.Errorf("annotation %s: %q is none of auto, never, always", agent.ShareCacheAnnotation, a[agent.ShareCacheAnnotation])
+	}
+	if n.pod == nil {
+		return nil
+	}
+	if len(n.disks) > 0 {
+		return fmt.Errorf("annotation %s: the machine of the pod %s runs, and takes no more disks", agent.DisksAnnotation, n.pod.State.ID)
+	}
+	if n.root.kind != "" { // a pod's annotations are given to all its containers
+		n.rt.Log.Warn("the root is shared with the pod's machine: it runs, and takes no more disks", "container", n.ID, "annotation", agent.RootfsAnnotation)
+		n.root = rootImage{}
+	}
+	return nil
+}
+
+// chooseOverlay settles where writes to the root go, and, with a directory, in which.
+func (n *creation) chooseOverlay() (dir string, err error) {
+	chosen := first(n.rt.Overlay, n.spec.Annotations[overlayAnnotation], n.rt.DefaultOverlay, "none")
+	kind, dir, _ := strings.Cut(chosen, "=")
+	switch {
+	case n.rt.Overlay == "" && dir != "" && chosen == n.spec.Annotations[overlayAnnotation]:
+		// Who may annotate a container is not thereby entitled to write anywhere.
+		return "", fmt.Errorf("annotation %s: %q is neither none nor memory", overlayAnnotation, chosen)
+	case kind == "none" && dir == "" && n.root.kind == "erofs":
+		if first(n.rt.Overlay, n.spec.Annotations[overlayAnnotation]) == "none" {
+			return "", fmt.Errorf("--overlay=none, and the root is an EROFS image (annotation %s), which cannot be written to: leave it out (what is written stays in memory), or take ext4", agent.RootfsAnnotation)
+		}
+		kind = "memory"
+	case kind == "none" && dir == "", kind == "memory" && dir == "":
+	case kind == "dir" && filepath.IsAbs(dir):
+		if n.pod != nil {
+			return "", fmt.Errorf("--overlay=dir: the machine of the pod %s runs, and takes no more disks", n.pod.State.ID)
+		}
+	default:
+		return "", fmt.Errorf("--overlay=%s is none of none, memory, dir=/absolute/path", chosen)
+	}
+	n.overlay = kind
+	return dir, nil
+}
+
+// imageDir is where roots' images are: on a disk, without names. The directory stays empty.
+func imageDir() string {
+	if cache, err := os.UserCacheDir(); rootless() && err == nil {
+		return filepath.Join(cache, "bulkhead/images")
+	}
+	return "/var/lib/bulkhead/images"
+}
+
+// openDisks makes or opens what the machine has for disks.
+func (n *creation) openDisks(ctx context.Context) error {
+	if n.root.kind != "" {
+		dir := imageDir()
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		readOnly := n.root.kind == "erofs" || n.overlay != "none"
+		err := n.makeDisk(ctx, &agent.ImageRequest{Type: n.root.kind, Source: n.spec.Root.Path, Size: n.root.size, Where: dir},
+			agent.Disk{Root: n.root.kind, ReadOnly: readOnly})
+		if err != nil {
+			return fmt.Errorf("the root as an %s image (annotation %s): %w", n.root.kind, agent.RootfsAnnotation, err)
+		}
+	}
+	if n.overlay == "dir" {
+		err := n.makeDisk(ctx, &agent.ImageRequest{Type: "ext4", Where: n.overlayDir}, agent.Disk{Upper: "ext4"})
+		if err != nil {
+			return fmt.Errorf("--overlay=dir: a disk in %s: %w", n.overlayDir, err)
+		}
+	}
+	for _, d := range n.disks {
+		f, err := n.rt.openDisk(d.path, d.readOnly)
+		if err != nil {
+			return fmt.Errorf("annotation %s: %s: %w", agent.DisksAnnotation, d.path, err)
+		}
+		n.addDisk(f, agent.Disk{Name: d.path, Node: d.node, ReadOnly: d.readOnly})
+	}
+	return nil
+}
+
+func (n *creation) makeDisk(ctx context.Context, r *agent.ImageRequest, d agent.Disk) error {
+	f, err := sandbox.MakeImage(ctx, r)
+	if err != nil {
+		return err
+	}
+	d.Name = f.Name()
+	n.addDisk(f, d)
+	n.rt.Milestone(d.Name + " made")
+	return nil
+}
+
+func (n *creation) addDisk(f *os.File, d agent.Disk) {
+	n.own = append(n.own, f)
+	n.config.Machine.Disks = append(n.config.Machine.Disks, sandbox.Disk{File: f, Disk: d})
+}
+
+// openDisk opens what an annotation names, if the host's owner lets annotations have it: who
+// may annotate a container is not thereby entitled to the host's disks. What is
+// judged is the file that was found, whatever links led there.
+func (r *Runtime) openDisk(name string, readOnly bool) (*os.File, error) {
+	found, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(found)
+	self := fmt.Sprintf("/proc/self/fd/%d", found)
+	real, err := os.Readlink(self)
+	if err != nil {
+		return nil, err
+	}
+	if !allowed(r.Disks, real) {
+		where := ""
+		if real != name {
+			where = " (it is " + real + ")"
+		}
+		return nil, fmt.Errorf("this host gives containers no such disk%s: name it to --disks, or as disks in the file of settings (/images/*:/dev/vg0/*)", where)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(found, &st); err != nil {
+		return nil, err
+	}
+	flags := unix.O_RDWR | unix.O_CLOEXEC | unix.O_NONBLOCK
+	if readOnly {
+		flags = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFBLK:
+		if !readOnly {
+			flags |= unix.O_EXCL // EBUSY where the host has it mounted (open(2))
+		}
+	default:
+		return nil, errors.New("it is neither a file nor a block device")
+	}
+	fd, err := unix.Open(self, flags, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return nil, fmt.Errorf("the host uses it (it is mounted, or part of another device): %w", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// allowed tells whether one of the patterns (filepath.Match, with colons between them) is of
+// that path.
+func allowed(patterns, path string) bool {
+	for p := range strings.SplitSeq(patterns, ":") {
+		if ok, err := filepath.Match(p, path); err == nil && ok {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,124 @@
+package container
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"bulkhead/runtime/agent"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestParseRootfs(t *testing.T) {
+	for text, want := range map[string]rootImage{
+		"": {}, "share": {}, "erofs": {"erofs", 0}, "ext4": {"ext4", 0}, "ext4,size=4G": {"ext4", 4 << 30}, "ext4,size=512m": {"ext4", 512 << 20},
+	} {
+		if got, err := parseRootfs(text); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+	for text, want := range map[string]string{
+		"erof":                           `"erof" is none of share, erofs, ext4`,
+		"erofs,size=1G":                  `erofs takes no "size=1G"`,
+		"ext4,":                          "is not size=BYTES",
+		"ext4,1G":                        "is not size=BYTES",
+		"ext4,size=":                     "is not size=BYTES",
+		"ext4,size=-1":                   "is not size=BYTES",
+		"ext4,size=0":                    "is not size=BYTES",
+		"ext4,size=9999T":                "is not size=BYTES",
+		"ext4,size=99999999999999999999": "is not size=BYTES",
+	} {
+		if got, err := parseRootfs(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %+v, %v, want %s", text, got, err, want)
+		}
+	}
+}
+
+func TestParseDisks(t *testing.T) {
+	got, err := parseDisks("/srv/a.img:/dev/data,/dev/vg0/b:/dev/disk/b:ro,/c:/dev/c:rw")
+	want := []hostDisk{{"/srv/a.img", "/dev/data", false}, {"/dev/vg0/b", "/dev/disk/b", true}, {"/c", "/dev/c", false}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for text, want := range map[string]string{
+		"/a":                            "is not HOST:NODE",
+		"/a:/dev/a:wo":                  "is not HOST:NODE",
+		"/a:/dev/a:ro:x":                "is not HOST:NODE",
+		"a:/dev/a":                      `"a" is no absolute path`,
+		",":                             "is not HOST:NODE",
+		"/a:/data":                      "no path beneath /dev",
+		"/a:/dev/":                      "no path beneath /dev",
+		"/a:/dev/../etc/passwd":         "no path beneath /dev",
+		"/a:/dev/a\x00":                 "no path beneath /dev",
+		"/a:/dev/null":                  "/dev/null is another device's",
+		"/a:/dev/pts/1":                 "/dev/pts/1 is another device's",
+		"/a:/dev/x,/b:/dev/x":           "/dev/x is given twice",
+		strings.Repeat("/a:/dev/a,", 3): "given twice",
+		"/a:/dev/1,/a:/dev/2,/a:/dev/3,/a:/dev/4,/a:/dev/5,/a:/dev/6,/a:/dev/7,/a:/dev/8,/a:/dev/9": "more than 8 disks",
+	} {
+		if got, err := parseDisks(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %+v, %v, want %s", text, got, err, want)
+		}
+	}
+}
+
+// TestOpenDisk: what is judged is where a name leads.
+func TestOpenDisk(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	for _, path := range []string{dir + "/a.img", other + "/secret"} {
+		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, to := range map[string]string{"out.img": other + "/secret", "in.img": dir + "/a.img"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mkfifo(dir+"/fifo.img", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir+"/dir.img", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := &Runtime{Disks: "/nowhere/*:" + dir + "/*.img:[", Root: t.TempDir()}
+	for name, want := range map[string]string{
+		dir + "/a.img":    "",
+		dir + "/in.img":   "",
+		dir + "/out.img":  "gives containers no such disk (it is " + other + "/secret)",
+		other + "/secret": "gives containers no such disk: name it to --disks",
+		dir + "/fifo.img": "neither a file nor a block device",
+		dir + "/dir.img":  "neither a file nor a block device",
+		dir + "/none.img": "no such file",
+	} {
+		for _, readOnly := range []bool{true, false} {
+			f, err := r.openDisk(name, readOnly)
+			if err == nil {
+				f.Close()
+			}
+			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("%s: %v, want %q", name, err, want)
+			}
+		}
+	}
+	if _, err := (&Runtime{}).openDisk(dir+"/a.img", true); err == nil {
+		t.Error("a host that gives none gave one")
+	}
+}
+
+func TestMachineWords(t *testing.T) {
+	for name, want := range map[string]string{
+		agent.MemoryAnnotation:   "",
+		"dev.bulkhead.isolation": "",
+		"dev.bulkhead.vm.rootf":  "annotation dev.bulkhead.vm.rootf is unknown; is dev.bulkhead.vm.rootfs meant?",
+		"dev.bulkhead.vm.kernel": "annotation dev.bulkhead.vm.kernel is unknown (" + strings.Join(agent.MachineWords, ", ") + ")",
+		"dev.bulkhead.vm.disk":   "annotation dev.bulkhead.vm.disk is unknown; is dev.bulkhead.vm.disks meant?",
+	} {
+		if err := checkWords(map[string]string{name: "x"}); err == nil && want != "" || err != nil && err.Error() != want {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+}
