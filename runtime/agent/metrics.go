@@ -1,6 +1,9 @@
 package agent
 
-import "context"
+import (
+	"context"
+	"runtime/metrics"
+)
 
 // Metering is a Handler that counts what it does. All counters begin at 0 with the
 // sandbox and grow.
@@ -12,6 +15,10 @@ type Metering interface {
 // nothing that a container could choose becomes a name at the other end.
 type Metrics struct {
 	Stats
+
+	// Machine says that a Linux of its own runs the container, which tells Stats: of what
+	// follows up to the process's own nothing is known.
+	Machine bool `json:"machine,omitempty"`
 
 	ByCall  []CallCount    `json:"byCall,omitempty"`
 	ByErrno map[int]uint64 `json:"byErrno,omitempty"` // of failed calls
@@ -30,7 +37,7 @@ type Metrics struct {
 	EndedSignal uint64 `json:"endedSignal"`
 	EndedCore   uint64 `json:"endedCore"`
 
-	// Of the Sentry itself.
+	// Of the sandbox's process itself.
 	Goroutines uint64 `json:"goroutines"`
 	GoHeap     uint64 `json:"goHeap"`  // bytes of objects, dead ones too
 	GoTotal    uint64 `json:"goTotal"` // bytes that the Go runtime has of the host
@@ -53,4 +60,17 @@ type PlatformCounter struct {
 	Name  string `json:"name"`
 	Value uint64 `json:"value"`
 	Level bool   `json:"level,omitempty"` // it may fall
+}
+
+// ReadGo fills in what Go's runtime says of this process, which it is not stopped for.
+func (m *Metrics) ReadGo() {
+	at := []*uint64{&m.Goroutines, &m.GoHeap, &m.GoTotal, &m.GoCycles}
+	samples := []metrics.Sample{{Name: "/sched/goroutines:goroutines"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/total:bytes"}, {Name: "/gc/cycles/total:gc-cycles"}}
+	metrics.Read(samples)
+	for i, s := range samples {
+		if s.Value.Kind() == metrics.KindUint64 {
+			*at[i] = s.Value.Uint64()
+		}
+	}
 }

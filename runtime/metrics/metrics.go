@@ -66,10 +66,21 @@ func counter(name, help string, value func(m *agent.Metrics) uint64) family {
 	return one(name, "counter", help, func(m *agent.Metrics) float64 { return float64(value(m)) })
 }
 
+// counted leaves out a machine's, which has no such figure.
+func counted(f family) family {
+	each := f.each
+	f.each = func(c *Container, n *Names, emit func(float64, ...string)) {
+		if c.Inside != nil && !c.Inside.Machine {
+			each(c, n, emit)
+		}
+	}
+	return f
+}
+
 const second = 1e9 // nanoseconds
 
 // families are the page, in order. What begins with bulkhead_sandbox is of the
-// Sentry's process; with bulkhead_host, as the host's control group counts; all else of
+// sandbox's process, the Sentry or a machine; with bulkhead_host, as the host's control group counts; all else of
 // the container as it sees itself.
 var families = []family{
 	{"bulkhead_container_info", "gauge", "A container; always 1.", func(c *Container, _ *Names, emit func(float64, ...string)) {
@@ -85,17 +96,21 @@ var families = []family{
 	{"bulkhead_syscalls_total", "counter", "System calls answered, by name and outcome: ok, error, or interrupted by a signal before anything was done.", eachCall},
 	{"bulkhead_syscall_errors_total", "counter", "Errors that system calls gave, by errno.", eachErrno},
 	counter("bulkhead_page_faults_total", "Page faults answered.", func(m *agent.Metrics) uint64 { return m.Faults }),
-	{"bulkhead_cpu_seconds_total", "counter", "CPU time of the container's tasks: user is their own code, system the Sentry's work for them.",
+	{"bulkhead_cpu_seconds_total", "counter", "CPU time of the container's tasks: user is their own code, system their kernel's work for them.",
 		func(c *Container, _ *Names, emit func(float64, ...string)) {
 			if m := c.Inside; m != nil {
 				emit(float64(max(m.CPUUser, 0))/second, "mode", "user")
 				emit(float64(max(m.CPUSystem, 0))/second, "mode", "system")
 			}
 		}},
-	{"bulkhead_memory_bytes", "gauge", "Memory: used (applications, tmpfs, text), text (of used: copies of files that run), free (kept for re-use), host_files (windows onto the host's page cache).",
+	{"bulkhead_memory_bytes", "gauge", "Memory: used (applications, tmpfs, text), text (of used: copies of files that run), free (kept for re-use), host_files (windows onto the host's page cache); in a machine used and, of it, files (its page cache).",
 		func(c *Container, _ *Names, emit func(float64, ...string)) {
 			if m := c.Inside; m != nil {
 				emit(float64(m.Memory), "kind", "used")
+				if m.Machine {
+					emit(float64(m.Cache), "kind", "files")
+					return
+				}
 				emit(float64(m.TextCache), "kind", "text")
 				emit(float64(m.ArenaFree), "kind", "free")
 				emit(float64(m.Windows), "kind", "host_files")
@@ -105,12 +120,12 @@ var families = []family{
 	counter("bulkhead_oom_kills_total", "Processes killed for want of memory.", func(m *agent.Metrics) uint64 { return m.OOMKills }),
 	gauge("bulkhead_tasks", "Tasks (threads) that live.", func(m *agent.Metrics) uint64 { return m.Processes }),
 	gauge("bulkhead_tasks_limit", "Limit of tasks; 0: none.", func(m *agent.Metrics) uint64 { return m.PidsLimit }),
-	gauge("bulkhead_processes", "Processes, zombies included.", func(m *agent.Metrics) uint64 { return m.Groups }),
-	gauge("bulkhead_descriptors", "Open file descriptors of all processes.", func(m *agent.Metrics) uint64 { return m.Descriptors }),
-	counter("bulkhead_processes_started_total", "Processes started, by fork or from outside.", func(m *agent.Metrics) uint64 { return m.Started }),
-	counter("bulkhead_clones_total", "Tasks made by clone and fork, threads included.", func(m *agent.Metrics) uint64 { return m.Cloned }),
-	counter("bulkhead_execs_total", "Programs that took another's place.", func(m *agent.Metrics) uint64 { return m.Execs }),
-	{"bulkhead_processes_ended_total", "counter", "Processes that ended, by how: exit status zero or nonzero, a signal, or a signal with a core file.",
+	counted(gauge("bulkhead_processes", "Processes, zombies included.", func(m *agent.Metrics) uint64 { return m.Groups })),
+	counted(gauge("bulkhead_descriptors", "Open file descriptors of all processes.", func(m *agent.Metrics) uint64 { return m.Descriptors })),
+	counted(counter("bulkhead_processes_started_total", "Processes started, by fork or from outside.", func(m *agent.Metrics) uint64 { return m.Started })),
+	counted(counter("bulkhead_clones_total", "Tasks made by clone and fork, threads included.", func(m *agent.Metrics) uint64 { return m.Cloned })),
+	counted(counter("bulkhead_execs_total", "Programs that took another's place.", func(m *agent.Metrics) uint64 { return m.Execs })),
+	counted(family{"bulkhead_processes_ended_total", "counter", "Processes that ended, by how: exit status zero or nonzero, a signal, or a signal with a core file.",
 		func(c *Container, _ *Names, emit func(float64, ...string)) {
 			if m := c.Inside; m != nil {
 				emit(float64(m.EndedZero), "how", "zero")
@@ -118,13 +133,13 @@ var families = []family{
 				emit(float64(m.EndedSignal), "how", "signal")
 				emit(float64(m.EndedCore), "how", "core")
 			}
-		}},
-	{"bulkhead_platform_total", "counter", "What the platform counts: calls by the way they came, exits, faults, call sites patched or refused.", platform(false)},
-	{"bulkhead_platform", "gauge", "What the platform has: virtual CPUs, stub processes.", platform(true)},
-	gauge("bulkhead_sandbox_goroutines", "Goroutines of the Sentry.", func(m *agent.Metrics) uint64 { return m.Goroutines }),
-	gauge("bulkhead_sandbox_go_heap_bytes", "Objects on the Sentry's Go heap.", func(m *agent.Metrics) uint64 { return m.GoHeap }),
-	gauge("bulkhead_sandbox_go_memory_bytes", "What the Sentry's Go runtime has mapped.", func(m *agent.Metrics) uint64 { return m.GoTotal }),
-	counter("bulkhead_sandbox_go_gc_cycles_total", "Garbage collections of the Sentry.", func(m *agent.Metrics) uint64 { return m.GoCycles }),
+		}}),
+	{"bulkhead_platform_total", "counter", "What the platform counts: calls by the way they came, exits, faults, call sites patched or refused; of a machine exits, interrupts, requests of its devices.", platform(false)},
+	{"bulkhead_platform", "gauge", "What the platform has: virtual CPUs, stub processes, a machine's memory.", platform(true)},
+	gauge("bulkhead_sandbox_goroutines", "Goroutines of its process.", func(m *agent.Metrics) uint64 { return m.Goroutines }),
+	gauge("bulkhead_sandbox_go_heap_bytes", "Objects on its process's Go heap.", func(m *agent.Metrics) uint64 { return m.GoHeap }),
+	gauge("bulkhead_sandbox_go_memory_bytes", "What its process's Go runtime has mapped.", func(m *agent.Metrics) uint64 { return m.GoTotal }),
+	counter("bulkhead_sandbox_go_gc_cycles_total", "Garbage collections of its process.", func(m *agent.Metrics) uint64 { return m.GoCycles }),
 	{"bulkhead_host_cpu_seconds_total", "counter", "CPU time of the sandbox on the host, by its control group.", func(c *Container, _ *Names, emit func(float64, ...string)) {
 		if c.Host != nil {
 			emit(float64(c.Host.CPU) / second)

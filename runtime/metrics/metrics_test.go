@@ -149,3 +149,25 @@ func TestServe(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestMachinePage: of a machine there is what its guest tells, and no zero that stands for what
+// nobody counted.
+func TestMachinePage(t *testing.T) {
+	m := &agent.Metrics{Machine: true, Platform: []agent.PlatformCounter{{Name: "share_requests", Value: 7}, {Name: "guest_memory_bytes", Value: 1 << 29, Level: true}}}
+	m.Memory, m.Cache, m.Faults, m.Processes, m.Goroutines = 300, 100, 5, 2, 9
+	got := page(t, Container{ID: "a", Status: "running", Platform: "kvm", Isolation: "vm", Inside: m})
+	for _, want := range []string{
+		`bulkhead_up{container="a"} 1`, `bulkhead_memory_bytes{container="a",kind="files"} 100`, `bulkhead_page_faults_total{container="a"} 5`,
+		`bulkhead_tasks{container="a"} 2`, `bulkhead_sandbox_goroutines{container="a"} 9`,
+		`bulkhead_platform_total{container="a",event="share_requests"} 7`, `bulkhead_platform{container="a",event="guest_memory_bytes"} 536870912`,
+	} {
+		if !strings.Contains(got, want+"\n") {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	for _, not := range []string{"bulkhead_execs_total", "bulkhead_processes", "bulkhead_descriptors", "bulkhead_clones", "bulkhead_syscall", `kind="text"`} {
+		if strings.Contains(got, not) {
+			t.Errorf("%s is in\n%s", not, got)
+		}
+	}
+}

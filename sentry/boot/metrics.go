@@ -2,7 +2,6 @@ package boot
 
 import (
 	"context"
-	"runtime/metrics"
 
 	"bulkhead/runtime/agent"
 	"bulkhead/sentry/kernel"
@@ -37,7 +36,7 @@ func (s *sandbox) Metrics(ctx context.Context, container string) (*agent.Metrics
 	for _, c := range s.counters() {
 		m.Platform = append(m.Platform, agent.PlatformCounter(c))
 	}
-	readGo(m)
+	m.ReadGo()
 	return m, nil
 }
 
@@ -62,17 +61,4 @@ func (s *sandbox) countOpen() (groups, fds uint64) {
 		}
 	}
 	return groups, fds
-}
-
-// readGo asks our own runtime, which does not stop the world for these.
-func readGo(m *agent.Metrics) {
-	at := []*uint64{&m.Goroutines, &m.GoHeap, &m.GoTotal, &m.GoCycles}
-	samples := []metrics.Sample{{Name: "/sched/goroutines:goroutines"}, {Name: "/memory/classes/heap/objects:bytes"},
-		{Name: "/memory/classes/total:bytes"}, {Name: "/gc/cycles/total:gc-cycles"}}
-	metrics.Read(samples)
-	for i, s := range samples {
-		if s.Value.Kind() == metrics.KindUint64 {
-			*at[i] = s.Value.Uint64()
-		}
-	}
 }

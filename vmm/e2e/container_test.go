@@ -282,6 +282,10 @@ func testContainer(t *testing.T, wall string) {
 	if got := finish(t, c.command(wall, "events", "--stats", "one")); got.code != 0 || !strings.Contains(got.out, `"pids":{"current":2`) {
 		t.Errorf("events: %+v", got)
 	}
+	if got := finish(t, c.command(wall, "metrics", "one")); got.code != 0 || !strings.Contains(got.out, "bulkhead_up{container=\"one\"} 1\n") ||
+		!strings.Contains(got.out, "bulkhead_tasks{container=\"one\"} 2\n") || strings.Contains(got.out, "bulkhead_syscalls_total") != (wall == "sentry") {
+		t.Errorf("metrics: %+v", got)
+	}
 	for _, step := range []struct{ verb, status string }{{"pause", "paused"}, {"resume", "running"}} {
 		if got := finish(t, c.command(wall, step.verb, "one")); got.code != 0 {
 			t.Errorf("%s: %+v", step.verb, got)
@@ -307,6 +311,9 @@ func testContainer(t *testing.T, wall string) {
 		t.Errorf("kill: %+v", got)
 	}
 	if wall == "vm" {
+		if got := finish(t, c.command(wall, "trace", "one")); got.code == 0 || !strings.Contains(got.err, "it is in a machine, whose own kernel answers its calls: trace from inside") {
+			t.Errorf("trace: %+v", got)
+		}
 		if got := finish(t, c.command(wall, "logs", "--kernel", "one")); got.code != 0 || !strings.Contains(got.out, "guestinit: ") {
 			t.Errorf("logs: %+v", got)
 		}
