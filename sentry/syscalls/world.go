@@ -33,8 +33,8 @@ func world(t *kernel.Task) *World { return t.Kernel().World.(*World) }
 // the first, the container's, is up.
 func NewNet() kernel.NewContents {
 	first := true
-	return func(*kernel.NamespaceBase) kernel.Contents {
-		n := inet.New(first)
+	return func(ns *kernel.NamespaceBase) kernel.Contents {
+		n := inet.New(first, ns.Owner())
 		first = false
 		return n
 	}

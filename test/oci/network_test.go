@@ -204,6 +204,83 @@ func TestTcpdumpInside(t *testing.T) {
 	})
 }
 
+// changeRows are what a container with CAP_NET_ADMIN does to its own network, with this
+// host's ip and with busybox's older programs, one upon the other.
+var changeRows = []struct{ name, script, want string }{
+	{"another address", "IP address add 10.77.0.50/24 dev eth0; IP -o -4 address show dev eth0 | cut -d'\\' -f1; ping -c 1 -I 10.77.0.50 10.77.0.1 | grep received",
+		"2: eth0    inet 10.77.0.2/24 brd 10.77.0.255 scope global eth0\n2: eth0    inet 10.77.0.50/24 scope global secondary eth0\n1 packets transmitted, 1 packets received, 0% packet loss\n"},
+	{"again", "IP address add 10.77.0.50/24 dev eth0 2>/dev/null || echo refused", "refused\n"},
+	{"one of IPv6", "IP address add fd77::50/64 dev eth0 nodad; ping -c 1 -I fd77::50 fd77::1 | grep received", "1 packets transmitted, 1 packets received, 0% packet loss\n"},
+	{"gone", "IP address del 10.77.0.50/24 dev eth0; IP address del fd77::50/64 dev eth0; IP address del 10.77.0.50/24 dev eth0 2>/dev/null || echo refused; IP -o address show dev eth0 | grep -c inet",
+		"refused\n2\n"},
+	{"routes", "IP route add 198.51.100.0/24 via 10.77.0.1; IP route add 203.0.113.0/24 dev eth0; IP route del 192.0.2.0/24; IP route; IP route get 198.51.100.5 | head -1",
+		"default via 10.77.0.1 dev eth0 \n10.77.0.0/24 dev eth0 proto kernel scope link src 10.77.0.2 \n198.51.100.0/24 via 10.77.0.1 dev eth0 \n203.0.113.0/24 dev eth0 scope link \n" +
+			"198.51.100.5 via 10.77.0.1 dev eth0 src 10.77.0.2 uid 0 \n"},
+	{"no route", "IP route add 198.51.101.0/24 via 10.78.0.1 2>/dev/null || echo refused; IP route del 198.51.102.0/24; IP -6 route add fd99::/64 via fd78::1",
+		"refused\nRTNETLINK answers: No such process\nRTNETLINK answers: No route to host\n"},
+	{"no default", "IP route del default; ping -c 1 198.18.0.1; IP route add default via 10.77.0.1", "PING 198.18.0.1 (198.18.0.1): 56 data bytes\nping: sendto: Network is unreachable\n"},
+	{"route of IPv6", "IP -6 route add fd99::/64 via fd77::1; IP -6 route show fd99::/64; IP -6 route del fd99::/64", "fd99::/64 via fd77::1 dev eth0 metric 1024 pref medium\n"},
+	{"size of packets", "IP link set eth0 mtu 1300; IP link show eth0 | grep -o 'mtu [0-9]*'; ping -c 1 -s 1250 10.77.0.1 | grep received; IP link set eth0 mtu 60 2>/dev/null || echo refused; IP link set eth0 mtu 1400",
+		"mtu 1300\n1 packets transmitted, 1 packets received, 0% packet loss\nrefused\n"},
+	{"its Ethernet address", "IP link set eth0 address 02:00:00:00:00:77; IP link show eth0 | grep -o 'link/ether [0-9a-f:]*'; ping -c 1 10.77.0.1 | grep received; IP link set eth0 address 02:00:00:00:00:02",
+		"link/ether 02:00:00:00:00:77\n1 packets transmitted, 1 packets received, 0% packet loss\n"},
+	{"neighbours", "IP neigh add 10.77.0.99 lladdr 02:00:00:00:00:99 dev eth0; IP neigh show 10.77.0.99; IP neigh del 10.77.0.99 dev eth0; IP neigh show nud permanent; IP neigh del 10.77.0.98 dev eth0",
+		"10.77.0.99 dev eth0 lladdr 02:00:00:00:00:99 PERMANENT \nRTNETLINK answers: No such file or directory\n"},
+	{"ifconfig", "ifconfig eth0:1 10.77.0.60 netmask 255.255.255.0; ifconfig eth0:1 | grep -o 'inet addr.*'; ping -c 1 -I 10.77.0.60 10.77.0.1 | grep received; ifconfig eth0:1 down; IP -o -4 address show label eth0:1",
+		"inet addr:10.77.0.60  Bcast:10.77.0.255  Mask:255.255.255.0\n1 packets transmitted, 1 packets received, 0% packet loss\n"},
+	{"route", "route add -net 198.51.105.0 netmask 255.255.255.0 gw 10.77.0.1; route -n | grep 105; route del -net 198.51.105.0 netmask 255.255.255.0; route del -net 198.51.105.0 netmask 255.255.255.0",
+		"198.51.105.0    10.77.0.1       255.255.255.0   UG    0      0        0 eth0\nroute: SIOCDELRT: No such process\n"},
+	{"monitor", "$LD monitor address route >/tmp/heard & until awk 'NR > 1 && $3 > 0 && $4 != \"00000000\" { found = 1 } END { exit !found }' /proc/net/netlink; do :; done\n" +
+		"IP address add 10.79.0.1/24 dev eth0; IP address del 10.79.0.1/24 dev eth0; until [ $(grep -c 10.79 /tmp/heard) -ge 8 ]; do :; done; kill $!; grep 10.79 /tmp/heard",
+		"2: eth0    inet 10.79.0.1/24 scope global eth0\nlocal 10.79.0.1 dev eth0 table local proto kernel scope host src 10.79.0.1 \n10.79.0.0/24 dev eth0 proto kernel scope link src 10.79.0.1 \n" +
+			"broadcast 10.79.0.255 dev eth0 table local proto kernel scope link src 10.79.0.1 \nDeleted 2: eth0    inet 10.79.0.1/24 scope global eth0\n" +
+			"Deleted 10.79.0.0/24 dev eth0 proto kernel scope link src 10.79.0.1 \nDeleted broadcast 10.79.0.255 dev eth0 table local proto kernel scope link src 10.79.0.1 \n" +
+			"Deleted local 10.79.0.1 dev eth0 table local proto kernel scope host src 10.79.0.1 \n"},
+	{"down", "IP link set eth0 down; IP -o address show dev eth0 | cut -d'\\' -f1; IP route; ping -c 1 10.77.0.1", "2: eth0    inet 10.77.0.2/24 brd 10.77.0.255 scope global eth0\nPING 10.77.0.1 (10.77.0.1): 56 data bytes\nping: sendto: Network is unreachable\n"},
+	{"up", "ifconfig eth0 up; IP route; until ping -c 1 -W 1 10.77.0.1 >/dev/null; do :; done; IP -o -6 address show dev eth0", "10.77.0.0/24 dev eth0 proto kernel scope link src 10.77.0.2 \n"},
+	{"a new name", "IP link set eth0 down; IP link set eth0 name wire0; IP link set wire0 up; IP -o -4 address show | cut -d'\\' -f1; cat /proc/net/dev | grep -c wire0; IP link set wire0 down; IP link set wire0 name lo; IP link set wire0 name eth0; IP link set eth0 up",
+		"1: lo    inet 127.0.0.1/8 scope host lo\n2: wire0    inet 10.77.0.2/24 brd 10.77.0.255 scope global wire0\n1\nRTNETLINK answers: File exists\n"},
+}
+
+// TestNetworkChanged: a container changes its own network as it would that of a network namespace under runc.
+func TestNetworkChanged(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, p *program) {
+		w := newWire(t)
+		host := func(admin bool) func(s *specs.Spec) {
+			return func(s *specs.Spec) {
+				w.join(s)
+				mayPing(s)
+				if admin {
+					c := s.Process.Capabilities
+					for _, set := range []*[]string{&c.Bounding, &c.Effective, &c.Permitted} {
+						*set = append(*set, "CAP_NET_ADMIN")
+					}
+				}
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Type: "bind", Source: "/usr", Options: []string{"rbind", "ro"}})
+			}
+		}
+		const mark, tool = "-- next --\n", "LD='/mnt/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path /mnt/lib/x86_64-linux-gnu /mnt/bin/ip'\nIP() { $LD \"$@\"; }\n"
+		if r := p.run(t, host(false), "sh", "-c", tool+"IP link set eth0 mtu 1300; IP address add 10.77.0.50/24 dev eth0; IP route del default; ifconfig eth0 down"); strings.Count(r.Err, "Operation not permitted") != 4 {
+			t.Errorf("without CAP_NET_ADMIN: %s", r)
+		}
+		name := p.started(t, host(true), "sleep", "1000")
+		script := tool
+		for _, r := range changeRows {
+			script += fmt.Sprintf("( %s ) 2>&1\necho '%s'\n", r.script, strings.TrimSpace(mark))
+		}
+		answers := strings.Split(p.do(t, "exec", name, "sh", "-c", script).Out, mark)
+		for i, r := range changeRows {
+			if i >= len(answers) || answers[i] != r.want {
+				t.Errorf("%s: %q\nwant %q", r.name, answers[min(i, len(answers)-1)], r.want)
+			}
+		}
+		out, err := w.beyond("busybox", "ping", "-c", "1", "10.77.0.2").CombinedOutput()
+		if err != nil {
+			t.Errorf("from beyond, after all: %v: %s", err, out)
+		}
+	})
+}
+
 // TestNetworkAgain: a network namespace serves one container after another, as that of a
 // pod does whose container is started again, beside the pod's own that does nothing; the pod
 // gives its name as well.

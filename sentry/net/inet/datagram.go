@@ -360,6 +360,10 @@ func (s *Socket) toLocked(m *socket.Message) (to *tcpip.FullAddress, o tcpip.Wri
 		return nil, o, unix.EINVAL
 	}
 	a.Addr = s.anyIsHereLocked(a.Addr)
+	if c := &o.ControlMessages; a.NIC == 0 && !c.HasIPv6PacketInfo && s.ep.SocketOptions().GetBindToDevice() == 0 &&
+		!(multicast(a.Addr) && (s.extra[multicastIf] != nil || s.extra[multicastIf6Opt] != nil)) {
+		a.NIC = s.home
+	}
 	o.To = &a
 	return &a, o, nil
 }

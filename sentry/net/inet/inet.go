@@ -11,7 +11,9 @@
 // datagram is taken out of the library as it arrives, because Linux counts what a
 // small one costs in memory and the library does not.
 //
-// Lock order: Socket.bindMu, Socket.mu, link.mu, then the library's locks, then
+// Devices, addresses and routes are a value that a change replaces (config.go, change.go).
+//
+// Lock order: Stack.configMu, Socket.bindMu, Socket.mu, link.mu, then the library's locks, then
 // datagrams.mu and vfs.Queue.mu. The library calls Socket.notify with locks of
 // its own held: it touches nothing but datagrams and the queue.
 package inet
@@ -36,6 +38,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"bulkhead/sentry/net/socket"
+	"bulkhead/sentry/vfs"
 )
 
 // Loopback is the index of the loopback device.
@@ -45,15 +48,17 @@ const Loopback = 1
 // first socket.
 type Stack struct {
 	sysctls Sysctls
-	devices []device   // beside loopback, from Attach
-	relay   *nameRelay // from Relay, or nil
+	owner   *vfs.UserNamespace // whose capabilities count; nil: the first
+	relay   *nameRelay         // from Relay, or nil
+
+	configMu sync.Mutex // held by who changes the configuration, and who starts the library with it
+	config   atomic.Pointer[config]
 
 	start     sync.Once
 	lib       *stack.Stack
 	startLite sync.Once
 	lite      atomic.Pointer[stack.Stack] // for UDP-Lite
 
-	up      atomic.Bool // the loopback device
 	started atomic.Bool
 	queued  socket.Held // bytes that sockets hold
 	carried traffic
@@ -70,6 +75,8 @@ type Stack struct {
 type Holder interface {
 	// Told is its row in a file of /proc/net; ok is false of other files.
 	Told(file string) (row string, ok bool)
+	// Heard is called of each change of the configuration, by who makes it.
+	Heard(Event)
 }
 
 // Hold and LetGo are called once each.
@@ -93,20 +100,24 @@ func (n *Stack) LetGo(h Holder) {
 func (n *Stack) unusedLocked() bool { return n.left && len(n.sockets) == 0 && len(n.holders) == 0 }
 
 // New makes a namespace with a loopback device and its addresses, 127.0.0.1/8 and
-// ::1/128. A fresh one's device is down (unshare(2)); the container's own is up.
-func New(up bool) *Stack {
-	n := &Stack{sockets: map[*Socket]struct{}{}, links: map[pair]*link{}}
+// ::1/128. A fresh one's device is down (unshare(2)); the container's own is up. owner is
+// the user namespace that the network namespace belongs to, nil the first.
+func New(up bool, owner *vfs.UserNamespace) *Stack {
+	n := &Stack{owner: owner, sockets: map[*Socket]struct{}{}, links: map[pair]*link{}}
 	n.sysctls.init()
-	n.up.Store(up)
+	n.config.Store(newConfig(up))
 	return n
 }
 
 // tcpip is the library's stack.
 func (n *Stack) tcpip() *stack.Stack {
 	n.start.Do(func() {
+		n.configMu.Lock()
+		defer n.configMu.Unlock()
 		n.lib = n.newLib(tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6)
-		n.connect(n.lib)
-		n.route(n.lib, n.deviceRoutes())
+		c := n.config.Load()
+		c.connect(n.lib)
+		apply(n.lib, nil, c, false)
 		n.started.Store(true)
 	})
 	return n.lib
@@ -116,8 +127,10 @@ func (n *Stack) tcpip() *stack.Stack {
 // that corrupts nothing the two protocols differ in their number alone.
 func (n *Stack) udpLite() *stack.Stack {
 	n.startLite.Do(func() {
+		n.configMu.Lock()
+		defer n.configMu.Unlock()
 		lite := n.newLib(udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6)
-		n.route(lite, nil)
+		apply(lite, nil, n.config.Load(), true)
 		n.lite.Store(lite)
 	})
 	return n.lite.Load()
@@ -139,47 +152,30 @@ func (n *Stack) newLib(transports ...stack.TransportProtocolFactory) *stack.Stac
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &cubic} {
 		s.SetTransportProtocolOption(tcp.ProtocolNumber, o)
 	}
-	if err := s.CreateNICWithOptions(Loopback, loopback.New(), stack.NICOptions{Name: "lo", DeliverLinkPackets: true}); err != nil {
+	lo := &inner{LinkEndpoint: loopback.New()}
+	lo.SetMTU(loopbackMTU)
+	if err := s.CreateNICWithOptions(Loopback, lo, stack.NICOptions{Name: "lo", DeliverLinkPackets: true}); err != nil {
 		panic("inet: make the loopback device: " + err.String())
 	}
 	return s
 }
 
 var (
-	loopback4         = tcpip.AddrFrom4([4]byte{127, 0, 0, 1})
-	loopback6         = tcpip.AddrFrom16([16]byte{15: 1})
-	loopbackAddresses = []tcpip.AddressWithPrefix{{Address: loopback4, PrefixLen: 8}, {Address: loopback6, PrefixLen: 128}}
+	loopback4 = tcpip.AddrFrom4([4]byte{127, 0, 0, 1})
+	loopback6 = tcpip.AddrFrom16([16]byte{15: 1})
 )
 
-// route gives the loopback device its addresses and routes, or, when it is down,
-// takes them away; more are other devices' routes.
-func (n *Stack) route(s *stack.Stack, more []tcpip.Route) {
-	var table []tcpip.Route
-	for _, a := range loopbackAddresses {
-		if n.up.Load() {
-			table = append(table, tcpip.Route{Destination: a.Subnet(), NIC: Loopback})
-			s.AddProtocolAddress(Loopback, tcpip.ProtocolAddress{Protocol: protocolOf(a.Address), AddressWithPrefix: a}, stack.AddressProperties{})
-		} else {
-			s.RemoveAddress(Loopback, a.Address)
-		}
-	}
-	s.SetRouteTable(append(table, more...))
+// inner is the library's loopback device, with a size of packets that can be changed.
+type inner struct {
+	stack.LinkEndpoint
+	mtu atomic.Uint32
 }
 
-// Up says whether the loopback device is; SetUp changes it.
-func (n *Stack) Up() bool { return n.up.Load() }
+func (i *inner) MTU() uint32       { return i.mtu.Load() }
+func (i *inner) SetMTU(mtu uint32) { i.mtu.Store(mtu) }
 
-func (n *Stack) SetUp(up bool) {
-	if n.up.Swap(up) == up {
-		return
-	}
-	if n.Started() {
-		n.route(n.lib, n.deviceRoutes())
-	}
-	if lite := n.lite.Load(); lite != nil {
-		n.route(lite, nil)
-	}
-}
+// Up says whether the loopback device is.
+func (n *Stack) Up() bool { return n.config.Load().nics[0].up }
 
 // Started says whether there ever was a socket.
 func (n *Stack) Started() bool { return n.started.Load() }

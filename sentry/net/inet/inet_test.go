@@ -70,7 +70,7 @@ func (e end) Write(b []byte) (done int, err error) {
 }
 
 func newStack(t testing.TB) *Stack {
-	n := New(true)
+	n := New(true, nil)
 	t.Cleanup(n.Release)
 	return n
 }
@@ -230,14 +230,17 @@ func TestPressure(t *testing.T) {
 }
 
 func TestDown(t *testing.T) {
-	n := New(false)
+	n := New(false, nil)
 	t.Cleanup(n.Release)
 	c := open(t, n, unix.AF_INET, unix.SOCK_STREAM, 0)
 	defer c.Release()
 	if err := c.Connect(root, loopbackName(unix.AF_INET, 9)); err != unix.ENETUNREACH {
 		t.Errorf("with the device down: %v, want %v", err, unix.ENETUNREACH)
 	}
-	n.SetUp(true)
+	up := true
+	if err := n.ChangeLink(Loopback, LinkChange{Up: &up}); err != nil {
+		t.Fatal(err)
+	}
 	err := c.Connect(root, loopbackName(unix.AF_INET, 9))
 	if err == unix.EINPROGRESS {
 		err = c.wait(vfs.EventOut, c.Connected)
@@ -248,7 +251,7 @@ func TestDown(t *testing.T) {
 }
 
 func TestSysctl(t *testing.T) {
-	n := New(true)
+	n := New(true, nil)
 	for _, row := range []struct {
 		path, value, now string
 		err              error
@@ -316,7 +319,7 @@ func FuzzOptions(f *testing.F) {
 	f.Add(uint8(0), uint16(unix.SOL_TCP), uint16(unix.TCP_NODELAY), []byte{1, 0, 0, 0})
 	f.Add(uint8(1), uint16(unix.SOL_IP), uint16(unix.IP_ADD_MEMBERSHIP), []byte{239, 1, 1, 1, 127, 0, 0, 1})
 	f.Add(uint8(3), uint16(unix.SOL_IPV6), uint16(unix.IPV6_PKTINFO), make([]byte, 20))
-	n := New(true)
+	n := New(true, nil)
 	f.Cleanup(n.Release)
 	kinds := []struct{ family, typ, protocol int }{
 		{unix.AF_INET, unix.SOCK_STREAM, 0}, {unix.AF_INET, unix.SOCK_DGRAM, 0}, {unix.AF_INET6, unix.SOCK_STREAM, 0},

@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/sentry/memory"
-	"bulkhead/sentry/net/socket"
 	"bulkhead/sentry/vfs"
 )
 
@@ -24,6 +23,14 @@ func (s *Socket) Ioctl(ctx vfs.Context, cmd uint32, arg uint64) (uintptr, error)
 		return 0, out(ctx, at, binary.LittleEndian.AppendUint32(nil, uint32(n)))
 	case unix.SIOCGSTAMP, unix.SIOCGSTAMPNS: // SIOCGSTAMP_OLD and its like
 		return 0, s.tellStamp(ctx, at, cmd)
+	}
+	if s.family == unix.AF_INET6 {
+		switch cmd {
+		case unix.SIOCSIFADDR, unix.SIOCDIFADDR:
+			return 0, s.net.alterAddress6(ctx, cmd, at)
+		case unix.SIOCADDRT, unix.SIOCDELRT:
+			return 0, s.net.alterRoute6(ctx, cmd, at)
+		}
 	}
 	return 0, DeviceIoctl(ctx, s.net, cmd, at)
 }
@@ -108,18 +115,18 @@ func DeviceIoctl(ctx vfs.Context, n *Stack, cmd uint32, at memory.Addr) error {
 	switch cmd {
 	case unix.SIOCGIFCONF:
 		return n.list(ctx, at)
-	case unix.SIOCADDRT, unix.SIOCDELRT, unix.SIOCSARP, unix.SIOCDARP:
-		if !socket.Capable(ctx, unix.CAP_NET_ADMIN) {
+	case unix.SIOCADDRT, unix.SIOCDELRT:
+		return n.alterRoute(ctx, cmd, at)
+	case unix.SIOCSARP, unix.SIOCDARP:
+		if !n.Administers(ctx) {
 			return unix.EPERM
 		}
-		return unix.EOPNOTSUPP
+		return unix.EOPNOTSUPP // RTM_NEWNEIGH does
 	case unix.SIOCGARP:
 		return unix.ENXIO
 	}
-	known := deviceGets[cmd]
-	admin := cmd == unix.SIOCSIFFLAGS || cmd == unix.SIOCSIFADDR || cmd == unix.SIOCSIFNETMASK || cmd == unix.SIOCSIFMTU ||
-		cmd == unix.SIOCSIFHWADDR || cmd == unix.SIOCSIFTXQLEN || cmd == unix.SIOCSIFNAME || cmd == unix.SIOCSIFBRDADDR
-	if known == nil && !admin {
+	known, set := deviceGets[cmd], deviceSets[cmd]
+	if known == nil && set == nil {
 		return unix.ENOTTY
 	}
 	var b [ifreqSize]byte
@@ -135,6 +142,9 @@ func DeviceIoctl(ctx vfs.Context, n *Stack, cmd uint32, at memory.Addr) error {
 		copy(b[:ifreqName-1], n.nameOf(index))
 		return out(ctx, at, b[:])
 	}
+	if set != nil && !n.Administers(ctx) {
+		return unix.EPERM
+	}
 	name := b[:ifreqName-1]
 	if i := bytes.IndexByte(name, 0); i >= 0 {
 		name = name[:i]
@@ -144,15 +154,9 @@ func DeviceIoctl(ctx vfs.Context, n *Stack, cmd uint32, at memory.Addr) error {
 	if !ok {
 		return unix.ENODEV
 	}
-	if admin {
-		if !socket.Capable(ctx, unix.CAP_NET_ADMIN) {
-			return unix.EPERM
-		}
-		if cmd == unix.SIOCSIFFLAGS && d.Index == Loopback {
-			n.SetUp(binary.LittleEndian.Uint16(b[ifreqName:])&unix.IFF_UP != 0)
-			return nil
-		}
-		return unix.EOPNOTSUPP
+	d = n.withAddress(d.Link, string(name))
+	if set != nil {
+		return set(n, d, string(name), b[ifreqName:])
 	}
 	if err := known(d, b[ifreqName:]); err != nil {
 		return err
@@ -160,7 +164,7 @@ func DeviceIoctl(ctx vfs.Context, n *Stack, cmd uint32, at memory.Addr) error {
 	return out(ctx, at, b[:])
 }
 
-// owned is a device with its first address of IPv4, if it has one.
+// owned is a device with its first address of IPv4 under a label, if it has one.
 type owned struct {
 	Link
 	four *Addr
@@ -169,16 +173,16 @@ type owned struct {
 func (n *Stack) named(name string) (owned, bool) {
 	for _, l := range n.Links() {
 		if l.Name == name {
-			return n.withAddress(l), true
+			return owned{Link: l}, true
 		}
 	}
 	return owned{}, false
 }
 
-func (n *Stack) withAddress(l Link) owned {
+func (n *Stack) withAddress(l Link, label string) owned {
 	d := owned{Link: l}
 	for _, a := range n.Addrs() {
-		if a.Link == l.Index && len(a.IP) == 4 {
+		if a.Link == l.Index && len(a.IP) == 4 && a.Label == label {
 			d.four = &a
 			break
 		}
@@ -218,7 +222,7 @@ func word(f func(owned) uint32) func(owned, []byte) error {
 	}
 }
 
-// address4 is a struct sockaddr_in; a device that is down has none.
+// address4 is a struct sockaddr_in.
 func address4(f func(*Addr) []byte) func(owned, []byte) error {
 	return func(d owned, to []byte) error {
 		if d.four == nil {
@@ -231,14 +235,6 @@ func address4(f func(*Addr) []byte) func(owned, []byte) error {
 	}
 }
 
-// Flags are the loopback device's, as SIOCGIFFLAGS tells them.
-func (n *Stack) Flags() uint32 {
-	if n.Up() {
-		return unix.IFF_LOOPBACK | unix.IFF_UP | unix.IFF_RUNNING
-	}
-	return unix.IFF_LOOPBACK
-}
-
 // list is SIOCGIFCONF: struct ifconf, a length and where struct ifreq go.
 func (n *Stack) list(ctx vfs.Context, at memory.Addr) error {
 	var b [16]byte
@@ -248,10 +244,11 @@ func (n *Stack) list(ctx vfs.Context, at memory.Addr) error {
 	le := binary.LittleEndian
 	room, to := int32(le.Uint32(b[:])), memory.Addr(le.Uint64(b[8:]))
 	var entries []byte
-	for _, l := range n.Links() {
-		var entry [ifreqSize]byte
-		copy(entry[:ifreqName-1], l.Name)
-		if deviceGets[unix.SIOCGIFADDR](n.withAddress(l), entry[ifreqName:]) == nil {
+	for _, a := range n.Addrs() {
+		if len(a.IP) == 4 {
+			var entry [ifreqSize]byte
+			copy(entry[:ifreqName-1], a.Label)
+			deviceGets[unix.SIOCGIFADDR](owned{four: &a}, entry[ifreqName:])
 			entries = append(entries, entry[:]...)
 		}
 	}

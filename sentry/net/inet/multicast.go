@@ -56,8 +56,11 @@ func (s *Socket) deviceAt(index int32, addr [4]byte) (tcpip.NICID, bool) {
 	case addr != [4]byte{}:
 		nic := tcpip.NICID(s.net.at(netip.AddrFrom4(addr)))
 		return nic, nic != 0
-	case len(s.net.devices) > 0: // where the default route leads
-		return tcpip.NICID(s.net.devices[0].Index), true
+	}
+	for _, d := range s.net.config.Load().nics { // where the default route leads
+		if !d.loopback() && d.up {
+			return tcpip.NICID(d.index), true
+		}
 	}
 	return 0, false
 }

@@ -116,7 +116,10 @@ type Link struct {
 	Type               uint16 // ARPHRD_…
 	Flags              uint32 // IFF_…
 	MTU                uint32
+	LeastMTU, MostMTU  uint32 // bounds of it; MostMTU 0: none
 	Queue              uint32
+	State              uint8 // IF_OPER_…
+	Promiscuity        uint32
 	Address, Broadcast []byte
 	Qdisc              string
 	Stats              LinkStats
@@ -133,6 +136,9 @@ type Addr struct {
 	Scope     uint8 // RT_SCOPE_…
 	Label     string
 	Broadcast []byte // nil: none
+	Flags     uint32 // IFA_F_…
+	Metric    uint32 // of the route that it brings; 0: the usual
+	AnyPrefix bool   // of one that is looked for: Prefix does not count
 }
 
 // Route is one of the tables'.
@@ -148,55 +154,22 @@ type Route struct {
 	Source   []byte
 	Gateway  []byte
 	Priority uint32
+	OnLink   bool // RTNH_F_ONLINK
 }
 
-// Links, Addrs and Routes are what there is, in Linux's order.
-func (n *Stack) Links() []Link {
-	flags := n.Flags()
-	qdisc := "noop"
-	if n.Up() {
-		flags |= unix.IFF_LOWER_UP
-		qdisc = "noqueue"
-	}
-	lo := Link{Index: Loopback, Name: deviceName, Type: unix.ARPHRD_LOOPBACK, Flags: flags, MTU: 65536, Queue: 1000,
-		Address: make([]byte, 6), Broadcast: make([]byte, 6), Qdisc: qdisc, Stats: n.stats()}
-	return append([]Link{lo}, n.deviceLinks()...)
-}
-
-func (n *Stack) stats() (s LinkStats) {
+// stats are what a device has carried.
+func (n *Stack) stats(index int) (s LinkStats) {
 	if !n.Started() {
 		return
 	}
-	info, ok := n.lib.SingleNICInfo(Loopback)
+	info, ok := n.lib.SingleNICInfo(tcpip.NICID(index))
 	if !ok {
 		return
 	}
-	packets, size := n.carried.packets.Load(), n.carried.bytes.Load()
-	return LinkStats{info.Stats.Rx.Packets.Value() + packets, info.Stats.Tx.Packets.Value() + packets,
-		info.Stats.Rx.Bytes.Value() + size, info.Stats.Tx.Bytes.Value() + size}
-}
-
-func (n *Stack) Addrs() []Addr {
-	var lo []Addr
-	if n.Up() {
-		lo = []Addr{{Link: Loopback, IP: []byte{127, 0, 0, 1}, Prefix: 8, Scope: unix.RT_SCOPE_HOST, Label: deviceName},
-			{Link: Loopback, IP: loopback6.AsSlice(), Prefix: 128, Scope: unix.RT_SCOPE_HOST}}
+	s = LinkStats{info.Stats.Rx.Packets.Value(), info.Stats.Tx.Packets.Value(), info.Stats.Rx.Bytes.Value(), info.Stats.Tx.Bytes.Value()}
+	if index == Loopback {
+		packets, size := n.carried.packets.Load(), n.carried.bytes.Load()
+		s.RxPackets, s.TxPackets, s.RxBytes, s.TxBytes = s.RxPackets+packets, s.TxPackets+packets, s.RxBytes+size, s.TxBytes+size
 	}
-	return append(lo, n.deviceAddrs()...)
-}
-
-func (n *Stack) Routes() []Route {
-	list := n.deviceTables()
-	if !n.Up() {
-		return list
-	}
-	four := func(typ, scope, prefix uint8, ip ...byte) Route {
-		return Route{Family: unix.AF_INET, Table: unix.RT_TABLE_LOCAL, Type: typ, Protocol: unix.RTPROT_KERNEL, Scope: scope, Link: Loopback, IP: ip, Prefix: prefix, Source: []byte{127, 0, 0, 1}}
-	}
-	return append(list,
-		four(unix.RTN_LOCAL, unix.RT_SCOPE_HOST, 8, 127, 0, 0, 0),
-		four(unix.RTN_LOCAL, unix.RT_SCOPE_HOST, 32, 127, 0, 0, 1),
-		four(unix.RTN_BROADCAST, unix.RT_SCOPE_LINK, 32, 127, 255, 255, 255),
-		Route{Family: unix.AF_INET6, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: unix.RTPROT_KERNEL, Link: Loopback, IP: loopback6.AsSlice(), Prefix: 128},
-	)
+	return s
 }

@@ -1,6 +1,7 @@
 package inet
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,8 +56,9 @@ type Socket struct {
 	dead     bool
 	shut     int // readDown, writeDown
 	err      unix.Errno
-	bound    []byte // the name that bind(2) got
-	connName []byte // datagrams: where connect(2) said
+	bound    []byte      // the name that bind(2) got
+	home     tcpip.NICID // of the address in it, or 0
+	connName []byte      // datagrams: where connect(2) said
 	backlog  int
 	set      []setting      // options, to be set again on another endpoint
 	extra    map[opt][]byte // options that are kept and shown, and no more
@@ -358,6 +360,17 @@ func (s *Socket) Bind(c socket.Caller, name []byte) error {
 	return s.bindLocked(a)
 }
 
+// homeOf is the device with an address, or 0. The library takes any that has it, and the address of
+// a device is loopback's besides (config.library): what goes elsewhere has no way out there.
+func (s *Socket) homeOf(a tcpip.FullAddress) tcpip.NICID {
+	where := plain(a.Addr)
+	ip, ok := netip.AddrFromSlice(where.AsSlice())
+	if !ok || a.NIC != 0 || s.ep.SocketOptions().GetBindToDevice() != 0 {
+		return 0
+	}
+	return tcpip.NICID(s.net.at(ip))
+}
+
 func (s *Socket) bindLocked(a tcpip.FullAddress) error {
 	if s.family == unix.AF_INET6 && a.Addr.To4().Len() == 4 && s.ep.SocketOptions().GetV6Only() {
 		return unix.EINVAL
@@ -366,7 +379,12 @@ func (s *Socket) bindLocked(a tcpip.FullAddress) error {
 	if s.typ == unix.SOCK_RAW {
 		a.Port = 0
 	}
-	if err := s.ep.Bind(a); err != nil {
+	s.home = s.homeOf(a)
+	to := a
+	if s.typ == unix.SOCK_STREAM && s.home != 0 {
+		to.NIC = s.home
+	}
+	if err := s.ep.Bind(to); err != nil {
 		switch err.(type) {
 		case *tcpip.ErrNoPortAvailable:
 			return unix.EADDRINUSE

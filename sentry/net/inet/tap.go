@@ -78,10 +78,8 @@ func (n *Stack) kindOf(f Frame, outgoing bool) uint8 {
 	case to[0]&1 != 0:
 		return unix.PACKET_MULTICAST
 	}
-	for _, d := range n.devices {
-		if d.Index == f.Index && string(to) != string(d.Ethernet) {
-			return unix.PACKET_OTHERHOST
-		}
+	if d := n.config.Load().nic(f.Index); d != nil && !d.loopback() && string(to) != string(d.ethernet) {
+		return unix.PACKET_OTHERHOST
 	}
 	return unix.PACKET_HOST
 }

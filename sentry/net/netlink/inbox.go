@@ -19,13 +19,20 @@ const (
 // dump that is made as they are read (net/netlink/af_netlink.c). A program that only
 // asks and never reads so gets no more of the Sentry's memory than that.
 type inbox struct {
-	in      [][]byte
+	in      []datagram
 	charged int   // bytes of in, with overhead
 	dump    *dump // that has not come to its end; a second one is EBUSY
 	part    int   // the largest buffer that the program has read into
 
+	drops     uint32
 	lost      bool // ENOBUFS is to be told
 	congested bool // something was lost, and nothing comes in before all is read
+}
+
+// datagram is one that waits; group is what it was sent to, 0 of an answer.
+type datagram struct {
+	data  []byte
+	group int
 }
 
 // dump is a list that a program asked for. Only the request is kept and how many
@@ -40,25 +47,26 @@ type dump struct {
 // putLocked adds an answer. Without room it is lost, of which the next recv(2) tells
 // (netlink_attachskb, netlink_overrun): the datagram that fills the buffer still has
 // room, as in Linux.
-func (s *Socket) putLocked(b []byte) {
+func (s *Socket) putLocked(b []byte, group int) {
 	if s.charged > s.opts.Receive() || s.congested {
+		s.drops++
 		if s.flags[unix.NETLINK_NO_ENOBUFS] == 0 && !s.congested {
 			s.congested, s.lost = true, true
 		}
 		return
 	}
-	s.appendLocked(b)
+	s.appendLocked(datagram{b, group})
 }
 
-func (s *Socket) appendLocked(b []byte) {
-	s.in = append(s.in, b)
-	s.charged += len(b) + overhead
+func (s *Socket) appendLocked(d datagram) {
+	s.in = append(s.in, d)
+	s.charged += len(d.data) + overhead
 }
 
 // dropLocked takes the first datagram away.
 func (s *Socket) dropLocked() {
-	s.charged -= len(s.in[0]) + overhead
-	s.in[0] = nil
+	s.charged -= len(s.in[0].data) + overhead
+	s.in[0] = datagram{}
 	s.in = s.in[1:]
 	if len(s.in) == 0 {
 		s.in, s.congested = nil, false
@@ -109,5 +117,5 @@ func (s *Socket) continueLocked() {
 			s.dump = nil
 		}
 	}
-	s.appendLocked(b)
+	s.appendLocked(datagram{data: b})
 }

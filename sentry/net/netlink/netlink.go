@@ -1,12 +1,16 @@
 // Package netlink is AF_NETLINK as far as programs ask about the network: what
 // devices, addresses, routes, rules and neighbours there are (NETLINK_ROUTE, man 7
-// rtnetlink), and what sockets (NETLINK_SOCK_DIAG, man 7 sock_diag). The loopback
-// device can be brought up and down; nothing else can be changed, and members of
-// groups hear of nothing. Other protocols are EPROTONOSUPPORT.
+// rtnetlink), and what sockets (NETLINK_SOCK_DIAG, man 7 sock_diag). Devices that there
+// are, addresses, routes of the main table and neighbours can be changed by who has
+// CAP_NET_ADMIN (change.go), and members of the groups of those hear of it; what the
+// stack does not have is refused. Other protocols are EPROTONOSUPPORT.
+//
+// Lock order: the stack's configuration (inet), Socket.mu.
 package netlink
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -28,10 +32,11 @@ type Socket struct {
 	inode *vfs.AnonInode
 	opts  *socket.Options
 	queue vfs.Queue
+	admin bool // who made it might change things (__netlink_ns_capable)
 
 	mu     sync.Mutex
 	port   uint32 // 0: not bound
-	groups uint32
+	groups uint64
 	flags  map[int]int32
 	inbox
 }
@@ -48,7 +53,23 @@ func New(c vfs.Context, net *inet.Stack, typ, protocol int) (*Socket, error) {
 	if protocol != unix.NETLINK_ROUTE && protocol != unix.NETLINK_SOCK_DIAG {
 		return nil, unix.EPROTONOSUPPORT
 	}
-	return &Socket{net: net, typ: typ, proto: protocol, inode: socket.NewInode(c), opts: socket.NewOptions(), flags: map[int]int32{}}, nil
+	s := &Socket{net: net, typ: typ, proto: protocol, inode: socket.NewInode(c), opts: socket.NewOptions(), flags: map[int]int32{}, admin: net.Administers(c)}
+	net.Hold(s)
+	return s, nil
+}
+
+// Told implements inet.Holder. netlink_native_seq_show.
+func (s *Socket) Told(file string) (string, bool) {
+	if file != "netlink" {
+		return "", false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dumps := 0
+	if s.dump != nil {
+		dumps = 1
+	}
+	return fmt.Sprintf("%016x %-3d %-10d %08x %-8d %-8d %-5d %-8d %-8d %-8d\n", 0, s.proto, s.port, uint32(s.groups), s.charged, 0, dumps, 2, s.drops, s.inode.Ino()), true
 }
 
 func (s *Socket) Kind() (family, typ, protocol int) {
@@ -57,7 +78,7 @@ func (s *Socket) Kind() (family, typ, protocol int) {
 func (s *Socket) Inode() *vfs.AnonInode                   { return s.inode }
 func (s *Socket) Queue() *vfs.Queue                       { return &s.queue }
 func (s *Socket) Stream()                                 {}
-func (s *Socket) Release()                                {}
+func (s *Socket) Release()                                { s.net.LetGo(s) }
 func (s *Socket) Timeouts() (receive, send time.Duration) { return s.opts.Timeouts() }
 
 func (s *Socket) Listen(socket.Caller, int) error                  { return unix.EOPNOTSUPP }
@@ -95,7 +116,7 @@ func (s *Socket) Bind(c socket.Caller, b []byte) error {
 	if s.port != 0 && port != 0 && port != s.port {
 		return unix.EINVAL
 	}
-	s.groups = groups
+	s.groups = s.groups&^0xffffffff | uint64(groups)
 	s.bindLocked(c, port)
 	return nil
 }
@@ -133,7 +154,7 @@ func (s *Socket) Connect(c socket.Caller, b []byte) error {
 func (s *Socket) Name() ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return sockaddr(s.port, s.groups), nil
+	return sockaddr(s.port, uint32(s.groups)), nil
 }
 
 func (s *Socket) Peer() ([]byte, error) { return sockaddr(0, 0), nil }
@@ -165,8 +186,9 @@ func (s *Socket) Send(c socket.Caller, m *socket.Message, flags int) (int, error
 	}
 	s.mu.Lock()
 	s.bindLocked(c, 0)
-	s.answer(c, b)
+	bound := s.port
 	s.mu.Unlock()
+	s.answer(c, bound, b)
 	s.queue.Notify(vfs.EventIn)
 	return size, nil
 }
@@ -174,7 +196,7 @@ func (s *Socket) Send(c socket.Caller, m *socket.Message, flags int) (int, error
 // Deliver gives the socket a datagram that nobody asked for.
 func (s *Socket) Deliver(b []byte) {
 	s.mu.Lock()
-	s.putLocked(slices.Clone(b))
+	s.putLocked(slices.Clone(b), 0)
 	s.mu.Unlock()
 	s.queue.Notify(vfs.EventIn)
 }
@@ -190,7 +212,7 @@ func (s *Socket) Receive(_ socket.Caller, m *socket.Message, flags int) (int, er
 	if len(s.in) == 0 {
 		return 0, unix.EAGAIN
 	}
-	b := s.in[0]
+	b, group := s.in[0].data, s.in[0].group
 	s.part = min(max(s.part, m.Data.Len()), partMost)
 	n := m.Data.CopyOut(b)
 	if flags&unix.MSG_PEEK == 0 {
@@ -200,6 +222,9 @@ func (s *Socket) Receive(_ socket.Caller, m *socket.Message, flags int) (int, er
 		s.continueLocked()
 	}
 	m.Name = sockaddr(0, 0)
+	if group > 0 && group <= 32 {
+		m.Name = sockaddr(0, 1<<(group-1)) // netlink_group_mask
+	}
 	if n < len(b) {
 		m.Flags |= unix.MSG_TRUNC
 		if flags&unix.MSG_TRUNC != 0 {
@@ -257,6 +282,11 @@ func (s *Socket) SetOption(c socket.Caller, level, name int, value []byte) error
 	case name == unix.NETLINK_ADD_MEMBERSHIP || name == unix.NETLINK_DROP_MEMBERSHIP:
 		if v <= 0 || v > 39 { // __RTNLGRP_MAX
 			return unix.EINVAL
+		}
+		if bit := uint64(1) << (v - 1); name == unix.NETLINK_ADD_MEMBERSHIP {
+			s.groups |= bit
+		} else {
+			s.groups &^= bit
 		}
 	case netlinkFlags[name]:
 		s.flags[name] = min(v, 1)

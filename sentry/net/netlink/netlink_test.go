@@ -29,7 +29,7 @@ func request(typ uint16, family byte) []byte {
 // ask sends b on a new socket and returns all answers.
 func ask(t *testing.T, b []byte) (out []byte) {
 	c := caller{vfs.SentryContext()}
-	s, err := New(c, inet.New(true), unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	s, err := New(c, inet.New(true, nil), unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestNeverReads(t *testing.T) {
 	get := header{unix.RTM_GETLINK, unix.NLM_F_REQUEST | unix.NLM_F_ACK, 5, 0}.message(make([]byte, 1000))
 	for name, b := range map[string][]byte{"dumps": request(unix.RTM_GETLINK, 0), "errors": get} {
 		c := caller{vfs.SentryContext()}
-		s, err := New(c, inet.New(true), unix.SOCK_RAW, unix.NETLINK_ROUTE)
+		s, err := New(c, inet.New(true, nil), unix.SOCK_RAW, unix.NETLINK_ROUTE)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +170,7 @@ func TestNeverReads(t *testing.T) {
 		s.Deliver(make([]byte, 32))
 		waits := 0
 		for _, d := range s.in {
-			waits += len(d)
+			waits += len(d.data)
 		}
 		if most := s.opts.Receive() + 2048; waits > most || waits+len(s.in)*overhead != s.charged {
 			t.Errorf("%s: %d bytes wait, %d charged, most is %d", name, waits, s.charged, most)
@@ -193,7 +193,7 @@ func TestNeverReads(t *testing.T) {
 func TestParts(t *testing.T) {
 	const count = 3000
 	c := caller{vfs.SentryContext()}
-	s, err := New(c, inet.New(true), unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
+	s, err := New(c, inet.New(true, nil), unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,6 +240,17 @@ func TestParts(t *testing.T) {
 func FuzzAnswer(f *testing.F) {
 	f.Add(request(unix.RTM_GETLINK, 0))
 	f.Add(header{unix.RTM_GETLINK, unix.NLM_F_REQUEST, 1, 0}.message(append(make([]byte, 16), attribute(unix.IFLA_IFNAME, []byte("lo"))...)))
+	change := func(typ uint16, fixed []byte, list ...attr) {
+		f.Add(header{typ, unix.NLM_F_REQUEST | unix.NLM_F_ACK | unix.NLM_F_CREATE, 1, 0}.message(attributes(fixed, list...)))
+	}
+	ip, gateway := []byte{10, 0, 0, 1}, []byte{10, 0, 0, 9}
+	change(unix.RTM_NEWADDR, []byte{unix.AF_INET, 24, 0, 0, 1, 0, 0, 0}, attr{unix.IFA_LOCAL, ip}, attr{unix.IFA_LABEL, []byte("lo:1\x00")})
+	change(unix.RTM_DELADDR, []byte{unix.AF_INET, 8, 0, 0, 1, 0, 0, 0}, attr{unix.IFA_LOCAL, []byte{127, 0, 0, 1}})
+	change(unix.RTM_NEWADDR, []byte{unix.AF_INET6, 64, 0, 0, 1, 0, 0, 0}, attr{unix.IFA_LOCAL, append([]byte{0xfd}, make([]byte, 15)...)})
+	change(unix.RTM_NEWROUTE, []byte{unix.AF_INET, 32, 0, 0, unix.RT_TABLE_MAIN, 4, 0, 1, 0, 0, 0, 0}, attr{unix.RTA_DST, ip}, attr{unix.RTA_GATEWAY, gateway}, attr{unix.RTA_OIF, u32(1)})
+	change(unix.RTM_DELROUTE, []byte{unix.AF_INET6, 128, 0, 0, unix.RT_TABLE_LOCAL, 0, 0, 0, 0, 0, 0, 0}, attr{unix.RTA_DST, append(make([]byte, 15), 1)})
+	change(unix.RTM_NEWLINK, []byte{0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0}, attr{unix.IFLA_MTU, u32(100)}, attr{unix.IFLA_IFNAME, []byte("x\x00")})
+	change(unix.RTM_NEWNEIGH, []byte{unix.AF_INET, 0, 0, 0, 1, 0, 0, 0, unix.NUD_PERMANENT, 0, 0, 0}, attr{unix.NDA_DST, ip}, attr{unix.NDA_LLADDR, make([]byte, 6)})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, protocol := range []int{unix.NETLINK_ROUTE, unix.NETLINK_SOCK_DIAG} {
 			fuzz(t, protocol, b)
@@ -249,13 +260,14 @@ func FuzzAnswer(f *testing.F) {
 
 func fuzz(t *testing.T, protocol int, b []byte) {
 	c := caller{vfs.SentryContext()}
-	s, err := New(c, inet.New(true), unix.SOCK_RAW, protocol)
+	s, err := New(c, inet.New(true, nil), unix.SOCK_RAW, protocol)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.answer(c, b)
+	s.groups = ^uint64(0)
+	s.answer(c, 1, b)
 	for _, d := range s.in {
-		if _, err := syscall.ParseNetlinkMessage(d); err != nil {
+		if _, err := syscall.ParseNetlinkMessage(d.data); err != nil {
 			t.Errorf("%x: %v", d, err)
 		}
 	}

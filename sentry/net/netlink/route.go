@@ -75,25 +75,26 @@ func parseAttributes(b []byte) map[uint16][]byte {
 func u32(v uint32) []byte { return binary.LittleEndian.AppendUint32(nil, v) }
 
 // link describes a device (net/core/rtnetlink.c, rtnl_fill_ifinfo).
-func link(l inet.Link) []byte {
+// changed are the flags that an event is about.
+func link(l inet.Link, changed uint32) []byte {
 	le := binary.LittleEndian
 	b := []byte{unix.AF_UNSPEC, 0}
 	b = le.AppendUint16(b, l.Type)
 	b = le.AppendUint32(b, uint32(l.Index))
 	b = le.AppendUint32(b, l.Flags)
-	b = le.AppendUint32(b, 0)
-	carrier, state := byte(0), byte(2) // IF_OPER_DOWN
+	b = le.AppendUint32(b, changed)
+	carrier := byte(0)
 	if l.Flags&unix.IFF_UP != 0 {
-		carrier, state = 1, 0 // IF_OPER_UNKNOWN
+		carrier = 1
 	}
 	wide, narrow := make([]byte, 0, 25*8), make([]byte, 0, 24*4)
 	for _, v := range []uint64{l.Stats.RxPackets, l.Stats.TxPackets, l.Stats.RxBytes, l.Stats.TxBytes} {
 		wide, narrow = le.AppendUint64(wide, v), le.AppendUint32(narrow, uint32(v))
 	}
 	return attributes(b, []attr{
-		{unix.IFLA_IFNAME, []byte(l.Name + "\x00")}, {unix.IFLA_TXQLEN, u32(l.Queue)}, {unix.IFLA_OPERSTATE, []byte{state}},
-		{unix.IFLA_LINKMODE, []byte{0}}, {unix.IFLA_MTU, u32(l.MTU)}, {unix.IFLA_MIN_MTU, u32(0)}, {unix.IFLA_MAX_MTU, u32(0)},
-		{unix.IFLA_GROUP, u32(0)}, {unix.IFLA_PROMISCUITY, u32(0)}, {unix.IFLA_NUM_TX_QUEUES, u32(1)},
+		{unix.IFLA_IFNAME, []byte(l.Name + "\x00")}, {unix.IFLA_TXQLEN, u32(l.Queue)}, {unix.IFLA_OPERSTATE, []byte{l.State}},
+		{unix.IFLA_LINKMODE, []byte{0}}, {unix.IFLA_MTU, u32(l.MTU)}, {unix.IFLA_MIN_MTU, u32(l.LeastMTU)}, {unix.IFLA_MAX_MTU, u32(l.MostMTU)},
+		{unix.IFLA_GROUP, u32(0)}, {unix.IFLA_PROMISCUITY, u32(l.Promiscuity)}, {unix.IFLA_NUM_TX_QUEUES, u32(1)},
 		{unix.IFLA_GSO_MAX_SEGS, u32(65535)}, {unix.IFLA_GSO_MAX_SIZE, u32(65536)}, {unix.IFLA_NUM_RX_QUEUES, u32(1)},
 		{unix.IFLA_CARRIER, []byte{carrier}}, {unix.IFLA_QDISC, []byte(l.Qdisc + "\x00")}, {unix.IFLA_CARRIER_CHANGES, u32(0)},
 		{unix.IFLA_ADDRESS, l.Address}, {unix.IFLA_BROADCAST, l.Broadcast},
@@ -107,23 +108,37 @@ func address(a inet.Addr) []byte {
 	if len(a.IP) == 16 {
 		family = unix.AF_INET6
 	}
-	b := append([]byte{family, a.Prefix, unix.IFA_F_PERMANENT, scope}, u32(uint32(a.Link))...)
+	b := append([]byte{family, a.Prefix, byte(a.Flags), scope}, u32(uint32(a.Link))...)
 	cache := append(append(u32(^uint32(0)), u32(^uint32(0))...), make([]byte, 8)...)
 	list := []attr{{unix.IFA_ADDRESS, a.IP}}
 	if family == unix.AF_INET {
 		list = append(list, attr{unix.IFA_LOCAL, a.IP}, attr{unix.IFA_BROADCAST, a.Broadcast}, attr{unix.IFA_LABEL, []byte(a.Label + "\x00")})
 	}
-	list = append(list, attr{unix.IFA_FLAGS, u32(unix.IFA_F_PERMANENT)}, attr{unix.IFA_CACHEINFO, cache})
+	if a.Metric != 0 {
+		list = append(list, attr{unix.IFA_RT_PRIORITY, u32(a.Metric)})
+	}
+	list = append(list, attr{unix.IFA_FLAGS, u32(a.Flags)}, attr{unix.IFA_CACHEINFO, cache})
 	return attributes(b, list...)
 }
 
 // route describes one (fib_dump_info, rt6_fill_node).
 func route(r inet.Route, flags uint32) []byte {
 	b := []byte{byte(r.Family), r.Prefix, 0, 0, r.Table, r.Protocol, r.Scope, r.Type}
+	if r.OnLink {
+		flags |= unix.RTNH_F_ONLINK
+	}
 	b = append(b, u32(flags)...)
-	list := []attr{{unix.RTA_TABLE, u32(uint32(r.Table))}, {unix.RTA_DST, r.IP}, {unix.RTA_GATEWAY, r.Gateway}, {unix.RTA_PREFSRC, r.Source}, {unix.RTA_OIF, u32(uint32(r.Link))}}
+	list := []attr{{unix.RTA_TABLE, u32(uint32(r.Table))}, {unix.RTA_DST, r.IP}}
+	if r.Family == unix.AF_INET && r.Priority != 0 {
+		list = append(list, attr{unix.RTA_PRIORITY, u32(r.Priority)})
+	}
+	list = append(list, attr{unix.RTA_PREFSRC, r.Source})
 	if r.Family == unix.AF_INET6 {
-		list = append(list, attr{unix.RTA_PRIORITY, u32(r.Priority)}, attr{unix.RTA_CACHEINFO, make([]byte, 32)}, attr{unix.RTA_PREF, []byte{0}})
+		list = append(list, attr{unix.RTA_PRIORITY, u32(r.Priority)})
+	}
+	list = append(list, attr{unix.RTA_GATEWAY, r.Gateway}, attr{unix.RTA_OIF, u32(uint32(r.Link))})
+	if r.Family == unix.AF_INET6 {
+		list = append(list, attr{unix.RTA_CACHEINFO, make([]byte, 32)}, attr{unix.RTA_PREF, []byte{0}})
 	}
 	return attributes(b, list...)
 }
@@ -144,6 +159,9 @@ func neighbour(family int, e inet.Neighbour) []byte {
 	}
 	if e.Reachable {
 		state = reachable
+	}
+	if e.Permanent {
+		state = unix.NUD_PERMANENT
 	}
 	b := append([]byte{byte(family), 0, 0, 0}, u32(uint32(e.Link))...)
 	b = binary.LittleEndian.AppendUint16(b, state)
@@ -169,23 +187,27 @@ func rule(family, table byte, priority uint32) []byte {
 	return attributes(b, list...)
 }
 
-// answer serves the requests in b; the replies go to the inbox.
-func (s *Socket) answer(c socket.Caller, b []byte) {
+// answer serves the requests in b, of a socket bound to port; the replies go to the inbox. Nothing
+// is held meanwhile: a change is told to all sockets, this one too.
+func (s *Socket) answer(c socket.Caller, port uint32, b []byte) {
 	le := binary.LittleEndian
 	for len(b) >= headerSize {
 		size := le.Uint32(b)
 		if size < headerSize || uint64(size) > uint64(len(b)) {
 			return
 		}
-		h := header{le.Uint16(b[4:]), le.Uint16(b[6:]), le.Uint32(b[8:]), s.port}
+		h := header{le.Uint16(b[4:]), le.Uint16(b[6:]), le.Uint32(b[8:]), port}
 		if h.flags&unix.NLM_F_REQUEST != 0 && h.typ >= unix.NLMSG_MIN_TYPE {
 			serve := s.serve
 			if s.proto == unix.NETLINK_SOCK_DIAG {
 				serve = s.diagnose
 			}
-			for _, reply := range serve(c, h, b[:size]) {
-				s.putLocked(reply)
+			replies := serve(c, h, b[:size])
+			s.mu.Lock()
+			for _, reply := range replies {
+				s.putLocked(reply, 0)
 			}
+			s.mu.Unlock()
 		}
 		b = b[min(align(int(size)), len(b)):]
 	}
@@ -196,6 +218,8 @@ func (s *Socket) answer(c socket.Caller, b []byte) {
 func (s *Socket) begin(h header, request []byte, list func(body []byte) (uint16, [][]byte)) [][]byte {
 	const most = 64 // bytes of the fixed part, which is all that a list asks for
 	body := bytes.Clone(request[headerSize:min(len(request), headerSize+most)])
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err := s.startLocked(h, func() (uint16, [][]byte) { return list(body) }); err != 0 {
 		return h.failed(err, request)
 	}
@@ -220,7 +244,7 @@ func (s *Socket) serve(c socket.Caller, h header, request []byte) [][]byte {
 		if !ok {
 			return h.failed(unix.ENODEV, request)
 		}
-		reply := header{unix.RTM_NEWLINK, 0, h.seq, h.port}.message(link(l))
+		reply := header{unix.RTM_NEWLINK, 0, h.seq, h.port}.message(link(l, 0))
 		return append([][]byte{reply}, h.acknowledged(request)...)
 	case h.typ == unix.RTM_GETROUTE:
 		return s.lookUp(h, family, request)
@@ -235,7 +259,7 @@ func (s *Socket) list(typ uint16, family byte, body []byte) (reply uint16, objec
 	switch typ {
 	case unix.RTM_GETLINK:
 		for _, l := range s.net.Links() {
-			objects = append(objects, link(l))
+			objects = append(objects, link(l, 0))
 		}
 		return unix.RTM_NEWLINK, objects
 	case unix.RTM_GETADDR:
@@ -336,62 +360,6 @@ func matches(a, net []byte, bits int) bool {
 	}
 	rest := bits % 8
 	return rest == 0 || (a[whole]^net[whole])>>(8-rest) == 0
-}
-
-// addAddress takes note of an address of the loopback device. Those that there are
-// it has from the start, though they count once it is up: a program that sets the device
-// up in a namespace of its own (bubblewrap) may say what is so already.
-func (s *Socket) addAddress(h header, request []byte) [][]byte {
-	body := request[headerSize:]
-	if len(body) < unix.SizeofIfAddrmsg {
-		return h.failed(unix.EINVAL, request)
-	}
-	if binary.LittleEndian.Uint32(body[4:]) != inet.Loopback {
-		return h.failed(unix.ENODEV, request)
-	}
-	given := parseAttributes(body[unix.SizeofIfAddrmsg:])
-	ip := given[unix.IFA_LOCAL]
-	if ip == nil {
-		ip = given[unix.IFA_ADDRESS]
-	}
-	four, six := []byte{127, 0, 0, 1}, make([]byte, 16)
-	six[15] = 1
-	switch {
-	case !bytes.Equal(ip, four) && !bytes.Equal(ip, six):
-		return h.failed(unix.EOPNOTSUPP, request)
-	case h.flags&unix.NLM_F_EXCL != 0 && s.net.Links()[0].Flags&unix.IFF_UP != 0:
-		return h.failed(unix.EEXIST, request)
-	}
-	return h.acknowledged(request)
-}
-
-// change brings a device up or down; nothing else can be changed.
-func (s *Socket) change(c socket.Caller, h header, request []byte) [][]byte {
-	body := request[headerSize:]
-	if !socket.Capable(c, unix.CAP_NET_ADMIN) {
-		return h.failed(unix.EPERM, request)
-	}
-	if h.typ == unix.RTM_NEWADDR {
-		return s.addAddress(h, request)
-	}
-	if h.typ != unix.RTM_NEWLINK && h.typ != unix.RTM_SETLINK {
-		return h.failed(unix.EOPNOTSUPP, request)
-	}
-	if len(body) < unix.SizeofIfInfomsg {
-		return h.failed(unix.EINVAL, request)
-	}
-	l, ok := s.wanted(body)
-	if !ok {
-		if h.flags&unix.NLM_F_CREATE != 0 {
-			return h.failed(unix.EOPNOTSUPP, request) // of a kind that there is none of
-		}
-		return h.failed(unix.ENODEV, request)
-	}
-	flags, mask := binary.LittleEndian.Uint32(body[8:]), binary.LittleEndian.Uint32(body[12:])
-	if mask&unix.IFF_UP != 0 && l.Index == inet.Loopback {
-		s.net.SetUp(flags&unix.IFF_UP != 0)
-	}
-	return h.acknowledged(request)
 }
 
 func (h header) acknowledged(request []byte) [][]byte {

@@ -98,6 +98,26 @@ func (s *Socket) Told(file string) (string, bool) {
 	return fmt.Sprintf("%016x %-6d %-4d %04x   %-5d %1d %-6d %-6d %-6d\n", 0, references, s.typ, s.protocol, s.index, running, s.size, s.uid, s.inode.Ino()), true
 }
 
+// Heard implements inet.Holder: who listens to a device that goes down is told once. packet_notifier.
+func (s *Socket) Heard(e inet.Event) {
+	if e.Link == nil || e.Flags&unix.IFF_UP == 0 {
+		return
+	}
+	s.mu.Lock()
+	down := e.Link.Flags&unix.IFF_UP == 0
+	mine := s.index == e.Link.Index && s.protocol != 0
+	if mine {
+		s.down = down
+	}
+	if mine && down {
+		s.err = unix.ENETDOWN
+	}
+	s.mu.Unlock()
+	if mine && down {
+		s.queue.Notify(vfs.EventErr)
+	}
+}
+
 // network turns a number round.
 func network(v uint16) uint16 { return v<<8 | v>>8 }
 

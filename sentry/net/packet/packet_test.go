@@ -18,7 +18,7 @@ func (caller) FS() *kernel.FSContext { return nil }
 // TestOpensWhileFramesPass opens and closes sockets while frames pass another: neither
 // waits for the other.
 func TestOpensWhileFramesPass(t *testing.T) {
-	n := inet.New(true)
+	n := inet.New(true, nil)
 	c := caller{vfs.SentryContext()}
 	hears, err := New(c, n, unix.SOCK_RAW, int(network(unix.ETH_P_ALL)))
 	if err != nil {
