@@ -85,7 +85,12 @@ func bound() error {
 		{unix.RLIMIT_STACK, 64 << 20}, // a frame of some KiB for each directory in which another is, of 2,000 at most
 		{unix.RLIMIT_CORE, 0},
 	} {
-		if err := unix.Setrlimit(l.what, &unix.Rlimit{Cur: l.bytes, Max: l.bytes}); err != nil {
+		var now unix.Rlimit
+		if err := unix.Getrlimit(l.what, &now); err != nil {
+			return err
+		}
+		most := min(l.bytes, now.Max) // not everybody may raise it
+		if err := unix.Setrlimit(l.what, &unix.Rlimit{Cur: most, Max: most}); err != nil {
 			return err
 		}
 	}
