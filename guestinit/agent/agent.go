@@ -195,7 +195,7 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 			c.group.remove()
 		}
 	}()
-	if c.group, err = newGroup(r.Container, r.Limits); err != nil {
+	if c.group, err = newGroup(r.Container, r.Limits, r.Cgroup); err != nil {
 		return err
 	}
 	st := &stage{Spec: spec, Process: spec.Process, Root: r.Root, Binds: r.Binds, Overlay: r.Overlay, Share: r.Share}
@@ -399,7 +399,7 @@ func (s *server) Stats(_ context.Context, r *rpc.StatsRequest) (*rpc.StatsRespon
 func (s *server) Update(_ context.Context, r *rpc.UpdateRequest) (*rpc.UpdateResponse, error) {
 	c, err := s.find(r.Container)
 	if err == nil {
-		err = c.group.limit(r.Limits)
+		err = c.group.limit(r.Limits, r.Cgroup)
 	}
 	return &rpc.UpdateResponse{}, rpc.Refuse(err)
 }

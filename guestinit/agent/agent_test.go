@@ -205,3 +205,32 @@ func TestBegin(t *testing.T) {
 		t.Error("it began twice")
 	}
 }
+
+// TestGroupFiles: what is no setting of the group is named, and the rest is set.
+func TestGroupFiles(t *testing.T) {
+	dir := t.TempDir()
+	g := &group{path: dir}
+	must(t, os.WriteFile(filepath.Join(dir, "cpu.weight"), nil, 0o600))
+	must(t, os.Mkdir(filepath.Join(dir, "sub"), 0o700))
+	must(t, g.set(map[string]string{"cpu.weight": "7", "memory.swap.max": "0"}))
+	if b, err := os.ReadFile(filepath.Join(dir, "cpu.weight")); err != nil || string(b) != "7" {
+		t.Errorf("%q, %v", b, err)
+	}
+	for name, want := range map[string]string{
+		"cpu.none":      "control group: the guest's kernel has no cpu.none: no such file or directory",
+		"../cpu.weight": `control group: "../cpu.weight" is no file of one: invalid argument`,
+		"..":            `control group: ".." is no file of one: invalid argument`,
+		"":              `control group: "" is no file of one: invalid argument`,
+		"sub":           `control group: sub does not take "1": is a directory`,
+	} {
+		if err := g.set(map[string]string{name: "1", "cpu.weight": "8"}); err == nil || err.Error() != want {
+			t.Errorf("%q: %v, want %s", name, err, want)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "cpu.weight")); err != nil || string(b) != "8" {
+		t.Errorf("beside what cannot be set: %q, %v", b, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "cpu.none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file was made: %v", err)
+	}
+}

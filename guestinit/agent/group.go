@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -58,7 +61,7 @@ type group struct {
 	kills *killWatch
 }
 
-func newGroup(name string, l *rpc.Limits) (*group, error) {
+func newGroup(name string, l *rpc.Limits, files map[string]string) (*group, error) {
 	// A name is one component: "." and "/" could lead elsewhere.
 	path := filepath.Join(groups, "container-"+strings.ReplaceAll(name, "/", "_"))
 	if err := os.Mkdir(path, 0o755); err != nil {
@@ -68,7 +71,7 @@ func newGroup(name string, l *rpc.Limits) (*group, error) {
 	dir, err := os.Open(path)
 	if err == nil {
 		g.dir = dir
-		err = g.limit(l)
+		err = g.limit(l, files)
 	}
 	if err == nil {
 		g.kills, err = watchKills(path)
@@ -92,7 +95,8 @@ func (g *group) remove() {
 	_ = os.Remove(g.path) // one with a process that is just ending stays behind, and harms nobody
 }
 
-func (g *group) limit(l *rpc.Limits) error {
+// limit sets what is given. What cannot be set is named; what was set before it stays.
+func (g *group) limit(l *rpc.Limits, files map[string]string) error {
 	for _, w := range []struct {
 		file  string
 		value uint64
@@ -101,13 +105,55 @@ func (g *group) limit(l *rpc.Limits) error {
 		if w.value != 0 {
 			text = strconv.FormatUint(w.value, 10)
 		}
-		err := os.WriteFile(filepath.Join(g.path, w.file), []byte(text), 0)
+		err := g.write(w.file, text)
 		if errors.Is(err, os.ErrNotExist) && w.value == 0 {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("limit: %w", err)
+			return err
 		}
+	}
+	return g.set(files)
+}
+
+// set writes files. Some values the kernel takes only beside others (a burst that is within
+// the quota, a weight of who is not idle), in no order that holds for a change in either
+// direction: what it refuses is tried again behind the rest, as long as that helps.
+func (g *group) set(files map[string]string) error {
+	names := slices.Sorted(maps.Keys(files))
+	for len(names) > 0 {
+		var refused []string
+		var first error
+		for _, name := range names {
+			if err := g.write(name, files[name]); err != nil {
+				refused = append(refused, name)
+				first = cmp.Or(first, err)
+			}
+		}
+		if len(refused) == len(names) {
+			return first
+		}
+		names = refused
+	}
+	return nil
+}
+
+func (g *group) write(name, value string) error {
+	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
+		return fmt.Errorf("control group: %q is no file of one: %w", name, unix.EINVAL)
+	}
+	f, err := os.OpenFile(filepath.Join(g.path, name), os.O_WRONLY, 0) // O_CREAT would be EACCES for one that is not there
+	if err == nil {
+		_, err = f.WriteString(value)
+		f.Close()
+	}
+	switch {
+	case errors.Is(err, os.ErrNotExist) && strings.HasPrefix(name, "memory.swap."):
+		return nil // a kernel without swap has none to limit
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("control group: the guest's kernel has no %s: %w", name, unix.ENOENT)
+	case err != nil:
+		return fmt.Errorf("control group: %s does not take %q: %w", name, value, errors.Unwrap(err))
 	}
 	return nil
 }

@@ -49,6 +49,7 @@ type AddRequest struct {
 	GoferMounts  []int       `json:"goferMounts,omitempty"`
 	Overlay      Overlay     `json:"overlay"`
 	Limits       Limits      `json:"limits"`
+	Cgroup       Cgroup      `json:"cgroup,omitempty"`
 	Console      *Console    `json:"console,omitempty"`
 	OrdinaryInit bool        `json:"ordinaryInit,omitempty"`
 
@@ -200,6 +201,7 @@ type ResizeRequest struct {
 type UpdateRequest struct {
 	Container string `json:"container,omitempty"`
 	Limits    Limits `json:"limits"`
+	Cgroup    Cgroup `json:"cgroup,omitempty"` // what it does not have stays as it is
 }
 
 // Process is one row of ps.
@@ -243,8 +245,13 @@ type Stats struct {
 type Limits struct {
 	Memory int64   `json:"memory,omitempty"` // bytes: applications, tmpfs, page cache
 	Pids   int64   `json:"pids,omitempty"`   // tasks; clone(2) is EAGAIN beyond
-	CPUs   float64 `json:"cpus,omitempty"`   // enforced by the host alone; inside, the number that nproc rounds up to
+	CPUs   float64 `json:"cpus,omitempty"`   // enforced by the host; inside, the number that nproc rounds up to
+	CPUSet int     `json:"cpuSet,omitempty"` // how many CPUs the host lets it run on; nproc's most
 }
+
+// Cgroup is what a container's control group in a machine is set to beyond Limits: files of
+// version 2 by name. The CPUs of its cpuset.cpus are the host's.
+type Cgroup map[string]string
 
 // Info is the answer to the handshake.
 type Info struct {

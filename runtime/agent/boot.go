@@ -51,6 +51,7 @@ type BootConfig struct {
 	Platform string   `json:"platform"` // auto, kvm, ptrace
 	Overlay  Overlay  `json:"overlay"`
 	Limits   Limits   `json:"limits"`
+	Cgroup   Cgroup   `json:"cgroup,omitempty"` // of a machine
 	Files    Files    `json:"files"`
 	Network  string   `json:"network,omitempty"` // none, sandbox (what is in the process's network namespace), host
 	Console  *Console `json:"console,omitempty"`
@@ -202,10 +203,6 @@ type Disk struct {
 	Upper string `json:"upper,omitempty"` // the type of that which writes to the root go to
 	Node  string `json:"node,omitempty"`  // where the container finds it, beneath /dev
 }
-
-// MachineOverhead is the memory that a machine has above its container's limit, for
-// the guest's kernel and init; the host's control group allows it as well.
-const MachineOverhead = 96 << 20 // bytes
 
 // ReadBootConfig reads the configuration from ConfigFD, a stream socket. It is io.EOF
 // when the runtime has given up.

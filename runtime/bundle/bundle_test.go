@@ -89,6 +89,12 @@ var complaints = []struct {
 		p := uint64(10)
 		s.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Period: &p}}
 	}, "linux.resources.cpu.period: 10 is not between"},
+	{"CPUs", func(s *specs.Spec) {
+		s.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0-"}}
+	}, `linux.resources.cpu.cpus: "0-" is no list of numbers, as 0-2,7`},
+	{"memory nodes", func(s *specs.Spec) {
+		s.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Mems: "all"}}
+	}, `linux.resources.cpu.mems: "all" is no list of numbers, as 0-2,7`},
 	{"time offsets", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, "linux.timeOffsets: time namespaces are not supported"},
 	{"32 bit", func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32} }, "linux.personality: only the domain LINUX"},
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"bulkhead/runtime/agent"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -335,6 +337,11 @@ func CheckResources(r *specs.LinuxResources) error {
 		}
 		if c.Quota != nil && *c.Quota > 0 && *c.Quota < 1000 {
 			return complain("cpu.quota", "%d is below 1000 microseconds", *c.Quota)
+		}
+		for _, list := range []struct{ field, text string }{{"cpu.cpus", c.Cpus}, {"cpu.mems", c.Mems}} {
+			if _, err := agent.ParseCPUs(list.text); err != nil {
+				return complain(list.field, "%q is no list of numbers, as 0-2,7", list.text)
+			}
 		}
 	}
 	return nil

@@ -287,11 +287,21 @@ func Inside(r *specs.LinuxResources) agent.Limits {
 		l.Pids = pids(r.Pids)
 	}
 	if c := r.CPU; c != nil && c.Quota != nil && *c.Quota > 0 {
-		period := uint64(100_000) // kernel/sched/core.c, default_cfs_period_us
+		period := uint64(defaultPeriod)
 		if c.Period != nil && *c.Period > 0 {
 			period = *c.Period
 		}
 		l.CPUs = float64(*c.Quota) / float64(period)
+	}
+	if c := r.CPU; c != nil {
+		cpus, _ := agent.ParseCPUs(c.Cpus) // who sets the group says what is wrong with it
+		l.CPUSet = len(cpus)
+	}
+	if n := unified(r, memoryFile); n > 0 {
+		l.Memory = n
+	}
+	if n := unified(r, pidsFile); n > 0 {
+		l.Pids = n
 	}
 	return l
 }

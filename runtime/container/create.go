@@ -162,6 +162,9 @@ func (n *creation) pickWall(name string) error {
 	case n.network() == "host":
 		return errors.New("isolation vm: the container is to share the host's network, which a guest's kernel cannot; give it a network namespace")
 	}
+	if _, err := cgroup.Guest(n.spec.Linux.Resources); err != nil {
+		return fmt.Errorf("isolation vm: %w", err)
+	}
 	return nil
 }
 
@@ -542,28 +545,52 @@ func (n *creation) enterCgroup(context.Context) error {
 	return nil
 }
 
-// outside is what the host's control group is to hold a container to: a machine has
-// memory of its own besides.
+// outside is what the host's control group is to hold a container to. That of a machine has
+// room for all of it, which the guest's kernel has a use for beside what the container may
+// use: files that were read. What is named by a file of a control group is the guest's.
 func (c *Container) outside(r *specs.LinuxResources) *specs.LinuxResources {
-	if !c.isMachine() || r == nil || r.Memory == nil {
+	if !c.isMachine() || r == nil {
 		return r
 	}
-	whole, memory := *r, *r.Memory
-	for _, limit := range []**int64{&memory.Limit, &memory.Swap, &memory.Reservation} {
-		if *limit != nil && **limit > 0 {
-			more := **limit + agent.MachineOverhead
-			*limit = &more
+	whole := *r
+	whole.Unified = nil
+	if r.Memory == nil {
+		return &whole
+	}
+	memory := *r.Memory
+	if limit := memory.Limit; limit != nil && *limit > 0 {
+		most := *limit + agent.MachineOverhead
+		// An annotation that says nothing of sense the sandbox refuses.
+		if machine, err := agent.MachineMemory(c.State.Annotations, agent.Limits{Memory: *limit}); err == nil {
+			most = max(most, int64(machine))
 		}
+		if swap := memory.Swap; swap != nil && *swap > 0 { // of memory and swap together
+			both := most + max(*swap-*limit, 0)
+			memory.Swap = &both
+		}
+		memory.Limit = &most
+	}
+	if least := memory.Reservation; least != nil && *least > 0 {
+		more := *least + agent.MachineOverhead
+		memory.Reservation = &more
 	}
 	whole.Memory = &memory
 	return &whole
 }
 
+// within is what the machine's guest is to hold the container to, beside its limits.
+func (c *Container) within(r *specs.LinuxResources) (agent.Cgroup, error) {
+	if !c.isMachine() {
+		return nil, nil
+	}
+	return cgroup.Guest(r)
+}
+
 // asMade is what an update may change of the host's control group: the memory of a
-// machine stays what it was made with. What the guest is to do without it does not give
-// back, for the guest's kernel has a use for all of it; with less than it has touched,
-// the host's kernel would end the machine (Documentation/admin-guide/cgroup-v2.rst,
-// memory.max). The guest itself holds the container to less.
+// machine stays what it was made with. The guest itself holds the container to less, and
+// what that leaves it gives back by its balloon, in its own time and as far as it can:
+// with less than it still has, the host's kernel would end the machine
+// (Documentation/admin-guide/cgroup-v2.rst, memory.max).
 func (c *Container) asMade(r *specs.LinuxResources) *specs.LinuxResources {
 	if !c.isMachine() || r == nil || r.Memory == nil {
 		return r
@@ -613,7 +640,7 @@ func (n *creation) runHooks(ctx context.Context) error {
 	return sandbox.InNamespacesOf(n.c.State.Sandbox.PID, func() error { return n.c.hooks(ctx, "createContainer") })
 }
 
-func (n *creation) boot(ctx context.Context) error {
+func (n *creation) boot(ctx context.Context) (err error) {
 	// A signal to us in the middle ends the sandbox, and with it the waiting.
 	defer context.AfterFunc(ctx, func() { n.c.Process.Process.Kill() })()
 	s := n.c.State
@@ -625,6 +652,9 @@ func (n *creation) boot(ctx context.Context) error {
 	}
 	if n.rt.Debug {
 		c.LogLevel = "debug"
+	}
+	if c.Cgroup, err = n.c.within(s.Resources); err != nil {
+		return err
 	}
 	c.GoferMounts = bindMounts(n.spec)
 	if c.Terminal {

@@ -9,20 +9,44 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// TestOutside: a machine's own memory comes on top of a limit, and none is made of none.
+// TestOutside: a machine's host group has room for the machine, and none is made of none.
 func TestOutside(t *testing.T) {
-	limit, none := int64(1<<20), int64(-1)
-	r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &none}}
-	sentry, machine := &Container{State: &state.State{Isolation: sentryWall}}, &Container{State: &state.State{Isolation: vmWall}}
-	if got := sentry.outside(r); got != r {
-		t.Error("the Sentry's are others")
+	const m = int64(1 << 20)
+	for _, row := range []struct {
+		name, wall, annotation           string
+		limit, swap, reservation         int64
+		wantLimit, wantSwap, wantReserve int64
+	}{
+		{"the Sentry", sentryWall, "1G", 100 * m, 150 * m, 30 * m, 100 * m, 150 * m, 30 * m},
+		{"a machine's overhead", vmWall, "", 100 * m, -1, 0, 196 * m, -1, 0},
+		{"swap beside the memory", vmWall, "", 100 * m, 150 * m, 30 * m, 196 * m, 246 * m, 126 * m},
+		{"no swap", vmWall, "", 100 * m, 100 * m, 0, 196 * m, 196 * m, 0},
+		{"a machine that is larger than its container", vmWall, "1G", 100 * m, 150 * m, 0, 1024 * m, 1074 * m, 0},
+		{"one that is smaller", vmWall, "128M", 100 * m, -1, 0, 196 * m, -1, 0},
+		{"one whose size is none", vmWall, "large", 100 * m, -1, 0, 196 * m, -1, 0},
+		{"no limit", vmWall, "1G", -1, -1, 30 * m, -1, -1, 126 * m},
+	} {
+		limit, swap, reservation := row.limit, row.swap, row.reservation
+		r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &swap, Reservation: &reservation}, Unified: map[string]string{"memory.high": "1"}}
+		c := &Container{State: &state.State{Isolation: row.wall}}
+		if row.annotation != "" {
+			c.State.Annotations = map[string]string{agent.MemoryAnnotation: row.annotation}
+		}
+		got := c.outside(r)
+		if *got.Memory.Limit != row.wantLimit || *got.Memory.Swap != row.wantSwap || *got.Memory.Reservation != row.wantReserve {
+			t.Errorf("%s: limit %d, swap %d, reservation %d; want %d, %d, %d", row.name,
+				*got.Memory.Limit, *got.Memory.Swap, *got.Memory.Reservation, row.wantLimit, row.wantSwap, row.wantReserve)
+		}
+		if (got.Unified == nil) != (row.wall == vmWall) {
+			t.Errorf("%s: files %v", row.name, got.Unified)
+		}
+		if limit != row.limit || swap != row.swap || reservation != row.reservation || r.Unified == nil {
+			t.Errorf("%s: what was asked for has changed", row.name)
+		}
 	}
-	got := machine.outside(r).Memory
-	if *got.Limit != limit+agent.MachineOverhead || *got.Swap != -1 || got.Reservation != nil {
-		t.Errorf("%d, %d", *got.Limit, *got.Swap)
-	}
-	if limit != 1<<20 || machine.outside(nil) != nil {
-		t.Error("what was asked for has changed")
+	machine := &Container{State: &state.State{Isolation: vmWall}}
+	if machine.outside(nil) != nil {
+		t.Error("some is made of none")
 	}
 }
 

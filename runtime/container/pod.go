@@ -157,6 +157,9 @@ func (n *creation) add(ctx context.Context) error {
 		Container: n.ID, Spec: n.spec, Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
 		OrdinaryInit: n.OrdinaryInit, Share: share, GoferMounts: bindMounts(n.spec),
 	}
+	if r.Cgroup, err = n.c.within(s.Resources); err != nil {
+		return err
+	}
 	files := n.config.Stdio[:]
 	var slave *os.File
 	if n.spec.Process.Terminal {

@@ -66,6 +66,10 @@ func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResource
 	if err := change(r); err != nil {
 		return err
 	}
+	files, err := c.within(r)
+	if err != nil {
+		return err
+	}
 	g, err := c.group()
 	if err != nil {
 		return err
@@ -79,7 +83,7 @@ func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResource
 		defer g.Freeze(true)
 	}
 	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) error {
-		return a.Update(ctx, &agent.UpdateRequest{Container: c.inside(), Limits: cgroup.Inside(r)})
+		return a.Update(ctx, &agent.UpdateRequest{Container: c.inside(), Limits: cgroup.Inside(r), Cgroup: files})
 	})
 	if err != nil {
 		return err

@@ -208,7 +208,7 @@ func (s *sandbox) makeKernel() (err error) {
 		Platform: s.plat, Arena: s.arena, Calls: calls, Log: s.log,
 		Hostname: spec.Hostname, Domain: spec.Domainname,
 		PIDs: int(max(s.config.Limits.Pids, 0)), Memory: memoryTotal(s.config.Limits.Memory),
-		CPUs: cpus(s.config.Limits.CPUs), Cgroup: "/", World: syscalls.NewWorld(s.arena), NewNet: syscalls.NewNet(),
+		CPUs: cpus(s.config.Limits), Cgroup: "/", World: syscalls.NewWorld(s.arena), NewNet: syscalls.NewNet(),
 		OrdinaryInit: s.config.OrdinaryInit,
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/runtime/agent"
 	"bulkhead/sentry/platform/auto"
 )
 
@@ -27,10 +28,13 @@ func (s *sandbox) choosePlatform() (err error) {
 }
 
 // cpus is how many programs inside count.
-func cpus(limit float64) int {
+func cpus(l agent.Limits) int {
 	n := runtime.NumCPU()
-	if limit > 0 {
-		n = min(n, int(math.Ceil(limit)))
+	if l.CPUs > 0 {
+		n = min(n, int(math.Ceil(l.CPUs)))
+	}
+	if l.CPUSet > 0 {
+		n = min(n, l.CPUSet)
 	}
 	return max(n, 1)
 }

@@ -50,9 +50,10 @@ type Releaser interface {
 
 // Device implements virtio.Runner.
 type Device struct {
-	mem virtio.Memory
-	to  Releaser
-	log *slog.Logger
+	mem      virtio.Memory
+	to       Releaser
+	log      *slog.Logger
+	features uint64
 
 	mu       sync.Mutex
 	changed  *sync.Cond // wanted, stopping, reports, active
@@ -76,15 +77,21 @@ func New(mem virtio.Memory, to Releaser, log *slog.Logger) *Device {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	d := &Device{mem: mem, to: to, log: log}
+	d := &Device{mem: mem, to: to, log: log, features: featureStats | featureDeflateOnOOM | featurePagePoison | featureReporting}
 	d.changed = sync.NewCond(&d.mu)
 	return d
 }
 
-func (*Device) ID() virtio.DeviceID { return virtio.Balloon }
-func (*Device) Features() uint64 {
-	return featureStats | featureDeflateOnOOM | featurePagePoison | featureReporting
+// NewOnDemand is one that takes what it is told to (SetTarget), and not what its guest has
+// free at a time: that would be had again soon, from the host, page by page.
+func NewOnDemand(mem virtio.Memory, to Releaser, log *slog.Logger) *Device {
+	d := New(mem, to, log)
+	d.features &^= featureReporting
+	return d
 }
+
+func (*Device) ID() virtio.DeviceID { return virtio.Balloon }
+func (d *Device) Features() uint64  { return d.features }
 func (*Device) Queues() []uint16 {
 	return []uint16{inflate: entries, deflate: entries, statistics: entries, reports: entries, reportsBySpec: entries}
 }

@@ -214,6 +214,13 @@ func testContainer(t *testing.T, wall string) {
 	}
 	memory, pids := int64(100<<20), int64(50)
 	c.spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &memory}, Pids: &specs.LinuxPids{Limit: &pids}}
+	if wall == "vm" { // whose guest has files of version 2 to set, whatever the host has
+		r := c.spec.Linux.Resources
+		r.Memory.Reservation = new(int64(50 << 20))
+		r.CPU = &specs.LinuxCPU{Shares: new(uint64(1024)), Quota: new(int64(150_000)), Burst: new(uint64(100_000)), Cpus: "0"}
+		r.Unified = map[string]string{"memory.min": "4096", "cgroup.max.depth": "3"}
+		c.spec.Annotations = map[string]string{"dev.bulkhead.vm.memory": "256M"}
+	}
 	c.spec.Process.Env = []string{"PATH=/bin", "EXTRA=1"}
 	c.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64}, Syscalls: []specs.LinuxSyscall{
 		{Names: []string{"mkdir", "readlink"}, Action: specs.ActErrno, ErrnoRet: new(uint(unix.EPROTO))},
@@ -314,6 +321,8 @@ func testContainer(t *testing.T, wall string) {
 		if got := finish(t, c.command(wall, "trace", "one")); got.code == 0 || !strings.Contains(got.err, "it is in a machine, whose own kernel answers its calls: trace from inside") {
 			t.Errorf("trace: %+v", got)
 		}
+		checkGroup(t, c)
+		checkBalloon(t, c)
 		if got := finish(t, c.command(wall, "logs", "--kernel", "one")); got.code != 0 || !strings.Contains(got.out, "guestinit: ") {
 			t.Errorf("logs: %+v", got)
 		}
@@ -331,6 +340,45 @@ func testContainer(t *testing.T, wall string) {
 	}
 	if left, _ := os.ReadDir(filepath.Join(c.dir, "state")); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// checkGroup looks at what a machine's container is held to beside memory and processes.
+func checkGroup(t *testing.T, c *container) {
+	t.Helper()
+	files := func() outcome {
+		return finish(t, c.command("vm", "exec", "one", "sh", "-c", "cd /sys/fs/cgroup; cat cpu.weight cpu.max cpu.max.burst cpuset.cpus memory.low memory.min cgroup.max.depth"))
+	}
+	if got := files(); got != (outcome{0, "100\n150000 100000\n100000\n0\n52428800\n4096\n3\n", ""}) {
+		t.Errorf("control group: %+v", got)
+	}
+	// Its burst goes with the quota, whichever is first.
+	if got := finish(t, c.command("vm", "update", "--cpu-share", "2", "--cpu-quota", "90000", "--cpu-burst", "80000", "--memory-reservation", "-1", "one")); got.code != 0 {
+		t.Errorf("update: %+v", got)
+	}
+	if got := files(); got != (outcome{0, "1\n90000 100000\n80000\n0\n0\n4096\n3\n", ""}) {
+		t.Errorf("after update: %+v", got)
+	}
+	cmd := c.command("vm", "update", "--resources", "-", "one")
+	cmd.Stdin = strings.NewReader(`{"cpu":{"quota":-1},"unified":{"hugetlb.2MB.max":"1"}}`)
+	if got := finish(t, cmd); got.code != 1 || !strings.Contains(got.err, "hugetlb.2MB.max") {
+		t.Errorf("a file that the guest has not: %+v", got)
+	}
+}
+
+// checkBalloon: what a container may use less, its machine gives back to the host, and has
+// again when it may.
+func checkBalloon(t *testing.T, c *container) {
+	t.Helper()
+	for _, step := range []struct {
+		limit string
+		given int // MiB
+	}{{"60m", 40}, {"100m", 0}} {
+		// Without the quota, which the host holds the machine to as well.
+		if got := finish(t, c.command("vm", "update", "--cpu-quota", "-1", "--memory", step.limit, "one")); got.code != 0 {
+			t.Errorf("update to %s: %+v", step.limit, got)
+		}
+		awaitBalloon(t, c, step.given)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"bulkhead/jail/seccomp"
 	"bulkhead/kvm"
 	"bulkhead/runtime/agent"
+	"bulkhead/virtio/balloon"
 	"bulkhead/virtio/fs"
 	"bulkhead/virtio/fs/remote"
 	"bulkhead/virtio/rng"
@@ -66,7 +67,7 @@ func (s *sandbox) assemble(sys *kvm.System) error {
 // assembleOn makes a machine with nothing to run.
 func (s *sandbox) assembleOn(sys *kvm.System, mem *ram.Memory, files fs.Server) (err error) {
 	c := machine.Config{CPUs: s.size.cpus, Mask: s.size.without, Memory: mem, Serial: s.console, Log: s.log}
-	if c.Devices, err = s.devices(files); err != nil {
+	if c.Devices, err = s.devices(mem, files); err != nil {
 		return err
 	}
 	s.vm, err = machine.New(sys, c)
@@ -122,7 +123,7 @@ func (s *sandbox) reachShare(mem *ram.Memory) (fs.Server, error) {
 }
 
 // devices are those of every machine. A template is of one with the same, in this order.
-func (s *sandbox) devices(server fs.Server) ([]machine.Device, error) {
+func (s *sandbox) devices(mem *ram.Memory, server fs.Server) ([]machine.Device, error) {
 	files, err := fs.NewFront(tag, server)
 	if err != nil {
 		return nil, err
@@ -132,7 +133,11 @@ func (s *sandbox) devices(server fs.Server) ([]machine.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []machine.Device{{Name: "share", Device: files}, {Name: "vsock", Device: sockets}, {Name: "rng", Device: rng.New(rand.Reader)}}
+	spare := balloon.NewOnDemand(mem, mem, s.log)
+	s.balloon = spare
+	all := []machine.Device{
+		{Name: "share", Device: files}, {Name: "vsock", Device: sockets}, {Name: "rng", Device: rng.New(rand.Reader)}, {Name: "balloon", Device: spare},
+	}
 	disks, err := s.openDisks()
 	if err != nil {
 		return nil, err
@@ -160,6 +165,7 @@ func (s *sandbox) restrict() error {
 // calls are those beyond seccomp.Runtime.
 var calls = []seccomp.Row{
 	{NR: unix.SYS_IOCTL, Name: "ioctl", Why: "KVM", When: []seccomp.Cond{{Arg: 1, Mask: 0xff00, Value: 0xae00}}},
+	{NR: unix.SYS_MMAP, Name: "mmap", Why: "balloon: memory of a template's that the guest does without", When: seccomp.Is(3, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED|unix.MAP_NORESERVE)},
 	{NR: unix.SYS_SENDMSG, Name: "sendmsg", Why: "share"},
 	{NR: unix.SYS_RECVMSG, Name: "recvmsg", Why: "runtime, with descriptors"},
 	{NR: unix.SYS_SOCKETPAIR, Name: "socketpair", Why: "streams", When: seccomp.Is(0, unix.AF_UNIX)},

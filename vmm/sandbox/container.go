@@ -21,6 +21,7 @@ import (
 type container struct {
 	name   string // in the guest
 	init   *process
+	made   int64            // its limit of memory as it was made with, 0 for none
 	limits agent.Limits     // the sandbox's mu guards it, and what follows
 	procs  map[int]*process // that Exec started, until they have ended
 	begun  bool             // its program runs, or has
@@ -64,9 +65,9 @@ func (s *sandbox) create() error {
 	}
 	ctx, cancel := s.call()
 	defer cancel()
-	s.first = &container{name: firstName, limits: s.config.Limits, procs: map[int]*process{}}
+	s.first = &container{name: firstName, made: s.config.Limits.Memory, limits: s.config.Limits, procs: map[int]*process{}}
 	err := s.make(ctx, s.first, &agent.AddRequest{
-		Spec: s.config.Spec, GoferMounts: s.config.GoferMounts, Overlay: s.config.Overlay, Limits: s.config.Limits,
+		Spec: s.config.Spec, GoferMounts: s.config.GoferMounts, Overlay: s.config.Overlay, Limits: s.config.Limits, Cgroup: s.config.Cgroup,
 		Console: s.config.Console, OrdinaryInit: s.config.OrdinaryInit,
 	}, "", files)
 	if err != nil {
@@ -81,7 +82,7 @@ func (s *sandbox) create() error {
 
 // Add implements agent.Podding, as does Remove.
 func (s *sandbox) Add(ctx context.Context, r *agent.AddRequest, files []*os.File) error {
-	c := &container{name: "pod-" + r.Container, limits: r.Limits, procs: map[int]*process{}}
+	c := &container{name: "pod-" + r.Container, made: r.Limits.Memory, limits: r.Limits, procs: map[int]*process{}}
 	err := s.register(r, c, len(files))
 	if err != nil {
 		closeAll(files)
@@ -156,6 +157,7 @@ func (s *sandbox) make(ctx context.Context, c *container, r *agent.AddRequest, d
 	_, err = s.guest.Create(ctx, &rpc.CreateRequest{
 		Container: c.name, Spec: text, Root: path.Join(dir, share.Root), Binds: binds, Overlay: r.Overlay.Kind == "memory" || r.Overlay.Kind == "dir",
 		Streams: p.names(), OrdinaryInit: r.OrdinaryInit, Limits: limits(r.Limits), Filter: filter, Share: r.Share, Disks: disks,
+		Cgroup: s.cgroup(r.Cgroup),
 	})
 	if err != nil {
 		p.abandon(s.lines)
@@ -214,6 +216,7 @@ func (s *sandbox) Remove(ctx context.Context, name string) error {
 		p.stop()
 	}
 	delete(s.containers, name)
+	s.inflateLocked()
 	s.log.Info("container removed", "container", name)
 	return nil
 }

@@ -225,7 +225,8 @@ func (s *sandbox) OOM(ctx context.Context, name string, to *os.File) error {
 	return c.kills.Tell(ctx, to)
 }
 
-// Update changes what the guest enforces. Memory beyond what the machine was made
+// Update changes what the guest enforces. What a container may use less than it was made
+// with, the guest gives back to the host, in its own time; more than the machine was made
 // with is refused: it cannot be had.
 func (s *sandbox) Update(ctx context.Context, r *agent.UpdateRequest) error {
 	c, err := s.find(r.Container)
@@ -233,7 +234,8 @@ func (s *sandbox) Update(ctx context.Context, r *agent.UpdateRequest) error {
 		return err
 	}
 	if l := r.Limits.Memory; l > 0 && uint64(l) > s.size.memory {
-		return fmt.Errorf("the machine has %d MiB of memory and cannot give the container %d: %w", s.size.memory>>20, l>>20, unix.EINVAL)
+		return fmt.Errorf("the machine has %d MiB of memory and cannot give the container %d; one that is to have more later is made with the annotation %s: %w",
+			s.size.memory>>20, l>>20, agent.MemoryAnnotation, unix.EINVAL)
 	}
 	if s.machine.Paused() { // the guest answers nothing meanwhile
 		if err := s.machine.Resume(); err != nil {
@@ -241,11 +243,12 @@ func (s *sandbox) Update(ctx context.Context, r *agent.UpdateRequest) error {
 		}
 		defer func() { _ = s.machine.Pause() }() // ErrEnded: there is nothing to pause
 	}
-	_, err = s.guest.Update(whole(ctx), &rpc.UpdateRequest{Container: c.name, Limits: limits(r.Limits)})
+	_, err = s.guest.Update(whole(ctx), &rpc.UpdateRequest{Container: c.name, Limits: limits(r.Limits), Cgroup: s.cgroup(r.Cgroup)})
 	if err == nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		c.limits = r.Limits
+		s.inflateLocked()
 	}
 	return rpc.Refused(err)
 }
@@ -283,6 +286,10 @@ func (s *sandbox) Debug(ctx context.Context, what string) (string, error) {
 		fmt.Fprintf(&text, "%s\n\nthe guest's init:\n", b[:runtime.Stack(b, true)])
 	} else {
 		fmt.Fprintf(&text, "wall vm\nguest kernel %s\nguest memory %d MiB\nguest CPUs %d\n", s.kernel, s.size.memory>>20, s.size.cpus)
+		if s.balloon != nil {
+			p := s.balloon.Pages()
+			fmt.Fprintf(&text, "guest memory given back %d MiB of %d\n", p.Actual/pagesPerMiB, p.Target/pagesPerMiB)
+		}
 	}
 	a, err := s.guest.Diagnose(ctx, &rpc.DiagnoseRequest{What: what})
 	if err != nil {

@@ -388,6 +388,16 @@ func TestLyingGuest(t *testing.T) {
 	})
 }
 
+// TestNoMoreMemory: a machine has what it was made with.
+func TestNoMoreMemory(t *testing.T) {
+	s, c := lied(t, &liar{})
+	s.size.memory = 256 << 20
+	err := c.Update(t.Context(), &agent.UpdateRequest{Limits: agent.Limits{Memory: 300 << 20}})
+	if want := "the machine has 256 MiB of memory and cannot give the container 300; one that is to have more later is made with the annotation dev.bulkhead.vm.memory: invalid argument"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
 // TestDeafGuest: a guest that reads no calls is found to be dead, though calls wait for it.
 func TestDeafGuest(t *testing.T) {
 	rpc.Silence()

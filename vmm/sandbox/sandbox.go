@@ -33,6 +33,7 @@ import (
 	"bulkhead/kvm"
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
+	"bulkhead/virtio/balloon"
 	"bulkhead/virtio/blk"
 	"bulkhead/virtio/fs/remote"
 	"bulkhead/vmm/machine"
@@ -59,6 +60,7 @@ type sandbox struct {
 	lines   *switchboard // connections from the guest
 	share   *remote.Client
 	disks   []*blk.Device
+	balloon target // told with mu held
 	vm      *machine.Machine
 	machine life // the same
 
@@ -79,6 +81,12 @@ type sandbox struct {
 	containers map[string]*container // by the names that the runtime has for them
 
 	milestones []agent.Milestone
+}
+
+// target is what calls need of the machine's balloon.
+type target interface {
+	SetTarget(pages uint32)
+	Pages() balloon.Pages
 }
 
 // life is what calls need of a machine: a test has none.

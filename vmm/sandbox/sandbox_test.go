@@ -8,11 +8,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
+	"bulkhead/virtio/balloon"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,9 +41,11 @@ func TestSize(t *testing.T) {
 		{"a limit of next to nothing", nil, agent.Limits{Memory: 1 << 20}, 98, 4, ""},
 		{"half a processor", nil, agent.Limits{CPUs: 0.5}, 512, 1, ""},
 		{"more processors than there are", nil, agent.Limits{CPUs: 100}, 512, 4, ""},
+		{"CPUs of the host's", nil, agent.Limits{CPUSet: 2}, 512, 2, ""},
+		{"CPUs of the host's, and half a processor", nil, agent.Limits{CPUSet: 2, CPUs: 0.5}, 512, 1, ""},
 		{"annotations", map[string]string{agent.MemoryAnnotation: "1G", agent.CPUsAnnotation: "3"}, agent.Limits{Memory: 1 << 20, CPUs: 1}, 1024, 3, ""},
-		{"a pod's limits", map[string]string{podMemoryAnnotation: "1073741824", podQuotaAnnotation: "150000", podPeriodAnnotation: "100000"}, agent.Limits{CPUs: 0.1}, 1120, 2, ""},
-		{"a pod without limits", map[string]string{podMemoryAnnotation: "0", podQuotaAnnotation: "0", podPeriodAnnotation: "100000"}, agent.Limits{}, 512, 4, ""},
+		{"a pod's limits", map[string]string{agent.PodMemoryAnnotation: "1073741824", agent.PodQuotaAnnotation: "150000", agent.PodPeriodAnnotation: "100000"}, agent.Limits{CPUs: 0.1}, 1120, 2, ""},
+		{"a pod without limits", map[string]string{agent.PodMemoryAnnotation: "0", agent.PodQuotaAnnotation: "0", agent.PodPeriodAnnotation: "100000"}, agent.Limits{}, 512, 4, ""},
 		{"too little", map[string]string{agent.MemoryAnnotation: "8M"}, agent.Limits{}, 0, 0, "the least is 64"},
 		{"no number", map[string]string{agent.MemoryAnnotation: "much"}, agent.Limits{}, 0, 0, agent.MemoryAnnotation},
 		{"too much", nil, agent.Limits{Memory: 1 << 62}, 0, 0, "GiB"},
@@ -57,6 +61,64 @@ func TestSize(t *testing.T) {
 		if err != nil || z.memory != row.memory<<20 || z.cpus != row.cpus {
 			t.Errorf("%s: %d MiB, %d CPUs, %v", row.name, z.memory>>20, z.cpus, err)
 		}
+	}
+}
+
+// wanted is a balloon that is told how large to be.
+type wanted struct{ pages uint32 }
+
+func (w *wanted) SetTarget(pages uint32) { w.pages = pages }
+func (w *wanted) Pages() balloon.Pages   { return balloon.Pages{Target: w.pages} }
+
+// TestInflate: what containers may use less than they were made with is given back, and
+// no more than is left of the machine.
+func TestInflate(t *testing.T) {
+	const m = 1 << 20
+	type row struct{ made, now int64 }
+	for _, test := range []struct {
+		name   string
+		memory uint64
+		all    []row
+		want   uint32 // MiB
+	}{
+		{"as it was made", 196, []row{{100, 100}}, 0},
+		{"less", 196, []row{{100, 40}}, 60},
+		{"more", 196, []row{{100, 190}}, 0},
+		{"no limit any more", 196, []row{{100, 0}}, 0},
+		{"a limit of one that had none", 512, []row{{0, 100}}, 0},
+		{"a machine that is larger than its container", 1024, []row{{100, 40}}, 60},
+		{"one that is smaller", 128, []row{{1000, 10}}, 22},
+		{"one that has nothing to spare", 128, []row{{1000, 100}}, 0},
+		{"a pod's", 500, []row{{0, 0}, {100, 70}, {200, 150}, {50, 60}}, 80},
+	} {
+		w := &wanted{pages: 7}
+		s := &sandbox{size: size{memory: test.memory * m}, balloon: w, containers: map[string]*container{}}
+		for i, r := range test.all {
+			c := &container{made: r.made * m, limits: agent.Limits{Memory: r.now * m}}
+			if s.first == nil {
+				s.first = c
+			} else {
+				s.containers[strconv.Itoa(i)] = c
+			}
+		}
+		s.inflateLocked()
+		if w.pages != test.want*pagesPerMiB {
+			t.Errorf("%s: %d pages, want %d MiB", test.name, w.pages, test.want)
+		}
+	}
+}
+
+// TestCPUs: what a container may use of the host's, in a guest with three.
+func TestCPUs(t *testing.T) {
+	s := &sandbox{size: size{cpus: 3}}
+	for list, want := range map[string]string{"1": "1", "2,0": "2,0", "7": "0-0", "1,7": "0-1", "0-2": "0-2", "4-9": "0-2", "what": "what"} {
+		given := agent.Cgroup{cpusFile: list, "cpu.weight": "1"}
+		if got := s.cgroup(given); got[cpusFile] != want || got["cpu.weight"] != "1" || given[cpusFile] != list {
+			t.Errorf("%s: %v, want %s", list, got, want)
+		}
+	}
+	if got := s.cgroup(nil); got != nil {
+		t.Errorf("none: %v", got)
 	}
 }
 

@@ -2,48 +2,19 @@ package sandbox
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
 	"bulkhead/runtime/agent"
-	"bulkhead/vmm/config"
 	"bulkhead/vmm/machine"
 	"bulkhead/vmm/ram"
 )
 
-// What containerd says of the sum of a pod's containers, in the first's annotations
-// (pkg/cri/annotations); 0 is no limit.
-const (
-	podMemoryAnnotation = "io.kubernetes.cri.sandbox-memory" // bytes
-	podQuotaAnnotation  = "io.kubernetes.cri.sandbox-cpu-quota"
-	podPeriodAnnotation = "io.kubernetes.cri.sandbox-cpu-period"
-)
-
-// podLimits are those of a pod, where they are more than its first container's.
-func podLimits(annotations map[string]string, l agent.Limits) agent.Limits {
-	number := func(name string) int64 {
-		n, err := strconv.ParseInt(annotations[name], 10, 64)
-		if err != nil || n < 0 {
-			return 0
-		}
-		return n
-	}
-	l.Memory = max(l.Memory, number(podMemoryAnnotation))
-	if quota, period := number(podQuotaAnnotation), number(podPeriodAnnotation); quota > 0 && period > 0 {
-		l.CPUs = max(l.CPUs, float64(quota)/float64(period))
-	}
-	return l
-}
-
-const (
-	// ordinary is the memory of a container without a limit.
-	ordinary = 512 << 20
-	// least lets a guest come up; with less its kernel ends in a panic.
-	least = 64 << 20
-	// mostCPUs is for a container without a limit: a vCPU costs little, and not nothing.
-	mostCPUs = 8
-)
+// mostCPUs is for a container without a limit: a vCPU costs little, and not nothing.
+const mostCPUs = 8
 
 // size is what a machine is made of.
 type size struct {
@@ -54,29 +25,19 @@ type size struct {
 
 // sizeOf derives it from the container's limits; an annotation says otherwise.
 func sizeOf(annotations map[string]string, l agent.Limits, host int) (z size, err error) {
-	l = podLimits(annotations, l)
-	z.memory = ordinary
-	if l.Memory > 0 {
-		z.memory = uint64(l.Memory) + agent.MachineOverhead
-	}
-	if text, ok := annotations[agent.MemoryAnnotation]; ok {
-		var m config.Size
-		if err := m.Set(text); err != nil {
-			return z, fmt.Errorf("annotation %s: %w", agent.MemoryAnnotation, err)
-		}
-		z.memory = uint64(m)
-	}
-	const page = 2 << 20 // ram.Check
-	z.memory = (z.memory + page - 1) / page * page
-	if z.memory < least {
-		return z, fmt.Errorf("a guest does not boot with %d MiB of memory; the least is %d", z.memory>>20, least>>20)
+	if z.memory, err = agent.MachineMemory(annotations, l); err != nil {
+		return z, err
 	}
 	if err := ram.Check(z.memory); err != nil {
 		return z, err
 	}
+	l = agent.PodLimits(annotations, l)
 	z.cpus = min(host, mostCPUs)
 	if l.CPUs > 0 {
 		z.cpus = min(int(math.Ceil(min(l.CPUs, machine.MostCPUs))), host)
+	}
+	if l.CPUSet > 0 { // more would take turns on those of the host
+		z.cpus = min(z.cpus, l.CPUSet)
 	}
 	if text, ok := annotations[agent.CPUsAnnotation]; ok {
 		if z.cpus, err = strconv.Atoi(text); err != nil || z.cpus < 1 || z.cpus > machine.MostCPUs {
@@ -89,3 +50,50 @@ func sizeOf(annotations map[string]string, l agent.Limits, host int) (z size, er
 	}
 	return z, nil
 }
+
+const pagesPerMiB = 1 << 20 / balloonPage
+
+// balloonPage is a balloon's (virtio 1.3 §5.5.6).
+const balloonPage = 4096 // bytes
+
+// inflateLocked has the guest do without what its containers may use less than when they
+// were made, which the host has again then. It keeps what they may use now, and what is the
+// guest's own.
+func (s *sandbox) inflateLocked() {
+	if s.balloon == nil { // a test's
+		return
+	}
+	less, now := uint64(0), uint64(agent.MachineOverhead)
+	for _, c := range append(slices.Collect(maps.Values(s.containers)), s.first) {
+		limit := c.limits.Memory
+		if c.made <= 0 || limit <= 0 {
+			continue // it may use what there is
+		}
+		less += uint64(max(c.made-limit, 0))
+		now += uint64(limit)
+	}
+	s.balloon.SetTarget(uint32(min(less, s.size.memory-min(now, s.size.memory)) / balloonPage))
+}
+
+// cgroup is what the guest writes, which has CPUs of its own. A container has as many of
+// them as the host lets it have of its: those of the same numbers where the guest has all
+// these, else the first ones; the host's group of the machine sees to where these run. One
+// that may have as many as there are, or more, has all.
+func (s *sandbox) cgroup(files agent.Cgroup) map[string]string {
+	list := files[cpusFile]
+	if list == "" {
+		return files
+	}
+	files = maps.Clone(files)
+	cpus, err := agent.ParseCPUs(list)
+	switch most := s.size.cpus; {
+	case err != nil: // the guest's kernel says so
+	case len(cpus) >= most:
+		files[cpusFile] = fmt.Sprintf("0-%d", most-1)
+	case slices.Max(cpus) >= most:
+		files[cpusFile] = fmt.Sprintf("0-%d", len(cpus)-1)
+	}
+	return files
+}
+
+const cpusFile = "cpuset.cpus"

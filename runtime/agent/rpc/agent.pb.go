@@ -502,7 +502,8 @@ type CreateRequest struct {
 	// pid. The network is the guest's, for all.
 	Share []string `protobuf:"bytes,10,rep,name=share,proto3" json:"share,omitempty"`
 	// disks are the machine's, in their order, and what this container has of them.
-	Disks         []*Disk `protobuf:"bytes,11,rep,name=disks,proto3" json:"disks,omitempty"`
+	Disks         []*Disk           `protobuf:"bytes,11,rep,name=disks,proto3" json:"disks,omitempty"`
+	Cgroup        map[string]string `protobuf:"bytes,12,rep,name=cgroup,proto3" json:"cgroup,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // files of its control group beside those of limits, and what to write
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -610,6 +611,13 @@ func (x *CreateRequest) GetShare() []string {
 func (x *CreateRequest) GetDisks() []*Disk {
 	if x != nil {
 		return x.Disks
+	}
+	return nil
+}
+
+func (x *CreateRequest) GetCgroup() map[string]string {
+	if x != nil {
+		return x.Cgroup
 	}
 	return nil
 }
@@ -1989,6 +1997,7 @@ type UpdateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	Limits        *Limits                `protobuf:"bytes,2,opt,name=limits,proto3" json:"limits,omitempty"`
+	Cgroup        map[string]string      `protobuf:"bytes,3,rep,name=cgroup,proto3" json:"cgroup,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // as Create's; what is not there stays as it is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2033,6 +2042,13 @@ func (x *UpdateRequest) GetContainer() string {
 func (x *UpdateRequest) GetLimits() *Limits {
 	if x != nil {
 		return x.Limits
+	}
+	return nil
+}
+
+func (x *UpdateRequest) GetCgroup() map[string]string {
+	if x != nil {
+		return x.Cgroup
 	}
 	return nil
 }
@@ -2194,7 +2210,7 @@ const file_agent_proto_rawDesc = "" +
 	"\aStreams\x12\x14\n" +
 	"\x05stdin\x18\x01 \x01(\fR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x02 \x01(\fR\x06stdout\x12\x16\n" +
-	"\x06stderr\x18\x03 \x01(\fR\x06stderr\"\xf2\x03\n" +
+	"\x06stderr\x18\x03 \x01(\fR\x06stderr\"\xf3\x04\n" +
 	"\rCreateRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12\x12\n" +
@@ -2207,10 +2223,14 @@ const file_agent_proto_rawDesc = "" +
 	"\x06filter\x18\t \x01(\v2\x19.bulkhead.agent.v1.FilterR\x06filter\x12\x14\n" +
 	"\x05share\x18\n" +
 	" \x03(\tR\x05share\x12-\n" +
-	"\x05disks\x18\v \x03(\v2\x17.bulkhead.agent.v1.DiskR\x05disks\x1a8\n" +
+	"\x05disks\x18\v \x03(\v2\x17.bulkhead.agent.v1.DiskR\x05disks\x12D\n" +
+	"\x06cgroup\x18\f \x03(\v2,.bulkhead.agent.v1.CreateRequest.CgroupEntryR\x06cgroup\x1a8\n" +
 	"\n" +
 	"BindsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
+	"\vCgroupEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"a\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04root\x18\x01 \x01(\tR\x04root\x12\x14\n" +
@@ -2297,10 +2317,14 @@ const file_agent_proto_rawDesc = "" +
 	"\x05kills\x18\x01 \x01(\x04R\x05kills\"4\n" +
 	"\x06Limits\x12\x16\n" +
 	"\x06memory\x18\x01 \x01(\x04R\x06memory\x12\x12\n" +
-	"\x04pids\x18\x02 \x01(\x04R\x04pids\"`\n" +
+	"\x04pids\x18\x02 \x01(\x04R\x04pids\"\xe1\x01\n" +
 	"\rUpdateRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x121\n" +
-	"\x06limits\x18\x02 \x01(\v2\x19.bulkhead.agent.v1.LimitsR\x06limits\"\x10\n" +
+	"\x06limits\x18\x02 \x01(\v2\x19.bulkhead.agent.v1.LimitsR\x06limits\x12D\n" +
+	"\x06cgroup\x18\x03 \x03(\v2,.bulkhead.agent.v1.UpdateRequest.CgroupEntryR\x06cgroup\x1a9\n" +
+	"\vCgroupEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x10\n" +
 	"\x0eUpdateResponse\"%\n" +
 	"\x0fDiagnoseRequest\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\"&\n" +
@@ -2335,7 +2359,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_agent_proto_goTypes = []any{
 	(*Errno)(nil),             // 0: bulkhead.agent.v1.Errno
 	(*HelloRequest)(nil),      // 1: bulkhead.agent.v1.HelloRequest
@@ -2376,6 +2400,8 @@ var file_agent_proto_goTypes = []any{
 	(*DiagnoseRequest)(nil),   // 36: bulkhead.agent.v1.DiagnoseRequest
 	(*DiagnoseResponse)(nil),  // 37: bulkhead.agent.v1.DiagnoseResponse
 	nil,                       // 38: bulkhead.agent.v1.CreateRequest.BindsEntry
+	nil,                       // 39: bulkhead.agent.v1.CreateRequest.CgroupEntry
+	nil,                       // 40: bulkhead.agent.v1.UpdateRequest.CgroupEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: bulkhead.agent.v1.BeginRequest.interfaces:type_name -> bulkhead.agent.v1.Interface
@@ -2385,44 +2411,46 @@ var file_agent_proto_depIdxs = []int32{
 	33, // 4: bulkhead.agent.v1.CreateRequest.limits:type_name -> bulkhead.agent.v1.Limits
 	11, // 5: bulkhead.agent.v1.CreateRequest.filter:type_name -> bulkhead.agent.v1.Filter
 	9,  // 6: bulkhead.agent.v1.CreateRequest.disks:type_name -> bulkhead.agent.v1.Disk
-	7,  // 7: bulkhead.agent.v1.ExecRequest.streams:type_name -> bulkhead.agent.v1.Streams
-	28, // 8: bulkhead.agent.v1.ProcessesResponse.processes:type_name -> bulkhead.agent.v1.Process
-	33, // 9: bulkhead.agent.v1.UpdateRequest.limits:type_name -> bulkhead.agent.v1.Limits
-	1,  // 10: bulkhead.agent.v1.Agent.Hello:input_type -> bulkhead.agent.v1.HelloRequest
-	3,  // 11: bulkhead.agent.v1.Agent.Begin:input_type -> bulkhead.agent.v1.BeginRequest
-	8,  // 12: bulkhead.agent.v1.Agent.Create:input_type -> bulkhead.agent.v1.CreateRequest
-	16, // 13: bulkhead.agent.v1.Agent.Start:input_type -> bulkhead.agent.v1.StartRequest
-	18, // 14: bulkhead.agent.v1.Agent.Exec:input_type -> bulkhead.agent.v1.ExecRequest
-	12, // 15: bulkhead.agent.v1.Agent.Delete:input_type -> bulkhead.agent.v1.DeleteRequest
-	20, // 16: bulkhead.agent.v1.Agent.Signal:input_type -> bulkhead.agent.v1.SignalRequest
-	22, // 17: bulkhead.agent.v1.Agent.Wait:input_type -> bulkhead.agent.v1.WaitRequest
-	24, // 18: bulkhead.agent.v1.Agent.Resize:input_type -> bulkhead.agent.v1.ResizeRequest
-	26, // 19: bulkhead.agent.v1.Agent.Processes:input_type -> bulkhead.agent.v1.ProcessesRequest
-	29, // 20: bulkhead.agent.v1.Agent.Stats:input_type -> bulkhead.agent.v1.StatsRequest
-	31, // 21: bulkhead.agent.v1.Agent.OOMKills:input_type -> bulkhead.agent.v1.OOMKillsRequest
-	34, // 22: bulkhead.agent.v1.Agent.Update:input_type -> bulkhead.agent.v1.UpdateRequest
-	14, // 23: bulkhead.agent.v1.Agent.Freeze:input_type -> bulkhead.agent.v1.FreezeRequest
-	36, // 24: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
-	2,  // 25: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
-	6,  // 26: bulkhead.agent.v1.Agent.Begin:output_type -> bulkhead.agent.v1.BeginResponse
-	10, // 27: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
-	17, // 28: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
-	19, // 29: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
-	13, // 30: bulkhead.agent.v1.Agent.Delete:output_type -> bulkhead.agent.v1.DeleteResponse
-	21, // 31: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
-	23, // 32: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
-	25, // 33: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
-	27, // 34: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
-	30, // 35: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
-	32, // 36: bulkhead.agent.v1.Agent.OOMKills:output_type -> bulkhead.agent.v1.OOMKillsResponse
-	35, // 37: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
-	15, // 38: bulkhead.agent.v1.Agent.Freeze:output_type -> bulkhead.agent.v1.FreezeResponse
-	37, // 39: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
-	25, // [25:40] is the sub-list for method output_type
-	10, // [10:25] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	39, // 7: bulkhead.agent.v1.CreateRequest.cgroup:type_name -> bulkhead.agent.v1.CreateRequest.CgroupEntry
+	7,  // 8: bulkhead.agent.v1.ExecRequest.streams:type_name -> bulkhead.agent.v1.Streams
+	28, // 9: bulkhead.agent.v1.ProcessesResponse.processes:type_name -> bulkhead.agent.v1.Process
+	33, // 10: bulkhead.agent.v1.UpdateRequest.limits:type_name -> bulkhead.agent.v1.Limits
+	40, // 11: bulkhead.agent.v1.UpdateRequest.cgroup:type_name -> bulkhead.agent.v1.UpdateRequest.CgroupEntry
+	1,  // 12: bulkhead.agent.v1.Agent.Hello:input_type -> bulkhead.agent.v1.HelloRequest
+	3,  // 13: bulkhead.agent.v1.Agent.Begin:input_type -> bulkhead.agent.v1.BeginRequest
+	8,  // 14: bulkhead.agent.v1.Agent.Create:input_type -> bulkhead.agent.v1.CreateRequest
+	16, // 15: bulkhead.agent.v1.Agent.Start:input_type -> bulkhead.agent.v1.StartRequest
+	18, // 16: bulkhead.agent.v1.Agent.Exec:input_type -> bulkhead.agent.v1.ExecRequest
+	12, // 17: bulkhead.agent.v1.Agent.Delete:input_type -> bulkhead.agent.v1.DeleteRequest
+	20, // 18: bulkhead.agent.v1.Agent.Signal:input_type -> bulkhead.agent.v1.SignalRequest
+	22, // 19: bulkhead.agent.v1.Agent.Wait:input_type -> bulkhead.agent.v1.WaitRequest
+	24, // 20: bulkhead.agent.v1.Agent.Resize:input_type -> bulkhead.agent.v1.ResizeRequest
+	26, // 21: bulkhead.agent.v1.Agent.Processes:input_type -> bulkhead.agent.v1.ProcessesRequest
+	29, // 22: bulkhead.agent.v1.Agent.Stats:input_type -> bulkhead.agent.v1.StatsRequest
+	31, // 23: bulkhead.agent.v1.Agent.OOMKills:input_type -> bulkhead.agent.v1.OOMKillsRequest
+	34, // 24: bulkhead.agent.v1.Agent.Update:input_type -> bulkhead.agent.v1.UpdateRequest
+	14, // 25: bulkhead.agent.v1.Agent.Freeze:input_type -> bulkhead.agent.v1.FreezeRequest
+	36, // 26: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
+	2,  // 27: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
+	6,  // 28: bulkhead.agent.v1.Agent.Begin:output_type -> bulkhead.agent.v1.BeginResponse
+	10, // 29: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
+	17, // 30: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
+	19, // 31: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
+	13, // 32: bulkhead.agent.v1.Agent.Delete:output_type -> bulkhead.agent.v1.DeleteResponse
+	21, // 33: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
+	23, // 34: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
+	25, // 35: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
+	27, // 36: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
+	30, // 37: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
+	32, // 38: bulkhead.agent.v1.Agent.OOMKills:output_type -> bulkhead.agent.v1.OOMKillsResponse
+	35, // 39: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
+	15, // 40: bulkhead.agent.v1.Agent.Freeze:output_type -> bulkhead.agent.v1.FreezeResponse
+	37, // 41: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
+	27, // [27:42] is the sub-list for method output_type
+	12, // [12:27] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2436,7 +2464,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
