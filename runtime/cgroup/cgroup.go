@@ -6,7 +6,8 @@
 // container's programs use against the exact limit and answers as Linux would
 // (its OOM killer takes the program; clone is EAGAIN). The host's group has the
 // same limits with slack for the Sentry itself, so that it is the container
-// that runs out first, and the Sentry is stopped only if it goes astray.
+// that runs out first, and the Sentry is stopped only if it goes astray. Of a machine the
+// guest's kernel is the one inside (Guest), and the host's group has room for all of it.
 package cgroup
 
 import (

@@ -211,7 +211,7 @@ func (s *service) watch(t *taskState, child, gofer *os.Process) {
 	code, crash := t.awaitSandbox(child, c)
 	end()
 	if n, _ := c.HostOOMKills(); n > 0 { // of the sandbox itself, whose memory the host limits as well
-		s.events.publish(topicOOM, &events.TaskOOM{ContainerID: t.id})
+		s.killed(t)
 	}
 	if gofer != nil {
 		gofer.Wait() // it ends with the sandbox
@@ -251,9 +251,8 @@ func (s *service) tellKills(t *taskState) (end func()) {
 				return
 			}
 			// One at a time: a container is not to push out others' events.
-			over := s.events.publish(topicOOM, &events.TaskOOM{ContainerID: t.id})
 			select {
-			case <-over:
+			case <-s.killed(t):
 			case <-last:
 			}
 		}
@@ -264,6 +263,13 @@ func (s *service) tellKills(t *taskState) (end func()) {
 		<-done
 		t.kills.Close()
 	}
+}
+
+// killed tells that memory ran out, after the program's beginning.
+func (s *service) killed(t *taskState) (over <-chan struct{}) {
+	t.init.starting.Lock()
+	defer t.init.starting.Unlock()
+	return s.events.publish(topicOOM, &events.TaskOOM{ContainerID: t.id})
 }
 
 // finish notes a process's end and tells of it, after its beginning.
