@@ -156,7 +156,7 @@ func (c *Container) condition() *agent.Condition {
 }
 
 func (c *Container) frozen() bool {
-	if c.isMachine() {
+	if c.pausesInside() {
 		if c.State.Pausing && !c.attended() {
 			return c.condition().Paused
 		}
@@ -166,10 +166,15 @@ func (c *Container) frozen() bool {
 	return err == nil && g != nil && g.Frozen()
 }
 
-// isMachine tells one whose pause is its machine's, which stops its vCPUs. To freeze its
+// pausesInside tells one whose pause is its sandbox's: a machine stops its vCPUs, and the
+// Sentry the tasks of one container of a pod, whose others go on. To freeze a machine's
 // control group (version 2) did not come to an end in the lab's Linux 6.1. It was not
 // looked into; KVM's kernel thread of each machine is in that group there, and no
 // freezer stops it (arch/x86/kvm/mmu/mmu.c, kvm_mmu_post_init_vm).
+func (c *Container) pausesInside() bool {
+	return c.isMachine() || c.State.Pod != "" || podSandbox(c.State.Annotations)
+}
+
 func (c *Container) isMachine() bool { return c.State.Isolation == vmWall }
 
 // group is nil where the container has none.

@@ -53,7 +53,8 @@ type creation struct {
 	c    *Container
 	spec *specs.Spec
 
-	pod        *Container // in whose machine it will be, or nil
+	pod        *Container // in whose sandbox it will be, or nil
+	gofer      *os.File   // the Sentry's end of the socket to a further container's; or nil
 	config     sandbox.Config
 	overlay    string // kind
 	overlayDir string
@@ -647,7 +648,7 @@ func (n *creation) boot(ctx context.Context) (err error) {
 	c := &agent.BootConfig{
 		ID: n.ID, Bundle: n.Bundle.Dir, Spec: n.spec, Platform: s.Platform,
 		Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
-		Network: n.network(), Terminal: n.spec.Process.Terminal,
+		Network: n.network(), Pod: podSandbox(n.spec.Annotations), Terminal: n.spec.Process.Terminal,
 		Start: n.startsAtOnce(), OrdinaryInit: n.OrdinaryInit, LogLevel: "info", LogFormat: n.rt.LogFormat, Began: n.rt.Began,
 	}
 	if n.rt.Debug {

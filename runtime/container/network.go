@@ -59,12 +59,11 @@ func (n *creation) checkNetwork() error {
 
 // takeNetwork takes over what there is in the sandbox's network namespace, which engines
 // fill before a container is created or by its first hooks. Who is not root may not, and
-// nobody has prepared anything for them. A pod's sandbox container leaves it to the
-// container that has a program.
+// nobody has prepared anything for them.
 func (n *creation) takeNetwork(c *agent.BootConfig) error {
 	s := n.c.State
-	machine := s.Isolation == vmWall // which a pod's containers are in together
-	if c.Network != "sandbox" || rootless() || podSandbox(s.Annotations) && !machine {
+	machine := n.c.isMachine()
+	if c.Network != "sandbox" || rootless() {
 		return nil
 	}
 	pid := s.Sandbox.PID
@@ -82,7 +81,7 @@ func (n *creation) takeNetwork(c *agent.BootConfig) error {
 		if holder != "" {
 			empty, err := network.Empty()
 			if err == nil && !empty {
-				err = fmt.Errorf("its network namespace is that of %s as well: a sandbox, or a machine, has its network for itself; --isolation=vm puts the containers of a pod into one machine, the annotation %s: none gives loopback alone", holder, networkAnnotation)
+				err = fmt.Errorf("its network namespace is that of %s as well: a sandbox, or a machine, has its network for itself (but for the containers of a pod, which are in one); the annotation %s: none gives loopback alone", holder, networkAnnotation)
 			}
 			return err
 		}
@@ -100,8 +99,7 @@ func (n *creation) takeNetwork(c *agent.BootConfig) error {
 	})
 }
 
-// foreign describes one of the processes of a network namespace that has a use for what is
-// in it, "" if none has: a pod's sandbox container has none.
+// foreign describes one of the processes of a network namespace, "" for none.
 func (r *Runtime) foreign(pids []int) string {
 	if len(pids) == 0 {
 		return ""
@@ -114,14 +112,11 @@ func (r *Runtime) foreign(pids []int) string {
 		}
 	}
 	for _, pid := range pids {
-		switch s := sandboxOf(pid, known); {
-		case s == nil:
-			return fmt.Sprintf("process %d of this host", pid)
-		case s.Network != nil || !podSandbox(s.Annotations):
+		if s := sandboxOf(pid, known); s != nil {
 			return "the container " + s.ID
 		}
 	}
-	return ""
+	return fmt.Sprintf("process %d of this host", pids[0])
 }
 
 // sandboxOf finds the sandbox that a process is, or is a child's child of (a stub of ptrace's).

@@ -20,11 +20,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A pod is a container that is its sandbox, and others that name it. Behind the wall of
-// a machine all are in that one's: it boots with the first and ends with it. On the host
+// A pod is a container that is its sandbox, and others that name it. All are in that one's
+// sandbox, the Sentry or a machine: it begins with the first and ends with it. On the host
 // a further one is a stand-in, as a process that exec has started is, whose end and
-// status are the container's. The Sentry has a sandbox for each container, and the first
-// that has a program has the pod's network (network.go); they share nothing else.
+// status are the container's. A machine gets its files by the share that it has; the Sentry
+// by a gofer of the container's own.
 
 // podAnnotations are what engines say of a container's place in a pod.
 var podAnnotations = []struct{ kind, sandbox string }{
@@ -66,7 +66,7 @@ func (n *creation) podWall() string {
 	return pod.State.Isolation
 }
 
-// choosePod finds the machine that a further container is to be in.
+// choosePod finds the sandbox that a further container is to be in.
 func (n *creation) choosePod() error {
 	s := n.c.State
 	id := podOf(n.spec.Annotations)
@@ -74,19 +74,16 @@ func (n *creation) choosePod() error {
 		return nil
 	}
 	pod, err := n.rt.Open(id)
-	if err != nil && s.Isolation != vmWall {
-		return nil // the Sentry does not need it
-	}
 	if err != nil {
 		return fmt.Errorf("its pod %s: %w", bundle.OneLine(id), err)
 	}
 	switch {
 	case pod.State.Isolation != s.Isolation:
 		return fmt.Errorf("isolation %s: its pod %s has isolation %s", s.Isolation, id, pod.State.Isolation)
-	case s.Isolation != vmWall:
-		return nil
 	case pod.State.Pod != "":
 		return fmt.Errorf("its pod %s is itself in the pod %s", id, pod.State.Pod)
+	case s.Isolation == sentryWall && !podSandbox(pod.State.Annotations):
+		return fmt.Errorf("its pod %s is no pod's sandbox by its annotations", id)
 	}
 	if err := pod.alive(specs.StateCreated, specs.StateRunning); err != nil {
 		return fmt.Errorf("its pod %s: %w", id, err)
@@ -117,7 +114,7 @@ func (n *creation) podNamespaces() (share []string, err error) {
 			same = err == nil && os.SameFile(ours, theirs)
 		}
 		if !same {
-			return nil, fmt.Errorf("linux.namespaces[%d].path: %s is not the pod's %s namespace, and a machine cannot join another", i, bundle.OneLine(ns.Path), ns.Type)
+			return nil, fmt.Errorf("linux.namespaces[%d].path: %s is not the pod's %s namespace, and its containers are in no other", i, bundle.OneLine(ns.Path), ns.Type)
 		}
 	}
 	for _, t := range []specs.LinuxNamespaceType{specs.IPCNamespace, specs.UTSNamespace, specs.PIDNamespace} {
@@ -128,25 +125,61 @@ func (n *creation) podNamespaces() (share []string, err error) {
 	return share, nil
 }
 
-// openPodFiles says what is added to the share.
-func (n *creation) openPodFiles(context.Context) error { return n.shareFiles() }
+// openPodFiles says what files the container has.
+func (n *creation) openPodFiles(context.Context) (err error) {
+	if n.config.Preserve, err = Inherited(n.PreserveFDs); err != nil {
+		return err
+	}
+	n.own = append(n.own, n.config.Preserve...)
+	if n.c.State.Log != "" {
+		if n.config.Log, err = os.OpenFile(n.c.State.Log, os.O_APPEND|os.O_WRONLY, 0); err != nil {
+			return err
+		}
+		n.own = append(n.own, n.config.Log)
+	}
+	return n.shareFiles()
+}
 
+// attachFiles brings them to where the sandbox finds them.
 func (n *creation) attachFiles(context.Context) error {
-	r := &agent.AttachRequest{PID: n.pod.State.Gofer.PID, Container: n.ID, GoferConfig: n.config.Gofer}
+	n.c.State.Sandbox = n.pod.State.Sandbox // for hooks, which want a process; the stand-in follows
+	n.c.Process = &sandbox.Sandbox{}
 	if !n.pod.State.Gofer.Alive() {
 		return fmt.Errorf("its pod %s: %w", n.pod.State.ID, ErrNotRunning)
 	}
+	if !n.c.isMachine() {
+		return n.startGofer()
+	}
+	r := &agent.AttachRequest{PID: n.pod.State.Gofer.PID, Container: n.ID, GoferConfig: n.config.Gofer}
 	n.undo = append(n.undo, func() { _ = sandbox.Detach(r) })
 	if err := sandbox.Attach(r); err != nil {
 		return fmt.Errorf("add files to the pod's machine: %w", err)
 	}
-	n.c.State.Sandbox = n.pod.State.Sandbox // for hooks, which want a process; the stand-in follows
-	n.c.Process = &sandbox.Sandbox{}
 	n.rt.Milestone("files attached")
 	return nil
 }
 
-// add has the pod's machine make the container, and leaves a stand-in for it.
+// startGofer starts one for the container alone.
+func (n *creation) startGofer() (err error) {
+	s := n.c.State
+	n.config.DieWithCaller = n.DieWithCaller
+	if n.c.Process.Gofer, n.gofer, err = sandbox.StartGofer(&n.config); err != nil {
+		return err
+	}
+	n.own = append(n.own, n.gofer)
+	n.undo = append(n.undo, func() { n.c.Process.Kill() })
+	if s.Gofer, err = state.Find(n.c.Process.Gofer.Pid); err != nil {
+		return err
+	}
+	// Early, so that delete --force finds it should we be killed. Of the pod's sandbox it
+	// must not think that it is the container's.
+	alone := *s
+	alone.Sandbox = state.Process{}
+	n.rt.Milestone("gofer started")
+	return n.c.dir.Save(&alone)
+}
+
+// add has the pod's sandbox make the container, and leaves a stand-in for it.
 func (n *creation) add(ctx context.Context) error {
 	share, err := n.podNamespaces()
 	if err != nil {
@@ -169,6 +202,9 @@ func (n *creation) add(ctx context.Context) error {
 			r.Console = &agent.Console{Rows: rows, Columns: columns}
 		}
 	}
+	if n.gofer != nil {
+		files = append(append(files[:len(files):len(files)], n.config.Preserve...), n.gofer)
+	}
 	client, err := n.c.dial(ctx)
 	if err != nil {
 		return err
@@ -176,7 +212,7 @@ func (n *creation) add(ctx context.Context) error {
 	n.undo = append(n.undo, func() { client.Close() })
 	if err := client.Add(ctx, r, files); err != nil {
 		if refusal := (*agent.Error)(nil); errors.As(err, &refusal) && !strings.HasPrefix(refusal.Message, `exec: "`) {
-			err = fmt.Errorf("add to the pod's machine: %w", err)
+			err = fmt.Errorf("add to the pod %s: %w", s.Pod, err)
 		}
 		return err
 	}
@@ -212,10 +248,10 @@ func (n *creation) finishPod(ctx context.Context) error {
 	return n.finish(ctx)
 }
 
-// removePatience is for the end of a container's processes in a guest that is well.
+// removePatience is for the end of a container's processes in a sandbox that is well.
 const removePatience = 10 * time.Second
 
-// leavePod takes a further container out of its pod's machine. One that does not answer
+// leavePod takes a further container out of its pod's sandbox. One that does not answer
 // keeps what it has until its end.
 func (c *Container) leavePod(ctx context.Context) error {
 	pod, err := c.rt.Open(c.State.Pod)
@@ -230,9 +266,9 @@ func (c *Container) leavePod(ctx context.Context) error {
 		client.Close()
 	}
 	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, agent.ErrGone) {
-		c.rt.Log.Warn("the pod's machine keeps what is left of a container", "container", c.State.ID, "err", err)
+		c.rt.Log.Warn("the pod's sandbox keeps what is left of a container", "container", c.State.ID, "err", err)
 	}
-	if !pod.State.Gofer.Alive() {
+	if !c.isMachine() || !pod.State.Gofer.Alive() {
 		return nil
 	}
 	err = sandbox.Detach(&agent.AttachRequest{PID: pod.State.Gofer.PID, Container: c.State.ID})

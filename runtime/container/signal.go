@@ -73,7 +73,7 @@ func (c *Container) Signal(ctx context.Context, n unix.Signal, all bool) error {
 }
 
 // Pause stops the container and Resume lets it go on: first the Sentry is told,
-// then its processes are frozen. A machine stops its vCPUs, and no more is needed.
+// then its processes are frozen. Where it pauses inside no more is needed.
 func (c *Container) Pause(ctx context.Context) error {
 	if err := c.lock(); err != nil {
 		return err
@@ -82,8 +82,8 @@ func (c *Container) Pause(ctx context.Context) error {
 	if err := c.alive(specs.StateRunning, specs.StateCreated); err != nil {
 		return err
 	}
-	if c.isMachine() {
-		return c.pauseMachine(true, func() error {
+	if c.pausesInside() {
+		return c.pauseInside(true, func() error {
 			return c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Pause(ctx, c.inside()) })
 		})
 	}
@@ -119,8 +119,8 @@ func (c *Container) Resume(ctx context.Context) error {
 		}
 		return err
 	}
-	if c.isMachine() {
-		return c.pauseMachine(false, resume)
+	if c.pausesInside() {
+		return c.pauseInside(false, resume)
 	}
 	if err := c.thaw(); err != nil {
 		return err
@@ -128,9 +128,9 @@ func (c *Container) Resume(ctx context.Context) error {
 	return resume()
 }
 
-// pauseMachine has a machine paused or not, and says so before and after: killed in
-// between, what is so is the machine's to tell.
-func (c *Container) pauseMachine(paused bool, do func() error) error {
+// pauseInside has the sandbox pause the container or not, and says so before and after:
+// killed in between, what is so is the sandbox's to tell.
+func (c *Container) pauseInside(paused bool, do func() error) error {
 	c.State.Pausing = true
 	if err := c.dir.Save(c.State); err != nil {
 		return err
@@ -205,7 +205,9 @@ func (c *Container) Trace(ctx context.Context, r *agent.TraceRequest, to *os.Fil
 		return err
 	}
 	defer client.Close()
-	err = client.Trace(ctx, r, to)
+	of := *r
+	of.Container = c.inside()
+	err = client.Trace(ctx, &of, to)
 	if errors.Is(err, agent.ErrGone) || ctx.Err() != nil {
 		return nil
 	}

@@ -111,16 +111,6 @@ func Start(c *Config) (_ *Sandbox, err error) {
 		return nil, err
 	}
 	ours.add(sandboxEnd, goferEnd)
-	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	ours.add(null)
-	goferConfig, err := memfd(c.Gofer)
-	if err != nil {
-		return nil, err
-	}
-	ours.add(goferConfig)
 
 	files := []*os.File{c.Stdio[0], c.Stdio[1], c.Stdio[2],
 		agent.ConfigFD: configRead, agent.ControlFD: c.Control, agent.GoferFD: sandboxEnd, agent.SyncFD: readyWrite, agent.LogFD: c.Log}
@@ -167,12 +157,46 @@ func Start(c *Config) (_ *Sandbox, err error) {
 		return nil, fmt.Errorf("start the sandbox: %w", err)
 	}
 	// Second, since it is sooner done with its own start.
-	s.Gofer, err = start(goferName, goferVerb,
-		[]*os.File{null, null, null, goferConfig, goferEnd, nil, nil, c.Log}, c.goferAttr())
+	if s.Gofer, err = c.startGofer(goferVerb, goferEnd); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (c *Config) startGofer(verb string, socket *os.File) (*os.Process, error) {
+	var ours closer
+	defer ours.close()
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours.add(null)
+	config, err := memfd(c.Gofer)
+	if err != nil {
+		return nil, err
+	}
+	ours.add(config)
+	p, err := start(goferName, verb, []*os.File{null, null, null, config, socket, nil, nil, c.Log}, c.goferAttr())
 	if err != nil {
 		return nil, fmt.Errorf("start the gofer: %w", err)
 	}
-	return s, nil
+	return p, nil
+}
+
+// StartGofer starts the gofer of a further container of the Sentry's, of which c has what
+// concerns it, and gives the sandbox's end of its socket.
+func StartGofer(c *Config) (*os.Process, *os.File, error) {
+	sandboxEnd, goferEnd, err := pair(unix.SOCK_SEQPACKET, "gofer socket")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer goferEnd.Close()
+	p, err := c.startGofer(GoferVerb, goferEnd)
+	if err != nil {
+		sandboxEnd.Close()
+		return nil, nil, err
+	}
+	return p, sandboxEnd, nil
 }
 
 // start executes the program again.

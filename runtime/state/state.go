@@ -61,9 +61,9 @@ type State struct {
 	Sandbox Process `json:"sandbox"`
 	Gofer   Process `json:"gofer"`
 
-	Pod           string                `json:"pod,omitempty"`     // ID of the container in whose machine this one is
+	Pod           string                `json:"pod,omitempty"`     // ID of the container in whose sandbox this one is
 	Isolation     string                `json:"isolation"`         // sentry, vm
-	Paused        bool                  `json:"paused,omitempty"`  // of a machine; a Sentry's control group says so itself
+	Paused        bool                  `json:"paused,omitempty"`  // inside, by the sandbox; a Sentry of one container leaves it to the control group, which says so itself
 	Pausing       bool                  `json:"pausing,omitempty"` // Paused is about to change, or was when who did it was killed
 	Platform      string                `json:"platform,omitempty"`
 	Terminal      bool                  `json:"terminal,omitempty"`

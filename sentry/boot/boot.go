@@ -1,7 +1,7 @@
 // Package boot is the sandbox process: it puts the rooms of the Sentry together
 // for one container, gives up every privilege it was started with, loads init,
 // and serves the runtime over the agent protocol until init ends. Its exit code
-// is init's.
+// is init's. The further containers of a pod come and go meanwhile (container.go).
 //
 // It is the one place in the Sentry that knows OCI and the agent protocol.
 package boot
@@ -22,7 +22,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/runtime/agent"
-	"bulkhead/sentry/fs/devpts"
 	"bulkhead/sentry/fs/gofer"
 	"bulkhead/sentry/fs/sys"
 	"bulkhead/sentry/gofer/wire"
@@ -30,7 +29,6 @@ import (
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/platform"
 	"bulkhead/sentry/syscalls"
-	"bulkhead/sentry/vfs"
 )
 
 // Exit codes of the sandbox process that are not init's.
@@ -40,30 +38,24 @@ const (
 	exitGofer = 70  // its gofer ended, and the container with it
 )
 
-// sandbox is one container.
+// sandbox is what its containers have in common.
 type sandbox struct {
 	config   *agent.BootConfig
 	log      *slog.Logger
 	plat     platform.Platform
 	why      string // this platform was chosen
 	arena    *memory.Arena
-	files    []*gofer.FS
 	kernel   *kernel.Kernel
-	filter   *kernel.Filter // of linux.seccomp; nil: none
 	calls    *syscalls.Server
-	ns       *vfs.Namespace
-	root     vfs.Path
-	pts      *devpts.FileSystem
 	watch    *watcher
-	init     *process
-	started  bool
 	listener *net.UnixListener
 	cpuinfo  []byte // the host's /proc/cpuinfo
 	caches   []sys.Cache
-	kills    agent.Kills
 
-	mu    sync.Mutex
-	procs map[int32]*process // started from outside, not yet waited for
+	first *container
+
+	mu      sync.Mutex
+	further map[string]*container // of a pod, by name; nil while one is being made
 
 	milestones []agent.Milestone
 	left       error // of leaving the host
@@ -74,7 +66,7 @@ type sandbox struct {
 func Main([]string) int {
 	debug.SetGCPercent(50)
 	sync := agent.OpenSync()
-	s := &sandbox{procs: map[int32]*process{}}
+	s := &sandbox{further: map[string]*container{}}
 	// The configuration comes when the control group and the hooks are done, which
 	// is time for what needs none; and it is the first that a container can influence.
 	s.left = s.leaveHost()
@@ -86,6 +78,7 @@ func Main([]string) int {
 	if err == nil {
 		agent.Kept(sync, func() { os.Exit(exitBoot) })
 		s.log = newLog(config)
+		s.first = newContainer(s, firstRequest(config))
 		s.milestone("sandbox process running")
 		err = s.boot()
 	}
@@ -148,7 +141,8 @@ func (s *sandbox) steps() []struct {
 		{"reach the gofer", s.reachGofer},
 		{"make the kernel", s.makeKernel},
 		{"attach the network", s.attachNetwork},
-		{"mount file systems", s.mountAll},
+		{"watch descriptors", s.watchHost},
+		{"mount file systems", s.first.mountAll},
 		{"load init", s.loadInit},
 		{"watch the gofer", s.watchGofer},
 		{"serve the runtime", s.serve},
@@ -174,6 +168,7 @@ func (s *sandbox) makeArena() (err error) {
 		return err
 	}
 	s.arena.SetTotal(memoryTotal(0))
+	s.first.arena = s.arena
 	return nil
 }
 
@@ -182,9 +177,17 @@ func (s *sandbox) reachGofer() error {
 	if err != nil {
 		return err
 	}
-	if s.files, err = gofer.Attach(conn, s.arena); err != nil {
+	s.first.files, err = gofer.Attach(conn, s.arena)
+	return err
+}
+
+// watchHost prepares for what comes from the host by itself, and for devices.
+func (s *sandbox) watchHost() (err error) {
+	if s.watch, err = newWatcher(); err != nil {
 		return err
 	}
+	s.kernel.World.(*syscalls.World).Names.WatchHost(s.watch.watchSocket)
+	handleDevices()
 	return nil
 }
 
@@ -204,25 +207,20 @@ func (s *sandbox) makeKernel() (err error) {
 		calls.Trace(syscalls.LogTracer{Log: s.log})
 	}
 	s.calls = calls
+	c, group := s.first, s.first.groupConfig()
 	s.kernel, err = kernel.New(kernel.Config{
-		Platform: s.plat, Arena: s.arena, Calls: calls, Log: s.log,
-		Hostname: spec.Hostname, Domain: spec.Domainname,
-		PIDs: int(max(s.config.Limits.Pids, 0)), Memory: memoryTotal(s.config.Limits.Memory),
-		CPUs: cpus(s.config.Limits), Cgroup: "/", World: syscalls.NewWorld(s.arena), NewNet: syscalls.NewNet(),
-		OrdinaryInit: s.config.OrdinaryInit,
+		Platform: s.plat, Arena: group.Arena, Calls: calls, Log: s.log,
+		Hostname: spec.Hostname, Domain: spec.Domainname, Pod: s.config.Pod,
+		PIDs: group.PIDs, Memory: group.Memory, CPUs: group.CPUs, Local: group.Local,
+		World: syscalls.NewWorld(), NewNet: syscalls.NewNet(), OrdinaryInit: s.config.OrdinaryInit,
 	})
 	if err != nil {
 		return err
 	}
-	if p := spec.Linux.Seccomp; p != nil {
-		if s.filter, err = compileFilter(p); err != nil {
-			return err
-		}
-	}
-	s.kernel.World.(*syscalls.World).FSTypes = s.fsTypes()
+	c.home = s.kernel.Home()
 	s.kernel.OnPanic(func(*kernel.Panic) { os.Exit(exitPanic) })
-	s.kernel.OnOOM(s.reportOOM)
-	return nil
+	c.home.Cgroup().OnOOM(c.reportOOM)
+	return c.compileFilter()
 }
 
 // Guard implements agent.Guarded.
@@ -235,11 +233,12 @@ func (s *sandbox) Guard() {
 // run serves until init has ended, and gives its exit code.
 func (s *sandbox) run() int {
 	defer s.plat.Close()
-	g := s.init.task.Group()
+	init := s.first.init
+	g := init.task.Group()
 	<-g.Ended()
 	s.kernel.Wait()
-	s.reportOOM() // who was killed is counted before it ends
-	s.init.finish()
+	s.first.reportOOM() // who was killed is counted before it ends
+	init.finish()
 	status := exitStatus(g.ExitStatus())
 	s.log.Info("init ended", "code", status.Code, "signal", status.Signal)
 	return status.Exit()
@@ -258,19 +257,9 @@ func (s *sandbox) serve() error {
 	return nil
 }
 
-// process is one that the host started: init, or by exec.
-type process struct {
-	task   *kernel.Task
-	bridge *devpts.Bridge
-	waited chan struct{}
-}
-
-// finish brings out what the process has printed.
-func (p *process) finish() {
-	if p.bridge != nil {
-		p.bridge.Drain()
-		p.bridge.Close()
-	}
+// sizeOf is a console's size in the specification's words.
+func sizeOf(c *agent.Console) *specs.Box {
+	return &specs.Box{Height: uint(c.Rows), Width: uint(c.Columns)}
 }
 
 func (s *sandbox) loadInit() (err error) {
@@ -285,13 +274,14 @@ func (s *sandbox) loadInit() (err error) {
 	if s.config.Terminal {
 		files = append(files[:1], files[3:]...)
 		if c := s.config.Console; c != nil && p.ConsoleSize == nil {
-			p.ConsoleSize = &specs.Box{Height: uint(c.Rows), Width: uint(c.Columns)}
+			p.ConsoleSize = sizeOf(c)
 		}
 	}
-	if s.init, err = s.prepare(p, s.config.Terminal, files); err == nil && s.init.bridge != nil {
+	c := s.first
+	if c.init, err = c.prepare(p, s.config.Terminal, files); err == nil && c.init.bridge != nil {
 		go func() {
 			defer s.Guard()
-			s.followSize()
+			c.init.followSize()
 		}()
 	}
 	return err

@@ -68,7 +68,7 @@ func columns(w io.Writer, flags uint) *tabwriter.Writer {
 }
 
 func (s *sandbox) debugSummary(w io.Writer) {
-	n, _ := s.kernel.Live()
+	n := s.kernel.Live()
 	groups, fds := s.countOpen()
 	f := s.arena.Figures()
 	t := columns(w, 0)

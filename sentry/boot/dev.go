@@ -15,8 +15,8 @@ import (
 )
 
 // handleDevices makes device numbers and FIFOs work, wherever their nodes are.
-func (s *sandbox) handleDevices() {
-	dev.Handle(s.arena, func(ctx vfs.Context, _ vfs.Path, flags int) (vfs.File, error) {
+func handleDevices() {
+	dev.Handle(func(ctx vfs.Context, _ vfs.Path, flags int) (vfs.File, error) {
 		return devpts.OpenControlling(ctx, flags)
 	})
 	vfs.HandleFIFO(pipe.Open)
@@ -25,9 +25,9 @@ func (s *sandbox) handleDevices() {
 
 // finishDev puts the default devices into /dev, and those that the
 // specification adds.
-func (s *sandbox) finishDev() error {
+func (c *container) finishDev() error {
 	ctx := vfs.SentryContext()
-	at, err := s.mountPoint("/dev", false)
+	at, err := c.mountPoint("/dev", false)
 	if err != nil {
 		return err
 	}
@@ -37,11 +37,11 @@ func (s *sandbox) finishDev() error {
 	if err := dev.Populate(ctx, at); err != nil && err != unix.EROFS {
 		return err
 	}
-	if s.config.Spec.Linux == nil {
+	if c.config.Spec.Linux == nil {
 		return nil
 	}
-	for i, d := range s.config.Spec.Linux.Devices {
-		if err := s.device(d); err != nil {
+	for i, d := range c.config.Spec.Linux.Devices {
+		if err := c.device(d); err != nil {
 			return fmt.Errorf("linux.devices[%d] %s: %w", i, d.Path, err)
 		}
 	}
@@ -50,14 +50,14 @@ func (s *sandbox) finishDev() error {
 
 // device makes one node. Those whose number the Sentry does not know can be
 // seen, and opening them is ENXIO.
-func (s *sandbox) device(d specs.LinuxDevice) error {
+func (c *container) device(d specs.LinuxDevice) error {
 	types := map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}
 	mode := uint32(0o666)
 	if d.FileMode != nil {
 		mode = uint32(d.FileMode.Perm())
 	}
 	ctx := vfs.SentryContext()
-	start := vfs.Start{Root: s.root, At: s.root}
+	start := vfs.Start{Root: c.root, At: c.root}
 	p, err := vfs.Mknod(ctx, start, d.Path, types[d.Type]|mode, unix.Mkdev(uint32(d.Major), uint32(d.Minor)))
 	if err == unix.EEXIST {
 		return nil
@@ -76,18 +76,18 @@ func (s *sandbox) device(d specs.LinuxDevice) error {
 }
 
 // cgroupLimits are the container's.
-func (s *sandbox) cgroupLimits() sys.Limits {
-	l := s.config.Limits
+func (c *container) cgroupLimits() sys.Limits {
+	l := c.limits()
 	const period = 100_000 // microseconds
 	return sys.Limits{Memory: uint64(max(l.Memory, 0)), Pids: l.Pids, Quota: int64(l.CPUs * period), Period: period}
 }
 
 // mountCgroup shows the container's limits in the layout of cgroup v2.
-func (s *sandbox) mountCgroup(m specs.Mount, flags vfs.MountFlags) error {
-	at, err := s.mountPoint(m.Destination, false)
+func (c *container) mountCgroup(m specs.Mount, flags vfs.MountFlags) error {
+	at, err := c.mountPoint(m.Destination, false)
 	if err != nil {
 		return err
 	}
-	fs := sys.NewCgroup(s.kernel, s.cgroupLimits)
-	return s.ns.Mount(vfs.SentryContext(), at, fs, vfs.MountOptions{Flags: flags | unix.MS_RDONLY, Source: "cgroup"})
+	fs := sys.NewCgroup(c.home.Cgroup(), c.cgroupLimits)
+	return c.ns.Mount(vfs.SentryContext(), at, fs, vfs.MountOptions{Flags: flags | unix.MS_RDONLY, Source: "cgroup"})
 }

@@ -20,18 +20,18 @@ import (
 
 // fsTypes are the file systems that can be mounted, by the specification's list
 // and by mount(2) inside.
-func (s *sandbox) fsTypes() map[string]*vfs.FSType {
+func (c *container) fsTypes() map[string]*vfs.FSType {
 	types := []*vfs.FSType{
-		{Name: "tmpfs", New: s.newTmpfs, Known: knownTmpfs},
-		{Name: "shm", New: s.newTmpfs, Known: knownTmpfs, Hidden: true},
-		{Name: "ramfs", New: s.newRamfs},
-		{Name: "mqueue", New: s.newMqueue, Known: none},
-		{Name: "sysfs", New: s.newSysfs, Known: none, Revealing: true},
-		{Name: "proc", New: s.newProc, Known: knownProc, Revealing: true},
-		{Name: "devpts", New: s.newDevpts, Known: knownDevpts},
+		{Name: "tmpfs", New: c.newTmpfs, Known: knownTmpfs},
+		{Name: "shm", New: c.newTmpfs, Known: knownTmpfs, Hidden: true},
+		{Name: "ramfs", New: c.newRamfs},
+		{Name: "mqueue", New: c.newMqueue, Known: none},
+		{Name: "sysfs", New: c.newSysfs, Known: none, Revealing: true},
+		{Name: "proc", New: c.newProc, Known: knownProc, Revealing: true},
+		{Name: "devpts", New: c.newDevpts, Known: knownDevpts},
 		{Name: "overlay", New: newOverlay, Known: knownOverlay},
-		{Name: "fuse", New: s.newFuse, Known: fuse.Known},
-		{Name: "cgroup2", New: s.newCgroup, Known: func(string) error { return nil }},
+		{Name: "fuse", New: c.newFuse, Known: fuse.Known},
+		{Name: "cgroup2", New: c.newCgroup, Known: func(string) error { return nil }},
 	}
 	byName := map[string]*vfs.FSType{}
 	for _, t := range types {
@@ -49,8 +49,8 @@ func knownProc(o string) error   { _, err := proc.Config{}.With(o); return err }
 
 // newTmpfs is a tmpfs that mount(2) made: half the memory, and the maker's, unless options say
 // otherwise (mm/shmem.c, shmem_init_fs_context).
-func (s *sandbox) newTmpfs(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
-	opts, err := tmpfs.ParseOptions(o.Data, s.kernel.Memory)
+func (c *container) newTmpfs(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
+	opts, err := tmpfs.ParseOptions(o.Data, c.home.Cgroup().Memory)
 	if err != nil {
 		return nil, err
 	}
@@ -58,13 +58,13 @@ func (s *sandbox) newTmpfs(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, er
 		return nil, err
 	}
 	if _, task := ctx.(*kernel.Task); task {
-		opts.Default(s.kernel.Memory)
+		opts.Default(c.home.Cgroup().Memory)
 	}
-	return tmpfs.New(s.arena, opts), nil
+	return tmpfs.New(c.arena, opts), nil
 }
 
 // newRamfs has no limits and no options but the mode; it ignores others.
-func (s *sandbox) newRamfs(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
+func (c *container) newRamfs(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
 	opts := tmpfs.Options{Mode: 0o755, Type: "ramfs"}
 	for f := range strings.SplitSeq(o.Data, ",") {
 		if strings.HasPrefix(f, "mode=") {
@@ -78,12 +78,12 @@ func (s *sandbox) newRamfs(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, er
 	if err := opts.Own(ctx, ""); err != nil {
 		return nil, err
 	}
-	return tmpfs.New(s.arena, opts), nil
+	return tmpfs.New(c.arena, opts), nil
 }
 
 // newMqueue is the file system of POSIX message queues, which is one of each IPC namespace.
-func (s *sandbox) newMqueue(ctx vfs.Context, _ vfs.FSOptions) (vfs.FileSystem, error) {
-	ns := s.kernel.IPC()
+func (c *container) newMqueue(ctx vfs.Context, _ vfs.FSOptions) (vfs.FileSystem, error) {
+	ns := c.home.IPC()
 	if t, ok := ctx.(*kernel.Task); ok {
 		ns = t.IPC()
 	}
@@ -91,34 +91,34 @@ func (s *sandbox) newMqueue(ctx vfs.Context, _ vfs.FSOptions) (vfs.FileSystem, e
 }
 
 // newSysfs is for who rules the network namespace that it shows (fs/sysfs/mount.c).
-func (s *sandbox) newSysfs(ctx vfs.Context, _ vfs.FSOptions) (vfs.FileSystem, error) {
+func (c *container) newSysfs(ctx vfs.Context, _ vfs.FSOptions) (vfs.FileSystem, error) {
 	if t, ok := ctx.(*kernel.Task); ok && !t.Creds().HasIn(t.Namespaces().Net.Owner(), unix.CAP_SYS_ADMIN) {
 		return nil, unix.EPERM
 	}
-	return sys.New(sys.Config{Kernel: s.kernel, Caches: s.caches, HugePages: s.plat.Private()}), nil
+	return sys.New(sys.Config{Cgroup: c.home.Cgroup(), Caches: c.caches, HugePages: c.plat.Private()}), nil
 }
 
 // newProc shows the pid namespace that it is mounted in, to who rules that.
-func (s *sandbox) newProc(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
-	c := proc.Config{
-		Kernel: s.kernel, OSRelease: syscalls.Release, OSVersion: syscalls.Version, CPUInfo: s.cpuinfo,
-		Filesystems: s.fsNames(), NetUnix: s.kernel.World.(*syscalls.World).Names.Table, NetFile: s.netFile, Network: s.network,
+func (c *container) newProc(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
+	cfg := proc.Config{
+		Kernel: c.kernel, Cgroup: c.home.Cgroup(), PIDs: c.home.PIDs(), OSRelease: syscalls.Release, OSVersion: syscalls.Version, CPUInfo: c.cpuinfo,
+		Filesystems: c.fsNames(), NetUnix: c.kernel.World.(*syscalls.World).Names.Table, NetFile: c.netFile, Network: c.network,
 	}
 	if t, ok := ctx.(*kernel.Task); ok {
-		if c.PIDs = t.PIDNamespace(); !t.Creds().HasIn(c.PIDs.Owner(), unix.CAP_SYS_ADMIN) {
+		if cfg.PIDs = t.PIDNamespace(); !t.Creds().HasIn(cfg.PIDs.Owner(), unix.CAP_SYS_ADMIN) {
 			return nil, unix.EPERM
 		}
 	}
-	c, err := c.With(o.Data)
+	cfg, err := cfg.With(o.Data)
 	if err != nil {
 		return nil, err
 	}
-	return proc.New(c), nil
+	return proc.New(cfg), nil
 }
 
 // fsNames are the lines of /proc/filesystems.
-func (s *sandbox) fsNames() (lines []string) {
-	for name, t := range s.fsTypes() {
+func (c *container) fsNames() (lines []string) {
+	for name, t := range c.fsTypes() {
 		if !t.Hidden {
 			lines = append(lines, "nodev\t"+name)
 		}
@@ -128,7 +128,7 @@ func (s *sandbox) fsNames() (lines []string) {
 }
 
 // newDevpts is always an instance of its own, as on Linux since 4.7.
-func (s *sandbox) newDevpts(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
+func (c *container) newDevpts(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
 	opts, err := devpts.ParseOptions(o.Data)
 	if err != nil {
 		return nil, err
@@ -149,18 +149,18 @@ func (s *sandbox) newDevpts(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, e
 	}
 	fs := devpts.New(opts, ctx.Now())
 	if _, inside := ctx.(*kernel.Task); !inside {
-		s.pts = fs
+		c.pts = fs
 	}
 	return fs, nil
 }
 
-func (s *sandbox) newCgroup(vfs.Context, vfs.FSOptions) (vfs.FileSystem, error) {
-	return sys.NewCgroup(s.kernel, s.cgroupLimits), nil
+func (c *container) newCgroup(vfs.Context, vfs.FSOptions) (vfs.FileSystem, error) {
+	return sys.NewCgroup(c.home.Cgroup(), c.cgroupLimits), nil
 }
 
 // newFuse is a server's file system; the server has /dev/fuse open.
-func (s *sandbox) newFuse(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
-	fs, err := fuse.New(ctx, s.arena, o.Data)
+func (c *container) newFuse(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, error) {
+	fs, err := fuse.New(ctx, c.arena, o.Data)
 	if err != nil {
 		return nil, err
 	}

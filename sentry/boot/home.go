@@ -12,13 +12,13 @@ import (
 
 // withHome adds HOME to an environment without one, from the container's
 // /etc/passwd, as runc does for engines that leave it out.
-func (s *sandbox) withHome(env []string, uid uint32) []string {
+func (c *container) withHome(env []string, uid uint32) []string {
 	for _, e := range env {
 		if v, ok := strings.CutPrefix(e, "HOME="); ok && v != "" {
 			return env
 		}
 	}
-	return append(append([]string{}, env...), "HOME="+homeOf(s.passwd(), uid))
+	return append(append([]string{}, env...), "HOME="+homeOf(c.passwd(), uid))
 }
 
 // homeOf finds a user's directory in the text of a passwd(5).
@@ -33,10 +33,10 @@ func homeOf(passwd string, uid uint32) string {
 }
 
 // passwd is the container's /etc/passwd, or its first MiB.
-func (s *sandbox) passwd() string {
+func (c *container) passwd() string {
 	const limit = 1 << 20 // bytes; an image's has a few thousand
 	ctx := vfs.SentryContext()
-	d, err := vfs.Open(ctx, vfs.Start{Root: s.root, At: s.root}, "/etc/passwd", vfs.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK})
+	d, err := vfs.Open(ctx, vfs.Start{Root: c.root, At: c.root}, "/etc/passwd", vfs.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK})
 	if err != nil {
 		return ""
 	}

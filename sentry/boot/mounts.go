@@ -12,50 +12,47 @@ import (
 	"bulkhead/sentry/fs/gofer"
 	"bulkhead/sentry/fs/tmpfs"
 	"bulkhead/sentry/memory"
-	"bulkhead/sentry/syscalls"
 	"bulkhead/sentry/vfs"
 )
 
 // mountAll builds the container's tree: the root, then what the specification
 // lists, in its order.
-func (s *sandbox) mountAll() (err error) {
-	if s.watch, err = newWatcher(); err != nil {
-		return err
-	}
-	s.kernel.World.(*syscalls.World).Names.WatchHost(s.watch.watchSocket)
-	gofer.WatchHost(s.files, s.watch.watchSocket, s.Guard)
-	s.handleDevices()
-	root, flags, err := s.rootFS()
+func (c *container) mountAll() (err error) {
+	gofer.WatchHost(c.files, c.watch.watchSocket, c.Guard)
+	root, flags, err := c.rootFS()
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
-	s.ns = vfs.NewNamespace(root, vfs.MountOptions{Flags: flags | unix.MS_RELATIME, Source: "overlay"})
-	s.root = s.ns.Root()
+	c.ns = vfs.NewNamespace(root, vfs.MountOptions{Flags: flags | unix.MS_RELATIME, Source: "overlay"})
+	if c != c.first {
+		c.ns.Renumber()
+	}
+	c.root = c.ns.Root()
 	served := 1
-	for i, m := range s.config.Spec.Mounts {
+	for i, m := range c.config.Spec.Mounts {
 		var bound *vfs.FileSystem
-		if slices.Contains(s.config.GoferMounts, i) {
-			fs := vfs.FileSystem(s.files[served])
+		if slices.Contains(c.config.GoferMounts, i) {
+			fs := vfs.FileSystem(c.files[served])
 			bound = &fs
 			served++
 		}
-		if err := s.mount(m, bound); err != nil {
+		if err := c.mount(m, bound); err != nil {
 			return fmt.Errorf("mounts[%d] %s: %w", i, m.Destination, err)
 		}
 	}
-	if err := s.finishDev(); err != nil {
+	if err := c.finishDev(); err != nil {
 		return fmt.Errorf("/dev: %w", err)
 	}
-	if s.config.Spec.Linux != nil {
-		if err := s.setSysctls(); err != nil {
+	if c.config.Spec.Linux != nil {
+		if err := c.setSysctls(); err != nil {
 			return err
 		}
-		if err := s.hidePaths(); err != nil {
+		if err := c.hidePaths(); err != nil {
 			return err
 		}
 	}
-	if s.config.Spec.Root.Readonly {
-		err = s.ns.Remount(vfs.SentryContext(), s.root, flags|unix.MS_RELATIME|unix.MS_RDONLY, "")
+	if c.config.Spec.Root.Readonly {
+		err = c.ns.Remount(vfs.SentryContext(), c.root, flags|unix.MS_RELATIME|unix.MS_RDONLY, "")
 	}
 	return err
 }
@@ -99,7 +96,7 @@ func parseOptions(options []string) (flags vfs.MountFlags, data string) {
 }
 
 // mount does one entry of the specification's list.
-func (s *sandbox) mount(m specs.Mount, bound *vfs.FileSystem) error {
+func (c *container) mount(m specs.Mount, bound *vfs.FileSystem) error {
 	flags, data := parseOptions(m.Options)
 	source := m.Source
 	var fs vfs.FileSystem
@@ -116,31 +113,31 @@ func (s *sandbox) mount(m specs.Mount, bound *vfs.FileSystem) error {
 			flags |= unix.MS_RDONLY
 		}
 	case m.Type == "cgroup" || m.Type == "cgroup2":
-		return s.mountCgroup(m, flags)
+		return c.mountCgroup(m, flags)
 	default:
-		kind := s.kernel.World.(*syscalls.World).FSTypes[m.Type]
+		kind := c.local().FSTypes[m.Type]
 		if kind == nil {
 			return fmt.Errorf("file system type %q is not known", m.Type)
 		}
 		var err error
-		if fs, err = kind.New(vfs.SentryContext(), vfs.FSOptions{Source: source, Data: data, Start: vfs.Start{Root: s.root, At: s.root}}); err != nil {
+		if fs, err = kind.New(vfs.SentryContext(), vfs.FSOptions{Source: source, Data: data, Start: vfs.Start{Root: c.root, At: c.root}}); err != nil {
 			return err
 		}
 		if source == "" {
 			source = m.Type
 		}
 	}
-	at, err := s.mountPoint(m.Destination, file)
+	at, err := c.mountPoint(m.Destination, file)
 	if err != nil {
 		return err
 	}
-	return s.ns.Mount(vfs.SentryContext(), at, fs, vfs.MountOptions{Flags: flags, Source: source, Data: data})
+	return c.ns.Mount(vfs.SentryContext(), at, fs, vfs.MountOptions{Flags: flags, Source: source, Data: data})
 }
 
 // mountPoint finds the place of a mount, and makes it where it is not there.
-func (s *sandbox) mountPoint(name string, file bool) (vfs.Path, error) {
+func (c *container) mountPoint(name string, file bool) (vfs.Path, error) {
 	ctx := vfs.SentryContext()
-	start := vfs.Start{Root: s.root, At: s.root}
+	start := vfs.Start{Root: c.root, At: c.root}
 	name = path.Clean("/" + name)
 	p, err := vfs.Resolve(ctx, start, name, 0)
 	if err != unix.ENOENT {
@@ -163,10 +160,10 @@ func (s *sandbox) mountPoint(name string, file bool) (vfs.Path, error) {
 
 // setSysctls writes linux.sysctl to /proc/sys. One that the Sentry has not is
 // refused by name, since the container was to depend on it.
-func (s *sandbox) setSysctls() error {
+func (c *container) setSysctls() error {
 	ctx := vfs.SentryContext()
-	start := vfs.Start{Root: s.root, At: s.root}
-	for name, value := range s.config.Spec.Linux.Sysctl {
+	start := vfs.Start{Root: c.root, At: c.root}
+	for name, value := range c.config.Spec.Linux.Sysctl {
 		file := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
 		d, err := vfs.Open(ctx, start, file, vfs.OpenHow{Flags: unix.O_WRONLY})
 		if err == nil {
@@ -175,7 +172,7 @@ func (s *sandbox) setSysctls() error {
 		}
 		if err == unix.ENOENT && strings.HasPrefix(name, "net.") {
 			// Engines set these for every container; without an IP network they mean nothing.
-			s.log.Info("sysctl has no effect", "name", name, "value", value)
+			c.log.Info("sysctl has no effect", "name", name, "value", value)
 			continue
 		}
 		if err != nil {
@@ -187,29 +184,29 @@ func (s *sandbox) setSysctls() error {
 
 // hidePaths puts emptiness over masked paths and makes others read-only; those
 // that do not exist are passed over (runtime-spec, config-linux.md).
-func (s *sandbox) hidePaths() error {
+func (c *container) hidePaths() error {
 	ctx := vfs.SentryContext()
-	start := vfs.Start{Root: s.root, At: s.root}
-	for _, name := range s.config.Spec.Linux.MaskedPaths {
+	start := vfs.Start{Root: c.root, At: c.root}
+	for _, name := range c.config.Spec.Linux.MaskedPaths {
 		p, err := vfs.Resolve(ctx, start, name, 0)
 		if err != nil {
 			continue
 		}
-		if err := s.mask(ctx, start, p); err != nil {
+		if err := c.mask(ctx, start, p); err != nil {
 			return fmt.Errorf("linux.maskedPaths %s: %w", name, err)
 		}
 	}
-	for _, name := range s.config.Spec.Linux.ReadonlyPaths {
+	for _, name := range c.config.Spec.Linux.ReadonlyPaths {
 		p, err := vfs.Resolve(ctx, start, name, 0)
 		if err != nil {
 			continue
 		}
-		if err := s.ns.Bind(ctx, p, p, true, unix.MS_RDONLY); err != nil {
+		if err := c.ns.Bind(ctx, p, p, true, unix.MS_RDONLY); err != nil {
 			return fmt.Errorf("linux.readonlyPaths %s: %w", name, err)
 		}
 		// Bind keeps the flags of what it copies; the new mount gets them here.
 		if p, err = vfs.Resolve(ctx, start, name, 0); err == nil {
-			err = s.ns.Remount(ctx, p, p.Mount.Flags()|unix.MS_RDONLY, "")
+			err = c.ns.Remount(ctx, p, p.Mount.Flags()|unix.MS_RDONLY, "")
 		}
 		if err != nil {
 			return fmt.Errorf("linux.readonlyPaths %s: %w", name, err)
@@ -219,14 +216,14 @@ func (s *sandbox) hidePaths() error {
 }
 
 // mask covers a directory by an empty one, and a file by /dev/null.
-func (s *sandbox) mask(ctx vfs.Context, start vfs.Start, p vfs.Path) error {
+func (c *container) mask(ctx vfs.Context, start vfs.Start, p vfs.Path) error {
 	if _, dir := p.Inode().(vfs.Directory); dir {
-		fs := tmpfs.New(s.arena, tmpfs.Options{Mode: 0o755})
-		return s.ns.Mount(ctx, p, fs, vfs.MountOptions{Flags: unix.MS_RDONLY, Source: "tmpfs"})
+		fs := tmpfs.New(c.arena, tmpfs.Options{Mode: 0o755})
+		return c.ns.Mount(ctx, p, fs, vfs.MountOptions{Flags: unix.MS_RDONLY, Source: "tmpfs"})
 	}
 	null, err := vfs.Resolve(ctx, start, "/dev/null", 0)
 	if err != nil {
 		return err
 	}
-	return s.ns.Bind(ctx, null, p, false, 0)
+	return c.ns.Bind(ctx, null, p, false, 0)
 }

@@ -31,21 +31,21 @@ func (e *programError) Error() string { return fmt.Sprintf("exec: %q: %s", e.nam
 // prepare makes a process of an OCI process description, with its program
 // loaded; Begin of its task lets it run. files are its descriptors 0, 1, 2 …; with
 // terminal files[0] is a host pty's slave that becomes 0 to 2.
-func (s *sandbox) prepare(p *specs.Process, terminal bool, files []*os.File) (*process, error) {
+func (c *container) prepare(p *specs.Process, terminal bool, files []*os.File) (*process, error) {
 	creds, err := credentials(p)
 	if err != nil {
 		return nil, err
 	}
 	ctx := userContext{vfs.SentryContext(), creds}
-	fs := kernel.NewFSContext(s.ns, s.root, s.root, umask(p))
-	cwd, err := s.workingDir(ctx, p.Cwd, creds)
+	fs := kernel.NewFSContext(c.ns, c.root, c.root, umask(p))
+	cwd, err := c.workingDir(ctx, p.Cwd)
 	if err != nil {
 		return nil, err
 	}
 	fs.SetCwd(cwd)
 	fds := vfs.NewFDTable()
-	proc := &process{waited: make(chan struct{})}
-	if err := s.giveFiles(proc, fds, ctx, terminal, files); err != nil {
+	proc := &process{}
+	if err := c.giveFiles(proc, fds, ctx, terminal, files); err != nil {
 		fds.Unref()
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func (s *sandbox) prepare(p *specs.Process, terminal bool, files []*os.File) (*p
 		proc.bridge.Resize(unix.Winsize{Row: uint16(c.Height), Col: uint16(c.Width)})
 	}
 	limits := rlimits(p)
-	mm, err := memory.NewSpace(s.arena, s.plat)
+	mm, err := memory.NewSpace(c.arena, c.plat)
 	if err != nil {
 		fds.Unref()
 		return nil, err
@@ -62,18 +62,18 @@ func (s *sandbox) prepare(p *specs.Process, terminal bool, files []*os.File) (*p
 	if len(args) == 0 {
 		return nil, errors.New("process.args is empty")
 	}
-	t, err := s.kernel.Spawn(kernel.NewProcess{FS: fs, FDs: fds, MM: mm, Creds: creds, Limits: limits, Comm: args[0], Filter: s.filter})
+	t, err := c.kernel.Spawn(kernel.NewProcess{FS: fs, FDs: fds, MM: mm, Creds: creds, Limits: limits, Comm: args[0], Filter: c.filter, Home: c.home})
 	if err != nil {
 		return nil, err
 	}
 	proc.task = t
 	withHome := *p
-	withHome.Env = s.withHome(p.Env, p.User.UID)
+	withHome.Env = c.withHome(p.Env, p.User.UID)
 	p = &withHome
 	if p.OOMScoreAdj != nil {
 		t.Group().OOMScoreAdj.Store(int32(*p.OOMScoreAdj))
 	}
-	img, err := s.load(t, p, limits)
+	img, err := c.load(t, p, limits)
 	if err != nil {
 		t.Abandon()
 		return nil, err
@@ -86,11 +86,11 @@ func (s *sandbox) prepare(p *specs.Process, terminal bool, files []*os.File) (*p
 }
 
 // load finds the program in PATH and loads it.
-func (s *sandbox) load(t *kernel.Task, p *specs.Process, limits [16]kernel.Limit) (kernel.Image, error) {
+func (c *container) load(t *kernel.Task, p *specs.Process, limits [16]kernel.Limit) (kernel.Image, error) {
 	var failed error
 	for _, name := range candidates(p.Args[0], p.Env) {
 		img, err := loader.Load(loader.Program{
-			Kernel: s.kernel, Context: t, Start: t.FS().Start(), Name: name, Args: p.Args, Env: p.Env, Limits: limits,
+			Kernel: c.kernel, Arena: c.arena, Context: t, Start: t.FS().Start(), Name: name, Args: p.Args, Env: p.Env, Limits: limits,
 		})
 		if err == nil {
 			return img, nil
@@ -131,11 +131,11 @@ func candidates(name string, env []string) []string {
 }
 
 // workingDir resolves process.cwd, and makes it as engines expect.
-func (s *sandbox) workingDir(ctx vfs.Context, name string, c *vfs.Creds) (vfs.Path, error) {
+func (c *container) workingDir(ctx vfs.Context, name string) (vfs.Path, error) {
 	if name == "" {
 		name = "/"
 	}
-	start := vfs.Start{Root: s.root, At: s.root}
+	start := vfs.Start{Root: c.root, At: c.root}
 	p, err := vfs.Resolve(ctx, start, name, vfs.ResolveDirectory)
 	if err == unix.ENOENT {
 		if err = mkdirAll(start, name, 0o755); err == nil {
@@ -220,16 +220,16 @@ var rlimitNames = map[string]int{
 }
 
 // giveFiles fills the descriptor table.
-func (s *sandbox) giveFiles(p *process, fds *vfs.FDTable, ctx vfs.Context, terminal bool, files []*os.File) error {
+func (c *container) giveFiles(p *process, fds *vfs.FDTable, ctx vfs.Context, terminal bool, files []*os.File) error {
 	const limit = 1 << 20
 	next := 0
 	if terminal {
-		b, err := devpts.NewBridge(ctx, s.pts, int(files[0].Fd()))
+		b, err := devpts.NewBridge(ctx, c.pts, int(files[0].Fd()))
 		if err != nil {
 			return err
 		}
 		p.bridge = b
-		start := vfs.Start{Root: s.root, At: s.root}
+		start := vfs.Start{Root: c.root, At: c.root}
 		d, err := vfs.Open(ctx, start, "/dev/pts/"+strconv.Itoa(b.Terminal().Index()), vfs.OpenHow{Flags: unix.O_RDWR | unix.O_NOCTTY})
 		if err != nil {
 			b.Close()
@@ -251,7 +251,7 @@ func (s *sandbox) giveFiles(p *process, fds *vfs.FDTable, ctx vfs.Context, termi
 			return fmt.Errorf("descriptor %d: %w", next, err)
 		}
 		file.Close()
-		f, err := newHostFile(fd, s.watch)
+		f, err := newHostFile(fd, c.watch)
 		if err != nil {
 			return fmt.Errorf("descriptor %d: %w", next, err)
 		}

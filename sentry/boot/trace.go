@@ -25,6 +25,10 @@ var _ agent.Tracing = (*sandbox)(nil)
 
 // Trace implements agent.Tracing. There is one listener at a time.
 func (s *sandbox) Trace(ctx context.Context, r *agent.TraceRequest, to *os.File) error {
+	c, err := s.find(r.Container)
+	if err != nil {
+		return err
+	}
 	records := make(chan syscalls.Record, traceBacklog)
 	var lost atomic.Uint64
 	stream := &syscalls.Stream{Path: r.Path, Failed: r.Failed, Sink: func(rec syscalls.Record) {
@@ -48,6 +52,9 @@ func (s *sandbox) Trace(ctx context.Context, r *agent.TraceRequest, to *os.File)
 			stream.PIDs = map[int32]bool{}
 		}
 		stream.PIDs[int32(pid)] = true
+	}
+	if c != s.first { // whose are all, as the sandbox is
+		stream.Of = c.home.Cgroup()
 	}
 	if !s.calls.TraceIfNone(stream) {
 		return fmt.Errorf("somebody traces this sandbox already: %w", unix.EBUSY)

@@ -37,6 +37,14 @@ func (w *watcher) atEnd(fd int, f func()) error {
 	return nil
 }
 
+// forget undoes atEnd. What is told already may still come.
+func (w *watcher) forget(fd int) {
+	w.mu.Lock()
+	delete(w.ends, int32(fd))
+	w.mu.Unlock()
+	_ = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, fd, nil) // it may have told, and be gone
+}
+
 // add begins to watch fd for q. It is false for files that are always ready.
 func (w *watcher) add(fd int, q *vfs.Queue) bool {
 	w.mu.Lock()

@@ -211,7 +211,7 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 	if err := mayChoose(t.Creds(), ns, a.SetTID); err != nil {
 		return err
 	}
-	id, err := k.allocPIDLocked(ns, a.SetTID)
+	id, err := k.allocPIDLocked(ns, g.cgroup, a.SetTID)
 	if err != nil {
 		return err
 	}
@@ -235,7 +235,7 @@ func (k *Kernel) addLocked(t, n *Task, a CloneArgs) error {
 		k.inheritTraceLocked(t, n, a.Flags)
 		return nil
 	}
-	n.group = k.newGroup(n, g.Handlers.fork(false))
+	n.group = k.newGroup(n, g.cgroup, g.Handlers.fork(false))
 	if id.Here() == 1 {
 		ns.init = n.group
 	}
@@ -285,9 +285,9 @@ func (k *Kernel) processLimitLocked(t *Task) bool {
 	return n >= limit
 }
 
-func (k *Kernel) newGroup(leader *Task, h *SignalHandlers) *ThreadGroup {
+func (k *Kernel) newGroup(leader *Task, c *Cgroup, h *SignalHandlers) *ThreadGroup {
 	g := &ThreadGroup{
-		k: k, id: leader.ID(), leader: leader, tasks: []*Task{leader}, Handlers: h,
+		k: k, cgroup: c, id: leader.ID(), leader: leader, tasks: []*Task{leader}, Handlers: h,
 		children: map[*ThreadGroup]struct{}{}, ended: make(chan struct{}),
 	}
 	g.Dumpable.Store(1)
@@ -306,27 +306,32 @@ type NewProcess struct {
 	Limits [16]Limit
 	Comm   string
 	Filter *Filter // the container's; nil: none
+	Home   *Home   // nil: the first container's
 }
 
 // Spawn makes it, with a session of its own, stopped before its first
 // instruction: the caller loads a program into its Context and calls Begin.
 func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
+	home := p.Home
+	if home == nil {
+		home = k.first
+	}
 	n := &Task{k: k, interrupt: make(chan struct{}, 1), exitSignal: unix.SIGCHLD, fs: p.FS, fds: p.FDs, mm: p.MM}
 	n.creds.Store(p.Creds)
-	n.namespaces.Store(k.first.take())
+	n.namespaces.Store(home.set.take())
 	n.callNumber.Store(-1)
 	n.Slack.Store(50000)
 	n.SetComm(p.Comm)
 	n.StartTime = k.Clock.Boottime()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	id, err := k.allocPIDLocked(k.root, nil)
+	id, err := k.allocPIDLocked(home.PIDs(), home.cgroup, nil)
 	if err != nil {
 		return nil, err
 	}
 	n.id.Store(id)
 	id.task, n.state = n, taskRunning
-	n.group = k.newGroup(n, &SignalHandlers{})
+	n.group = k.newGroup(n, home.cgroup, &SignalHandlers{})
 	n.group.Limits.SetAll(p.Limits)
 	k.newSessionLocked(n.group)
 	if p.Filter != nil {
@@ -334,8 +339,8 @@ func (k *Kernel) Spawn(p NewProcess) (*Task, error) {
 		n.filter.Store(p.Filter)
 		n.hooks.Or(hookSeccomp)
 	}
-	if id.Global() == 1 {
-		k.root.init = n.group
+	if id.Here() == 1 {
+		id.ns.init = n.group
 	}
 	n.mm.SetOwner(n.PID())
 	n.publish()

@@ -209,11 +209,11 @@ func (t *Task) coreName(sig unix.Signal, limit uint64) string {
 			hasPID = true
 			b.WriteString(pid)
 		case 'P':
-			b.WriteString(strconv.Itoa(int(t.group.PID())))
+			b.WriteString(strconv.Itoa(int(t.group.id.Contained())))
 		case 'i':
 			b.WriteString(strconv.Itoa(int(t.TID())))
 		case 'I':
-			b.WriteString(strconv.Itoa(int(t.ID().Global())))
+			b.WriteString(strconv.Itoa(int(t.ID().Contained())))
 		case 'u':
 			b.WriteString(strconv.FormatUint(uint64(c.UID), 10))
 		case 'g':

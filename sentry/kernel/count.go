@@ -1,7 +1,5 @@
 package kernel
 
-import "time"
-
 // EndKind is how a process ended.
 type EndKind int
 
@@ -27,18 +25,4 @@ func (k *Kernel) countEnd(status int32) {
 		kind = EndedFailed
 	}
 	k.Ends[kind].Add(1)
-}
-
-// CPUTime is that of all tasks, the living and those that have ended. It does not go back.
-func (k *Kernel) CPUTime() (user, sys time.Duration) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	user, sys = k.endedCPU[0], k.endedCPU[1]
-	for _, p := range k.root.ids {
-		if t := p.task; t != nil && t.state != taskDead {
-			u, s := t.CPUTime()
-			user, sys = user+u, sys+s
-		}
-	}
-	return user, sys
 }

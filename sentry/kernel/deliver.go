@@ -25,6 +25,9 @@ func (t *Task) doWork() bool {
 			k.mu.Unlock()
 			return false
 		}
+		if t.frozenLocked() {
+			continue
+		}
 		if t.tr != nil && !saved && (t.trappedLocked() || t.deliverableLocked() != 0) {
 			k.mu.Unlock()
 			t.saveForTracer()

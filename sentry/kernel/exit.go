@@ -66,8 +66,8 @@ func (t *Task) exit() {
 	u, s := t.CPUTime()
 	g.deadCPU[0] += u
 	g.deadCPU[1] += s
-	k.endedCPU[0] += u
-	k.endedCPU[1] += s
+	g.cgroup.endedCPU[0] += u
+	g.cgroup.endedCPU[1] += s
 	for i, x := range g.tasks {
 		if x == t {
 			g.tasks = append(g.tasks[:i], g.tasks[i+1:]...)
@@ -76,6 +76,7 @@ func (t *Task) exit() {
 	}
 	t.state = taskDead
 	k.live--
+	g.cgroup.leaveLocked()
 	switch {
 	case t == g.leader:
 	case t.tr != nil:
@@ -205,7 +206,7 @@ func (k *Kernel) groupEndedLocked(g *ThreadGroup, last *Task) {
 	defer func() {
 		g.endQueue.Notify(vfs.EventIn | vfs.EventHup)
 		close(g.ended)
-		if g == k.root.init {
+		if g == k.first.PIDs().init { // the sandbox ends with it
 			for _, x := range k.groupsLocked() {
 				if !x.dead {
 					k.killGroupLocked(x, unix.SIGKILL)

@@ -13,6 +13,7 @@ import (
 // ThreadGroup is a process.
 type ThreadGroup struct {
 	k        *Kernel
+	cgroup   *Cgroup
 	id       *PID
 	Limits   Limits
 	Handlers *SignalHandlers // shared by CLONE_SIGHAND; replaced by exec
@@ -68,7 +69,7 @@ type IOCount struct {
 	ReadBytes, WriteBytes, ReadCalls, WriteCalls atomic.Uint64
 }
 
-// PID is the process's number in the container's first namespace.
+// PID is the process's number in the sandbox's first namespace.
 func (g *ThreadGroup) PID() int32      { return g.id.Global() }
 func (g *ThreadGroup) Kernel() *Kernel { return g.k }
 
@@ -86,7 +87,7 @@ func (g *ThreadGroup) Tasks() []*Task {
 	return append([]*Task(nil), g.tasks...)
 }
 
-// PPID is the parent's process id in the container's first namespace, 0 if it has none inside.
+// PPID is the parent's process id in the sandbox's first namespace, 0 if it has none inside.
 func (g *ThreadGroup) PPID() int32 { return g.ParentIn(g.k.root) }
 
 // ParentIn is the parent's process id in ns, 0 if there is none or ns does not see it.

@@ -148,7 +148,9 @@ func (g *ThreadGroup) endStopsLocked(keep *Task) {
 }
 
 // trapped says that t has to stop.
-func (t *Task) trappedLocked() bool { return t.stopPending || t.trapStop || t.trapNotify }
+func (t *Task) trappedLocked() bool {
+	return t.stopPending || t.trapStop || t.trapNotify || t.group.cgroup.thaw != nil
+}
 
 // traceStop stops t for its tracer, code being the signal that wait(2) shows and an
 // event above that. It returns the signal to go on with: the tracer's, or what code

@@ -18,7 +18,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,13 +39,15 @@ type Config struct {
 	Log      *slog.Logger
 	Hostname string
 	Domain   string
-	PIDs     int    // most tasks at one time, 0 for none
-	Memory   uint64 // bytes, 0 for the host's; what /proc/meminfo shows
-	CPUs     int    // what programs count, at least 1
-	Cgroup   string // path that /proc/PID/cgroup shows
+	PIDs     int // of the first container's CgroupConfig, as are Memory, CPUs and Local
+	Memory   uint64
+	CPUs     int
+	Local    any
 	// OrdinaryInit lets signals end process 1 as they end any other.
 	OrdinaryInit bool
-	World        any // what rooms above keep for the whole container; see syscalls.World
+	// Pod: there will be further containers (NewHome), whose pid namespaces are beside the first's.
+	Pod   bool
+	World any // what rooms above keep for the whole sandbox; see syscalls.World
 	// NewNet makes what is in a network namespace; nil: nothing.
 	NewNet NewContents
 }
@@ -54,34 +55,30 @@ type Config struct {
 // Kernel is one container's (or pod's) operating system.
 type Kernel struct {
 	Config
-	Clock    *Clock
-	BootID   string
-	Futex    futexTable
-	pi       piTable
-	io       ioSignals
-	Faults   atomic.Uint64 // page faults answered
-	Forks    atomic.Uint64 // tasks made by clone(2) and fork(2)
-	Started  atomic.Uint64 // processes made, by these or from outside
-	Execs    atomic.Uint64
-	OOMKills atomic.Uint64
-	Ends     [EndKinds]atomic.Uint64 // processes, by how they ended
-	helpers  atomic.Int64
-	logins   atomic.Uint32
-	Core     CorePattern
+	Clock   *Clock
+	BootID  string
+	Futex   futexTable
+	pi      piTable
+	io      ioSignals
+	Faults  atomic.Uint64 // page faults answered
+	Forks   atomic.Uint64 // tasks made by clone(2) and fork(2)
+	Started atomic.Uint64 // processes made, by these or from outside
+	Execs   atomic.Uint64
+	Ends    [EndKinds]atomic.Uint64 // processes, by how they ended
+	helpers atomic.Int64
+	logins  atomic.Uint32
+	Core    CorePattern
 
 	vdso  vdso
-	first *Namespaces
+	first *Home
 
 	mu       sync.Mutex
-	root     *PIDNamespace // knows all tasks, zombies included
-	live     int           // tasks that count against PIDs
-	limit    int
-	endedCPU [2]time.Duration // user, system: of tasks that have ended
-	done     sync.WaitGroup   // task goroutines
+	root     *PIDNamespace  // knows all tasks, zombies included
+	live     int            // tasks
+	done     sync.WaitGroup // task goroutines
 	panicked atomic.Pointer[Panic]
 
 	onPanic func(*Panic)
-	onOOM   func()
 }
 
 // Panic is a bug of ours that ended the container.
@@ -96,41 +93,25 @@ const PIDMax = 4194304
 
 // New makes a kernel without tasks.
 func New(c Config) (*Kernel, error) {
-	if c.CPUs < 1 {
-		c.CPUs = 1
-	}
 	var b [16]byte
 	rand.Read(b[:])
 	k := &Kernel{
 		Config: c,
 		Clock:  base,
 		BootID: fmt.Sprintf("%x-%x-4%x-a%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])[:36],
-		limit:  c.PIDs,
 	}
 	k.Core.Set("core")
-	k.first = k.firstNamespaces()
+	k.first = k.firstHome()
 	k.Futex.init()
-	c.Arena.SetOnLimit(k.killLargest)
 	if err := k.vdso.init(c.Arena); err != nil {
 		return nil, err
 	}
 	return k, nil
 }
 
-// SetPIDs changes the limit on tasks; 0 for none.
-func (k *Kernel) SetPIDs(n int) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.limit = n
-}
-
 // OnPanic sets who hears of a bug that ended the container. Call it before the
 // first task starts.
 func (k *Kernel) OnPanic(f func(*Panic)) { k.onPanic = f }
-
-// OnOOM sets who hears when OOMKills has grown; f is not to wait. Call it before the first
-// task starts.
-func (k *Kernel) OnOOM(f func()) { k.onOOM = f }
 
 // Task returns the thread with global id tid, zombies excluded, or nil. What an
 // application names is Task.Find's.
@@ -156,44 +137,38 @@ func (k *Kernel) groupsLocked() []*ThreadGroup {
 	return gs
 }
 
-// Init is the process with id 1, nil before it was made.
-func (k *Kernel) Init() *ThreadGroup {
+// Live is how many tasks there are.
+func (k *Kernel) Live() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.root.init
-}
-
-// Live is how many tasks there are, and LastPID the youngest's id.
-func (k *Kernel) Live() (n int, last int32) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.live, k.root.last
+	return k.live
 }
 
 // Wait returns when no task is left.
 func (k *Kernel) Wait() { k.done.Wait() }
 
-// killLargest is the out-of-memory killer: SIGKILL to the process with the most
+// killLargest is the out-of-memory killer: SIGKILL to the process of c with the most
 // memory. It reports whether there was one.
-func (k *Kernel) killLargest() bool {
+func (k *Kernel) killLargest(c *Cgroup) bool {
 	k.mu.Lock()
-	victim, dying := k.largestLocked()
+	victim, dying := c.largestLocked()
 	if victim != nil {
-		k.OOMKills.Add(1)
+		c.OOMKills.Add(1)
 		k.killGroupLocked(victim, unix.SIGKILL)
 	}
+	told := c.onOOM
 	k.mu.Unlock()
-	if victim != nil && k.onOOM != nil {
-		k.onOOM()
+	if victim != nil && told != nil {
+		told()
 	}
 	return victim != nil || dying
 }
 
 // largestLocked is the process to kill, unless one that was killed is yet to give its
 // memory back.
-func (k *Kernel) largestLocked() (victim *ThreadGroup, dying bool) {
+func (c *Cgroup) largestLocked() (victim *ThreadGroup, dying bool) {
 	var most uint64
-	for _, g := range k.groupsLocked() {
+	for _, g := range c.groupsLocked() {
 		if g.exiting || g.dead {
 			if g.oomKilled && !g.dead {
 				return nil, true // its memory is on the way
@@ -211,8 +186,8 @@ func (k *Kernel) largestLocked() (victim *ThreadGroup, dying bool) {
 	}
 	if victim != nil {
 		victim.oomKilled = true
-		k.Log.Warn("out of memory: killed process", "task", victim.PID(), "comm", victim.leader.Comm(), "resident", most,
-			"limit", k.Memory)
+		c.k.Log.Warn("out of memory: killed process", "task", victim.PID(), "comm", victim.leader.Comm(), "resident", most,
+			"limit", c.Memory)
 	}
 	return victim, false
 }

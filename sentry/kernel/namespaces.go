@@ -161,21 +161,20 @@ const (
 	firstNet    = 0xEFFFFFF9
 )
 
-func (k *Kernel) newIPC(b *NamespaceBase) Contents { return ipc.New(k.Arena, b.Owner()) }
+func newIPC(b *NamespaceBase) Contents { return ipc.New(b.Owner()) }
 
-// firstNamespaces are those of the container.
-func (k *Kernel) firstNamespaces() *Namespaces {
-	k.root, _ = newPIDNamespace(nil, nil)
+// firstNamespaces are those of the first container, whose processes are in pids.
+func (k *Kernel) firstNamespaces(pids *PIDNamespace) *Namespaces {
 	n := &Namespaces{
 		UTS: &UTSNamespace{host: k.Config.Hostname, domain: k.Config.Domain}, IPC: &IPCNamespace{}, Net: &NetNamespace{},
-		Cgroup: &CgroupNamespace{}, Time: &TimeNamespace{}, PIDForChildren: k.root,
+		Cgroup: &CgroupNamespace{}, Time: &TimeNamespace{}, PIDForChildren: pids,
 	}
 	if n.UTS.domain == "" {
 		n.UTS.domain = "(none)"
 	}
 	n.TimeForChildren = n.Time.inhabit()
 	n.UTS.init(firstUTS, nil, nil)
-	n.IPC.init(firstIPC, nil, k.newIPC)
+	n.IPC.init(firstIPC, nil, newIPC)
 	n.Net.init(firstNet, nil, k.NewNet)
 	n.Cgroup.init(firstCgroup, nil, nil)
 	n.Time.init(firstTime, nil, nil)
@@ -213,7 +212,7 @@ func (n *Namespaces) drop() {
 func (t *Task) Namespaces() *Namespaces { return t.namespaces.Load() }
 
 // Namespaces are the container's first.
-func (k *Kernel) Namespaces() *Namespaces { return k.first }
+func (k *Kernel) Namespaces() *Namespaces { return k.first.set }
 
 // ofSet are the clone flags of what a set holds.
 const ofSet = unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP | unix.CLONE_NEWTIME
@@ -316,7 +315,7 @@ func (t *Task) unshared(old *Namespaces, c *vfs.Creds, flags uint64) (*Namespace
 		}
 		if flags&unix.CLONE_NEWIPC != 0 {
 			n.IPC = &IPCNamespace{}
-			n.IPC.init(vfs.NewNamespaceNumber(), c.User, t.k.newIPC)
+			n.IPC.init(vfs.NewNamespaceNumber(), c.User, newIPC)
 		}
 		if flags&unix.CLONE_NEWNET != 0 {
 			n.Net = &NetNamespace{}
@@ -494,7 +493,7 @@ func (e *Enter) put(n *Namespaces) {
 
 // mayChoose says whether c's user may choose ids in ns and above (clone3's set_tid).
 func mayChoose(c *vfs.Creds, ns *PIDNamespace, ids []int32) error {
-	if len(ids) > ns.level+1 {
+	if len(ids) > ns.level-ns.base+1 {
 		return unix.EINVAL
 	}
 	for range ids {

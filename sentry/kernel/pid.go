@@ -26,9 +26,11 @@ func (p *PID) In(ns *PIDNamespace) int32 {
 	return p.nr[ns.level]
 }
 
-// Global is the number in the container's first namespace, Here that in p's own.
-func (p *PID) Global() int32 { return p.nr[0] }
-func (p *PID) Here() int32   { return p.nr[len(p.nr)-1] }
+// Global is the number in the sandbox's first namespace, which no other task there has;
+// Contained that in the container's first, and Here that in p's own.
+func (p *PID) Global() int32    { return p.nr[0] }
+func (p *PID) Contained() int32 { return p.nr[p.ns.base] }
+func (p *PID) Here() int32      { return p.nr[len(p.nr)-1] }
 
 // Numbers are those in ns and in the namespaces below, as /proc/PID/status
 // lists them.
@@ -47,6 +49,10 @@ type PIDNamespace struct {
 	NamespaceBase
 	parent *PIDNamespace
 	level  int
+	base   int // the level of containers' first namespaces: those above are nobody's to see
+
+	// ordinary: signals end process 1 as they end any other.
+	ordinary bool
 
 	// Under Kernel.mu.
 	ids   map[int32]*PID
@@ -63,7 +69,8 @@ func newPIDNamespace(parent *PIDNamespace, owner *vfs.UserNamespace) (*PIDNamesp
 	ns := &PIDNamespace{parent: parent, ids: map[int32]*PID{}}
 	number := uint64(firstPID)
 	if parent != nil {
-		if ns.level = parent.level + 1; ns.level > maxPIDDepth {
+		ns.base = parent.base
+		if ns.level = parent.level + 1; ns.level > maxPIDDepth+ns.base {
 			return nil, unix.ENOSPC
 		}
 		number = vfs.NewNamespaceNumber()
@@ -72,8 +79,13 @@ func newPIDNamespace(parent *PIDNamespace, owner *vfs.UserNamespace) (*PIDNamesp
 	return ns, nil
 }
 
-// Parent is the namespace that ns is in.
-func (ns *PIDNamespace) Parent() *PIDNamespace { return ns.parent }
+// Parent is the namespace that ns is in, nil for a container's first.
+func (ns *PIDNamespace) Parent() *PIDNamespace {
+	if ns.level <= ns.base {
+		return nil
+	}
+	return ns.parent
+}
 
 // Under reports whether ns is anc or below it.
 func (ns *PIDNamespace) Under(anc *PIDNamespace) bool {
@@ -88,11 +100,16 @@ func (ns *PIDNamespace) up(level int) *PIDNamespace {
 }
 
 // allocPIDLocked finds a free number at each level of ns and takes a place among
-// the tasks allowed. wanted are the numbers asked for, the innermost first (clone3's set_tid).
-func (k *Kernel) allocPIDLocked(ns *PIDNamespace, wanted []int32) (*PID, error) {
-	if k.limit > 0 && k.live >= k.limit {
-		return nil, unix.EAGAIN // kernel/cgroup/pids.c, pids_can_fork
+// the tasks that c allows. wanted are the numbers asked for, the innermost first (clone3's set_tid).
+func (k *Kernel) allocPIDLocked(ns *PIDNamespace, c *Cgroup, wanted []int32) (_ *PID, err error) {
+	if err := c.joinLocked(); err != nil {
+		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			c.leaveLocked()
+		}
+	}()
 	p := &PID{ns: ns, nr: make([]int32, ns.level+1)}
 	for at := ns; at != nil; at = at.parent {
 		want := int32(0)
@@ -161,7 +178,7 @@ func (p *PID) freeLocked() {
 // (kernel/pid_namespace.c, zap_pid_ns_processes).
 func (k *Kernel) zapLocked(g *ThreadGroup) {
 	ns := g.id.ns
-	if ns.init != g || ns.level == 0 {
+	if ns.init != g || ns.parent == nil {
 		return
 	}
 	ns.ended = true
@@ -205,7 +222,7 @@ func (g *ThreadGroup) zapping() bool { return g.id.ns.ended && g.id.ns.init == g
 // for (SIGNAL_UNKILLABLE).
 func (g *ThreadGroup) unkillable() bool {
 	ns := g.id.ns
-	return ns.init == g && (ns.level > 0 || !g.k.OrdinaryInit)
+	return ns.init == g && !ns.ordinary
 }
 
 // ID and GroupID are the task's identities as a thread and as a process; Number

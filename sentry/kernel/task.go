@@ -302,7 +302,7 @@ func (t *Task) WithFDs(fds *vfs.FDTable, f func()) {
 func (t *Task) IPC() *ipc.Namespace { return t.Namespaces().IPC.Contents().(*ipc.Namespace) }
 
 // IPC is the first such namespace.
-func (k *Kernel) IPC() *ipc.Namespace { return k.first.IPC.Contents().(*ipc.Namespace) }
+func (k *Kernel) IPC() *ipc.Namespace { return k.first.IPC() }
 
 // SemUndo is the list of what semop(2) is to undo when the task ends.
 func (t *Task) SemUndo() *ipc.UndoList {
@@ -405,6 +405,9 @@ func (t *Task) main() {
 	} else {
 		t.k.mu.Lock()
 		t.thread = thread
+		if t.group.cgroup.thaw != nil {
+			t.work.Or(workSignal)
+		}
 		t.k.mu.Unlock()
 		t.waiter, _ = thread.(platform.Waiter)
 		if s, ok := thread.(platform.Sleeper); ok {
@@ -525,7 +528,7 @@ func (t *Task) fault(ev platform.Event) {
 		dying := t.killed
 		t.k.mu.Unlock()
 		if !dying {
-			t.k.killLargest()
+			t.k.killLargest(t.group.cgroup)
 		}
 	case unix.ENXIO, unix.EIO, unix.EHWPOISON, unix.ENOSPC:
 		t.forceFault(faultInfo(unix.SIGBUS, 2 /* BUS_ADRERR */, uint64(ev.Addr)), ev)

@@ -20,6 +20,7 @@ import (
 // Program is what execve(2) was asked for.
 type Program struct {
 	Kernel      *kernel.Kernel
+	Arena       *memory.Arena // of the container
 	Context     vfs.Context
 	Start       vfs.Start
 	Name        string
@@ -116,7 +117,7 @@ func Load(p Program) (kernel.Image, error) {
 	if err != nil {
 		return kernel.Image{}, err
 	}
-	mm, err := memory.NewSpace(p.Kernel.Arena, p.Kernel.Platform)
+	mm, err := memory.NewSpace(p.Arena, p.Kernel.Platform)
 	if err != nil {
 		return kernel.Image{}, err
 	}

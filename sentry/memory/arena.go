@@ -31,20 +31,27 @@ const (
 var errLimit = errors.New("memory: the limit is reached")
 
 // Arena owns the pages that applications use and the windows through which they
-// see files of the host's.
+// see files of the host's. What is allocated through one is on its account: the
+// containers of a pod have an Arena each (Divide), and share what is behind it.
 type Arena struct {
+	*pool
+	*account
+}
+
+// pool is what all accounts draw upon.
+type pool struct {
 	p       platform.Platform
 	private bool
 	fd      int // the memfd, or -1
 	zeros   zeros
 
-	used  atomic.Int64 // pages
-	limit atomic.Int64 // pages, 0: none
 	total atomic.Int64 // pages that there can be without a limit, 0: unknown
 
 	shown  atomic.Int64 // pages of windows
-	cached atomic.Int64 // of used: copies of programs' text
+	cached atomic.Int64 // of what is used: copies of programs' text
 	spaces atomic.Int64
+
+	accounts accounts
 
 	// refs is indexed by unit. A page's count has the references in its low and
 	// the pins (I/O under way) in its high half: a page is free when both are 0,
@@ -59,7 +66,6 @@ type Arena struct {
 	reused  bool // since the timer was set
 	timer   *time.Timer
 	closed  bool
-	onLimit func() bool
 }
 
 const onePin = 1 << 16
@@ -69,7 +75,8 @@ type extent struct{ pfn, n uint32 }
 
 // NewArena makes an arena for the applications of p. limit is in bytes; 0 is none.
 func NewArena(p platform.Platform, limit uint64) (*Arena, error) {
-	a := &Arena{p: p, private: p.Private(), fd: -1}
+	a := &Arena{pool: &pool{p: p, private: p.Private(), fd: -1}}
+	a.account = a.accounts.first()
 	a.SetLimit(limit)
 	var err error
 	if a.zeros.fd, err = newZeros(); err != nil {
@@ -114,30 +121,8 @@ func (a *Arena) addPages(part []byte, off int64) (err error) {
 
 func (a *Arena) addWindows(part []byte, _ int64) error { return a.p.AddMemory(part) }
 
-// SetLimit sets how many bytes may be in use; 0 is without limit.
-func (a *Arena) SetLimit(bytes uint64) { a.limit.Store(int64(bytes / PageSize)) }
-
 // SetTotal says how much memory the host has: what no allocation can pass, limit or not.
 func (a *Arena) SetTotal(bytes uint64) { a.total.Store(int64(bytes / PageSize)) }
-
-// most is how many pages there can be, whatever becomes free; 0: unknown.
-func (a *Arena) most() uint64 {
-	if l := a.limit.Load(); l > 0 {
-		return uint64(l)
-	}
-	return uint64(a.total.Load())
-}
-
-// SetOnLimit sets what is called when an allocation would pass the limit. It
-// runs without locks of this room and says whether memory may have become free.
-func (a *Arena) SetOnLimit(f func() bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.onLimit = f
-}
-
-// Usage is how many bytes are in use.
-func (a *Arena) Usage() uint64 { return uint64(a.used.Load()) * PageSize }
 
 // Figures are sizes in bytes.
 type Figures struct {
@@ -181,66 +166,15 @@ func (a *Arena) Close() error {
 	return err
 }
 
-// relieve answers errLimit: it says whether another try makes sense. Any other
-// error it leaves to the caller.
-func (a *Arena) relieve(err error, try int) bool {
-	if err != errLimit || try >= 64 {
-		return false
-	}
-	a.mu.Lock()
-	f := a.onLimit
-	a.mu.Unlock()
-	return f != nil && f()
-}
-
-// Charge counts pages of the Sentry's own that hold what a program has given it (a
-// pipe's bytes) as in use; fewer than 0 gives some back, which never fails. The error,
-// if the limit would be passed, is for Relieve and Errno.
-func (a *Arena) Charge(pages int64) error {
-	if l := a.limit.Load(); pages > 0 && l > 0 && a.used.Load()+pages > l {
-		return errLimit
-	}
-	a.used.Add(pages)
-	return nil
-}
-
-// Relieve answers Charge's error as it answers one of the arena's own: it says whether
-// another try makes sense. The caller holds no lock.
-func (a *Arena) Relieve(err error, try int) bool { return a.relieve(err, try) }
-
-// Errno is what an application hears of an error of Charge's; others are left as they are.
-func Errno(err error) error { return errnoOf(err) }
-
-// errnoOf makes of errLimit what an application hears.
-func errnoOf(err error) error {
-	if err == errLimit || err == platform.ErrMemory {
-		return unix.ENOMEM
-	}
-	return err
-}
-
-// tight says that memory is short: nothing should be mapped ahead or kept.
-func (a *Arena) tight() bool {
-	l := a.limit.Load()
-	return l > 0 && a.used.Load() > l-l/4
-}
-
-// plenty says that memory may be spent to save time.
-func (a *Arena) plenty() bool {
-	l := a.limit.Load()
-	return l == 0 || a.used.Load()+hugePages < l/2
-}
-
 // alloc hands out at most n pages in a row, at least one, each with one
 // reference. They are zero if zero is set.
 func (a *Arena) alloc(n uint32, zero bool) (extent, error) {
 	n = min(n, hugePages)
-	if l := a.limit.Load(); l > 0 {
-		left := l - a.used.Load()
-		if left <= 0 {
-			return extent{}, errLimit
-		}
-		n = uint32(min(int64(n), left))
+	switch l := a.limit.Load(); {
+	case a.full(1):
+		return extent{}, errLimit
+	case l > 0:
+		n = uint32(min(int64(n), max(l-a.used.Load(), 1)))
 	}
 	a.mu.Lock()
 	pfn, n, ok := a.takeDirtyLocked(n)
@@ -253,7 +187,7 @@ func (a *Arena) alloc(n uint32, zero bool) (extent, error) {
 		}
 	}
 	a.mu.Unlock()
-	a.used.Add(int64(n))
+	a.take(pfn, n)
 	switch b := a.pages.bytes(pfn, n); {
 	case zero:
 		clear(b)
@@ -355,7 +289,7 @@ func (a *Arena) drop(pfn, n, what uint32) {
 }
 
 func (a *Arena) free(pfn, n uint32) {
-	a.used.Add(-int64(n))
+	a.give(pfn, n)
 	a.mu.Lock()
 	if a.closed {
 		a.mu.Unlock()

@@ -110,7 +110,7 @@ func ioSetup(t *kernel.Task, a *Args) (uintptr, error) {
 	}
 	table.n += int(n)
 	table.mu.Unlock()
-	c := &aioContext{Object: memory.NewObject(t.Kernel().Arena), table: table, most: int(n), pending: map[*aioRequest]struct{}{}}
+	c := &aioContext{Object: memory.NewObject(t.Arena()), table: table, most: int(n), pending: map[*aioRequest]struct{}{}}
 	defer c.Unref()
 	c.key.mm = t.MM()
 	// struct aio_ring with a magic that libaio does not know, so that it asks.

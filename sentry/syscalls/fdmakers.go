@@ -107,7 +107,7 @@ func memfdCreate(t *kernel.Task, a *Args) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	d, err := world(t).Memfd.Memfd(t, name, flags)
+	d, err := local(t).Memfd.Memfd(t, name, flags)
 	if err != nil {
 		return 0, err
 	}

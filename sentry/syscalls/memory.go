@@ -105,7 +105,7 @@ func mmap(t *kernel.Task, a *Args) (uintptr, error) {
 	if anonymous {
 		r.Offset = 0
 		if shared {
-			o := memory.NewObject(t.Kernel().Arena)
+			o := memory.NewObject(t.Arena())
 			if err := o.Truncate((a.Size(1) + pageSize - 1) &^ (pageSize - 1)); err != nil {
 				return 0, err
 			}

@@ -65,7 +65,7 @@ func miscCalls() []row {
 func sysfsCall(t *kernel.Task, a *Args) (uintptr, error) {
 	const index, name, count = 1, 2, 3
 	var types []string
-	for n, k := range world(t).FSTypes {
+	for n, k := range local(t).FSTypes {
 		if !k.Hidden {
 			types = append(types, n)
 		}
@@ -184,10 +184,10 @@ func uptime(t *kernel.Task) time.Duration {
 }
 
 func sysinfo(t *kernel.Task, a *Args) (uintptr, error) {
-	k := t.Kernel()
-	used := k.Arena.Usage()
-	total := max(k.Memory, used)
-	n, _ := k.Live()
+	c := t.Cgroup()
+	used := c.Arena.Usage()
+	total := max(c.Memory, used)
+	n := c.Live()
 	var b [112]byte
 	le.PutUint64(b[0:], uint64(uptime(t)/time.Second))
 	le.PutUint64(b[32:], total)

@@ -148,7 +148,7 @@ func mountSource(t *kernel.Task, name string) (vfs.Path, error) {
 func newMount(t *kernel.Task, at vfs.Path, typ, source, data string, flags vfs.MountFlags, readonly bool) error {
 	// A type may say what it is a kind of: fuse.sshfs (get_fs_type).
 	name, subtype, dotted := strings.Cut(typ, ".")
-	kind, ok := world(t).FSTypes[name]
+	kind, ok := local(t).FSTypes[name]
 	switch {
 	case !ok:
 		return unix.ENODEV

@@ -205,7 +205,7 @@ func fsopen(t *kernel.Task, a *Args) (uintptr, error) {
 	if err != nil {
 		return 0, err
 	}
-	kind, ok := world(t).FSTypes[name]
+	kind, ok := local(t).FSTypes[name]
 	if !ok {
 		return 0, unix.ENODEV
 	}
@@ -236,7 +236,7 @@ func fspick(t *kernel.Task, a *Args) (uintptr, error) {
 		return 0, unix.EINVAL
 	}
 	p.Mount.Super().Pin()
-	kind := world(t).FSTypes[p.Mount.FS().Type()]
+	kind := local(t).FSTypes[p.Mount.FS().Type()]
 	if kind == nil {
 		kind = &vfs.FSType{Name: p.Mount.FS().Type()}
 	}

@@ -215,6 +215,7 @@ func exec(t *kernel.Task, start vfs.Start, name string, argv, envv memory.Addr, 
 		hidden, _ = t.FDs().Cloexec(dirfd)
 	}
 	img, err := loader.Load(loader.Program{
+		Arena: t.Arena(),
 		Shown: shown, Hidden: hidden,
 		Kernel: t.Kernel(), Context: t, Start: start, Name: name, Args: args, Env: env,
 		Traced: !t.TracerMay(), Limits: t.Group().Limits.All(), Personality: t.Personality.Load(),

@@ -33,7 +33,7 @@ func schedYield(*kernel.Task, *Args) (uintptr, error) {
 
 // cpuMask is the set of CPUs that programs see, by bit.
 func cpuMask(t *kernel.Task) uint64 {
-	if n := t.Kernel().CPUs; n < 64 {
+	if n := t.Cgroup().CPUs; n < 64 {
 		return 1<<n - 1
 	}
 	return ^uint64(0)
@@ -201,7 +201,7 @@ func niceTargets(t *kernel.Task, which int, who int32) ([]*kernel.Task, error) {
 	var all []*kernel.Task
 	each := func(match func(*kernel.ThreadGroup) bool) {
 		for _, g := range t.Kernel().Groups() {
-			if match(g) {
+			if g.ID().In(t.PIDNamespace()) != 0 && match(g) {
 				all = append(all, g.Tasks()...)
 			}
 		}

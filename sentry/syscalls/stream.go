@@ -31,6 +31,7 @@ type Record struct {
 type Stream struct {
 	Calls  map[string]bool // nil: all
 	PIDs   map[int32]bool  // processes; nil: all
+	Of     *kernel.Cgroup  // the container whose calls count; nil: any
 	Path   string          // part of a file name among the arguments
 	Failed bool            // only what fails
 	Sink   func(Record)
@@ -73,11 +74,14 @@ var shapes = map[string]string{
 
 // Enter implements Tracer.
 func (s *Stream) Enter(t *kernel.Task, c *Call, a *Args) {
-	pid := t.Group().PID()
+	pid := t.Group().ID().Contained()
+	if s.Of != nil && t.Cgroup() != s.Of {
+		return
+	}
 	if s.Calls != nil && !s.Calls[c.Name] || s.PIDs != nil && !s.PIDs[pid] {
 		return
 	}
-	r := &Record{At: time.Now().UnixNano(), PID: pid, TID: t.ID().Global(), Comm: t.Comm(), Call: c.Name}
+	r := &Record{At: time.Now().UnixNano(), PID: pid, TID: t.ID().Contained(), Comm: t.Comm(), Call: c.Name}
 	named := s.Path == ""
 	shape, known := shapes[c.Name]
 	if !known {

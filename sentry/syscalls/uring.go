@@ -91,7 +91,7 @@ func uringSetup(t *kernel.Task, a *Args) (uintptr, error) {
 			return 0, unix.EINVAL
 		}
 	}
-	d, err := uring.New(t.Kernel().Arena, a.Uint32(0), &p)
+	d, err := uring.New(t.Arena(), a.Uint32(0), &p)
 	if err != nil {
 		return 0, err
 	}

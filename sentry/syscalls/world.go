@@ -9,25 +9,34 @@ import (
 	"bulkhead/sentry/vfs"
 )
 
-// World is what system calls need for the whole container, besides the kernel:
-// the abstract names of sockets and a file system for files without a name.
-// kernel.Config.World holds it.
+// World is what system calls need for the whole sandbox, besides the kernel: the
+// abstract names of sockets. kernel.Config.World holds it.
 type World struct {
 	Names *unix.Names
-	Memfd *tmpfs.FileSystem
-	// FSTypes are what mount(2) can name.
-	FSTypes map[string]*vfs.FSType
 
 	aio  aioTable
 	keys keyTable
 }
 
 // NewWorld makes an empty one.
-func NewWorld(a *memory.Arena) *World {
-	return &World{Names: unix.NewNames(), Memfd: tmpfs.New(a, tmpfs.Options{Mode: 0o1777})}
-}
+func NewWorld() *World { return &World{Names: unix.NewNames()} }
 
 func world(t *kernel.Task) *World { return t.Kernel().World.(*World) }
+
+// Local is what they need for one container: a file system for files without a name, in
+// its memory. kernel.CgroupConfig.Local holds it.
+type Local struct {
+	Memfd *tmpfs.FileSystem
+	// FSTypes are what mount(2) can name.
+	FSTypes map[string]*vfs.FSType
+}
+
+// NewLocal makes one.
+func NewLocal(a *memory.Arena, types map[string]*vfs.FSType) *Local {
+	return &Local{Memfd: tmpfs.New(a, tmpfs.Options{Mode: 0o1777}), FSTypes: types}
+}
+
+func local(t *kernel.Task) *Local { return t.Cgroup().Local.(*Local) }
 
 // NewNet makes network namespaces (kernel.Config.NewNet). The loopback device of
 // the first, the container's, is up.

@@ -286,6 +286,9 @@ func NewNamespace(fs FileSystem, o MountOptions) *Namespace {
 // firstMounts is the number of a container's first mount namespace.
 const firstMounts = 0xEFFFFFF8
 
+// Renumber makes ns, which nobody has seen yet, another than the sandbox's first.
+func (ns *Namespace) Renumber() { ns.number = NewNamespaceNumber() }
+
 // Number is the inode number in /proc/PID/ns, Owner the user namespace in which
 // capabilities over it count.
 func (ns *Namespace) Number() uint64        { return ns.number }

@@ -48,13 +48,14 @@ type container struct {
 	program string
 	dir     string
 	state   string // where bulkhead keeps what it knows
+	wall    string // of detached and stopped
 	spec    *specs.Spec
 }
 
 // box makes a bundle with a root of busybox.
 func box(t *testing.T, script string) *container {
 	t.Helper()
-	c := &container{t: t, program: runtimeProgram(t), dir: t.TempDir()}
+	c := &container{t: t, program: runtimeProgram(t), dir: t.TempDir(), wall: "vm"}
 	c.state = filepath.Join(c.dir, "state")
 	root := filepath.Join(c.dir, "rootfs")
 	for _, dir := range []string{"bin", "etc", "tmp", "proc", "dev", "sys", "mnt"} {

@@ -32,7 +32,7 @@ func (c *container) known(id string) (k known) {
 // detached runs a command that leaves processes, which have its output.
 func (c *container) detached(verb string, args ...string) outcome {
 	c.t.Helper()
-	cmd := c.command("vm", verb, args...)
+	cmd := c.command(c.wall, verb, args...)
 	out, err := os.Create(filepath.Join(c.dir, "output"))
 	must(c.t, err)
 	defer out.Close()
@@ -66,7 +66,7 @@ func (c *container) stopped(id string) {
 	} else if !errors.Is(err, unix.ESRCH) {
 		c.t.Fatal(err)
 	}
-	if got := finish(c.t, c.command("vm", "state", id)); got.code != 0 || !strings.Contains(got.out, `"stopped"`) {
+	if got := finish(c.t, c.command(c.wall, "state", id)); got.code != 0 || !strings.Contains(got.out, `"stopped"`) {
 		c.t.Errorf("%s has ended, and its state is %+v", id, got)
 	}
 }
@@ -75,7 +75,7 @@ func (c *container) stopped(id string) {
 func member(t *testing.T, pod *container, id, volume, script string, shared ...specs.LinuxNamespaceType) *container {
 	t.Helper()
 	c := box(t, script)
-	c.state = pod.state
+	c.state, c.wall = pod.state, pod.wall
 	c.spec.Annotations = map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": id}
 	must(t, os.Mkdir(filepath.Join(c.dir, "rootfs/vol"), 0o755))
 	c.spec.Mounts = append(c.spec.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: volume, Options: []string{"rbind", "rw"}})
@@ -91,23 +91,34 @@ func member(t *testing.T, pod *container, id, volume, script string, shared ...s
 	return c
 }
 
-// TestPod: containers of a pod are in one machine, share what they are to share, and
-// come and go by themselves; the machine goes with the first.
+// TestPod: containers of a pod are in one sandbox, share what they are to share, and
+// come and go by themselves; the sandbox goes with the first.
 func TestPod(t *testing.T) {
-	runtimeProgram(t)
-	if !slow(t) {
-		t.Skip("adds little to what TestContainer does with a further container, and takes long: make lab")
+	for _, wall := range []string{"sentry", "vm"} {
+		t.Run(wall, func(t *testing.T) {
+			runtimeProgram(t)
+			if wall == "vm" {
+				if !slow(t) {
+					t.Skip("adds little to what TestContainer does with a further container, and takes long: make lab")
+				}
+				if !inLinux(t, lab.Machine{Memory: 2048}) {
+					return
+				}
+			}
+			testPod(t, wall)
+		})
 	}
-	if !inLinux(t, lab.Machine{Memory: 2048}) {
-		return
-	}
+}
+
+func testPod(t *testing.T, wall string) {
 	pod := box(t, "sleep 1000")
+	pod.wall = wall
 	pod.spec.Hostname = "the-pod"
 	pod.spec.Annotations = map[string]string{"io.kubernetes.cri.container-type": "sandbox", "io.kubernetes.cri.sandbox-id": "pod"}
 	volume := t.TempDir()
 	t.Cleanup(func() {
 		for _, id := range []string{"a", "b", "c", "pod"} {
-			finish(t, pod.command("vm", "delete", "--force", id))
+			finish(t, pod.command(wall, "delete", "--force", id))
 		}
 	})
 	ok := func(what string, got outcome) {
@@ -128,7 +139,7 @@ func TestPod(t *testing.T) {
 	ok("start a", a.detached("start", "a"))
 	ok("run b", b.detached("run", "--detach", "b"))
 	c.spec.Hostname = "another"
-	if got := finish(t, c.command("vm", "run", "c")); got != (outcome{7, "a\nanother\n", "err\n"}) {
+	if got := finish(t, c.command(wall, "run", "c")); got != (outcome{7, "a\nanother\n", "err\n"}) {
 		t.Errorf("run c: %+v", got)
 	}
 
@@ -136,7 +147,7 @@ func TestPod(t *testing.T) {
 	const look = "cd /proc/self/ns; for n in net ipc uts pid mnt cgroup; do readlink $n; done; hostname"
 	where := map[string][]string{}
 	for _, id := range []string{"pod", "a", "b"} {
-		got := finish(t, pod.command("vm", "exec", id, "sh", "-c", look))
+		got := finish(t, pod.command(wall, "exec", id, "sh", "-c", look))
 		if where[id] = strings.Fields(got.out); got.code != 0 || len(where[id]) != 7 {
 			t.Fatalf("exec in %s: %+v", id, got)
 		}
@@ -150,36 +161,38 @@ func TestPod(t *testing.T) {
 			t.Errorf("%s shares %s, want %s: %v, the pod has %v", id, got, want, where[id], where["pod"])
 		}
 	}
-	if got := finish(t, b.command("vm", "exec", "b", "sh", "-c", "cat /proc/1/comm /vol/a /sys/fs/cgroup/pids.max; echo b >/vol/b; exit 3")); got != (outcome{3, "sleep\na\n20\n", ""}) {
+	if got := finish(t, b.command(wall, "exec", "b", "sh", "-c", "cat /proc/1/comm /vol/a /sys/fs/cgroup/pids.max; echo b >/vol/b; exit 3")); got != (outcome{3, "sleep\na\n20\n", ""}) {
 		t.Errorf("exec in b: %+v", got)
 	}
 	if text, err := os.ReadFile(filepath.Join(volume, "b")); string(text) != "b\n" {
 		t.Errorf("the volume: %q, %v", text, err)
 	}
-	if got := finish(t, b.command("vm", "ps", "b")); got.code != 0 || strings.Count(got.out, "sleep") != 1 {
+	if got := finish(t, b.command(wall, "ps", "b")); got.code != 0 || strings.Count(got.out, "sleep") != 1 {
 		t.Errorf("ps: %+v", got)
 	}
 	for _, step := range []struct{ verb, status string }{{"pause", "paused"}, {"resume", "running"}} {
-		ok(step.verb, finish(t, b.command("vm", step.verb, "b")))
-		if got := finish(t, b.command("vm", "state", "b")); !strings.Contains(got.out, `"`+step.status+`"`) {
+		ok(step.verb, finish(t, b.command(wall, step.verb, "b")))
+		if got := finish(t, b.command(wall, "state", "b")); !strings.Contains(got.out, `"`+step.status+`"`) {
 			t.Errorf("after %s: %+v", step.verb, got)
 		}
 	}
 
 	// One ends and goes, is made anew, and is deleted while it runs; the others do not notice.
-	ok("kill a", finish(t, a.command("vm", "kill", "a", "TERM")))
+	ok("kill a", finish(t, a.command(wall, "kill", "a", "TERM")))
 	a.stopped("a")
-	ok("delete a", finish(t, a.command("vm", "delete", "a")))
+	ok("delete a", finish(t, a.command(wall, "delete", "a")))
 	ok("run a again", a.detached("run", "--detach", "a"))
-	if got := finish(t, a.command("vm", "exec", "a", "cat", "/vol/b")); got.out != "b\n" {
+	if got := finish(t, a.command(wall, "exec", "a", "cat", "/vol/b")); got.out != "b\n" {
 		t.Errorf("exec in a, made anew: %+v", got)
 	}
-	ok("delete a by force", finish(t, a.command("vm", "delete", "--force", "a")))
-	left, err := os.ReadDir(fmt.Sprintf("/proc/%d/root/pods", k.Gofer.PID))
-	if err != nil || len(left) != 1 || left[0].Name() != "b" {
-		t.Errorf("the share has %v, want b alone (%v)", left, err)
+	ok("delete a by force", finish(t, a.command(wall, "delete", "--force", "a")))
+	if wall == "vm" {
+		left, err := os.ReadDir(fmt.Sprintf("/proc/%d/root/pods", k.Gofer.PID))
+		if err != nil || len(left) != 1 || left[0].Name() != "b" {
+			t.Errorf("the share has %v, want b alone (%v)", left, err)
+		}
 	}
-	ok("exec in b", finish(t, b.command("vm", "exec", "b", "true")))
+	ok("exec in b", finish(t, b.command(wall, "exec", "b", "true")))
 
 	// What cannot be.
 	stray := member(t, pod, "pod", volume, "true")
@@ -188,26 +201,26 @@ func TestPod(t *testing.T) {
 			ns.Path = "/proc/self/ns/ipc"
 		}
 	}
-	if got := finish(t, stray.command("vm", "run", "c")); got.code != 1 || !strings.Contains(got.err, "not the pod's ipc namespace") {
+	if got := finish(t, stray.command(wall, "run", "c")); got.code != 1 || !strings.Contains(got.err, "not the pod's ipc namespace") {
 		t.Errorf("another's namespace: %+v", got)
 	}
 	stray.spec.Annotations["io.kubernetes.cri.sandbox-id"] = "nobody"
-	if got := finish(t, stray.command("vm", "run", "c")); got.code != 1 || !strings.Contains(got.err, "its pod nobody: container does not exist") {
+	if got := finish(t, stray.command(wall, "run", "c")); got.code != 1 || !strings.Contains(got.err, "its pod nobody: container does not exist") {
 		t.Errorf("no pod: %+v", got)
 	}
 	stray.spec.Annotations["io.kubernetes.cri.sandbox-id"] = "pod"
 	stray.spec.Linux.Namespaces = b.spec.Linux.Namespaces
 	stray.spec.Process.Args = []string{"missing"}
-	if got := finish(t, stray.command("vm", "run", "c")); got.code != 1 && got.code != 127 || !strings.Contains(got.err, `exec: "missing": executable file not found in $PATH`) {
+	if got := finish(t, stray.command(wall, "run", "c")); got.code != 1 && got.code != 127 || !strings.Contains(got.err, `exec: "missing": executable file not found in $PATH`) {
 		t.Errorf("a missing program: %+v", got)
 	}
 
 	// The machine goes with the first, and all with it.
-	ok("kill the pod", finish(t, pod.command("vm", "kill", "pod", "KILL")))
+	ok("kill the pod", finish(t, pod.command(wall, "kill", "pod", "KILL")))
 	pod.stopped("pod")
 	b.stopped("b")
 	for _, id := range []string{"b", "pod"} {
-		ok("delete "+id, finish(t, pod.command("vm", "delete", id)))
+		ok("delete "+id, finish(t, pod.command(wall, "delete", id)))
 	}
 	if left, _ := os.ReadDir(pod.state); len(left) != 0 {
 		t.Errorf("left behind: %v", left)

@@ -17,13 +17,13 @@ import (
 var nodes = []struct {
 	name         string
 	major, minor uint32
-	make         func(a *memory.Arena) vfs.File // nil: Options.TTY
+	file         vfs.File // nil: Options.TTY
 }{
-	{"null", 1, 3, func(*memory.Arena) vfs.File { return null{} }},
-	{"zero", 1, 5, func(a *memory.Arena) vfs.File { return zero{arena: a} }},
-	{"full", 1, 7, func(a *memory.Arena) vfs.File { return full{zero{arena: a}} }},
-	{"random", 1, 8, func(*memory.Arena) vfs.File { return random{} }},
-	{"urandom", 1, 9, func(*memory.Arena) vfs.File { return random{} }},
+	{"null", 1, 3, null{}},
+	{"zero", 1, 5, zero{}},
+	{"full", 1, 7, full{}},
+	{"random", 1, 8, random{}},
+	{"urandom", 1, 9, random{}},
 	{"tty", 5, 0, nil},
 }
 
@@ -44,12 +44,11 @@ var dirs = []struct {
 
 // Handle makes the device numbers work in all file systems. tty opens /dev/tty;
 // nil: ENXIO, as without a controlling terminal.
-func Handle(a *memory.Arena, tty vfs.Opener) {
+func Handle(tty vfs.Opener) {
 	for _, n := range nodes {
 		open := tty
-		if n.make != nil {
-			f := n.make(a)
-			open = func(vfs.Context, vfs.Path, int) (vfs.File, error) { return f, nil }
+		if n.file != nil {
+			open = func(vfs.Context, vfs.Path, int) (vfs.File, error) { return n.file, nil }
 		} else if tty == nil {
 			open = func(vfs.Context, vfs.Path, int) (vfs.File, error) { return nil, unix.ENXIO }
 		}
@@ -90,10 +89,7 @@ func (null) Write(_ vfs.Context, src memory.Buffers, _ int64) (int, error) { ret
 func (null) Seek(vfs.Context, int64, int64, int) (int64, error) { return 0, nil }
 
 // zero is /dev/zero.
-type zero struct {
-	null
-	arena *memory.Arena
-}
+type zero struct{ null }
 
 func (zero) Read(_ vfs.Context, dst memory.Buffers, _ int64) (int, error) {
 	n := dst.Len()
@@ -104,9 +100,13 @@ func (zero) Read(_ vfs.Context, dst memory.Buffers, _ int64) (int, error) {
 	return done, nil
 }
 
-// Mappable implements vfs.Mapper: each mapping is memory of its own.
-func (z zero) Mappable(_ vfs.Context, r memory.MapRequest) (memory.Mappable, error) {
-	o := memory.NewObject(z.arena)
+// Mappable implements vfs.Mapper: each mapping is memory of its own, of who maps it.
+func (z zero) Mappable(ctx vfs.Context, r memory.MapRequest) (memory.Mappable, error) {
+	mm := ctx.Memory()
+	if mm == nil {
+		return nil, unix.ENODEV
+	}
+	o := memory.NewObject(mm.Arena())
 	if err := o.Truncate(r.Offset + r.Length); err != nil {
 		o.Unref()
 		return nil, err

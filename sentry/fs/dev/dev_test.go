@@ -14,11 +14,20 @@ import (
 
 var ctx = vfs.SentryContext()
 
+// mapper is a task as far as its memory goes.
+type mapper struct {
+	vfs.Context
+	space *memory.Space
+}
+
+func (m mapper) Memory() *memory.Space { return m.space }
+
 func TestDevices(t *testing.T) {
 	arena := fstest.NewArena(t)
 	ns := vfs.NewNamespace(tmpfs.New(arena, tmpfs.Options{Mode: 0o755}), vfs.MountOptions{})
 	s := vfs.Start{Root: ns.Root(), At: ns.Root()}
-	Handle(arena, nil)
+	Handle(nil)
+	space := fstest.NewSpace(t, arena)
 	for range 2 { // the second time everything is there
 		if err := Populate(ctx, ns.Root()); err != nil {
 			t.Fatal(err)
@@ -52,7 +61,7 @@ func TestDevices(t *testing.T) {
 		if at, err := d.Seek(ctx, 100, unix.SEEK_SET); at != 0 || err != row.seek {
 			t.Errorf("%s: seek: %d %v", row.name, at, err)
 		}
-		if _, err := d.Mappable(ctx, memory.MapRequest{Length: 4096}); err != row.mapping {
+		if _, err := d.Mappable(mapper{ctx, space}, memory.MapRequest{Length: 4096}); err != row.mapping {
 			t.Errorf("%s: map: %v", row.name, err)
 		}
 		d.Unref()

@@ -17,6 +17,22 @@ type noPlatform struct{ platform.Platform }
 func (noPlatform) Private() bool          { return true }
 func (noPlatform) AddMemory([]byte) error { return nil }
 
+func (noPlatform) NewAddressSpace() (platform.AddressSpace, error) { return noSpace{}, nil }
+
+type noSpace struct{ platform.AddressSpace }
+
+func (noSpace) Release() {}
+
+// NewSpace makes an address space in a, for a Context that maps something.
+func NewSpace(t testing.TB, a *memory.Arena) *memory.Space {
+	t.Helper()
+	s, err := memory.NewSpace(a, noPlatform{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // NewArena makes memory that no application runs in.
 func NewArena(t testing.TB) *memory.Arena {
 	t.Helper()

@@ -27,6 +27,8 @@ type hostEvents struct {
 
 	mu     sync.Mutex
 	fd     int // -1 before the first watch
+	stop   func()
+	closed bool
 	inodes map[int32]vfs.Inode
 }
 
@@ -72,6 +74,10 @@ func (e *hostEvents) add(i *inode, self vfs.Inode) (wd int32, ok bool) {
 	if err != nil || r.FD < 0 {
 		return 0, false
 	}
+	if e.closed {
+		unix.Close(r.FD)
+		return 0, false
+	}
 	if e.fd >= 0 {
 		unix.Close(r.FD)
 	} else if e.fd = r.FD; !e.start(i.fs.guard) {
@@ -84,9 +90,11 @@ func (e *hostEvents) add(i *inode, self vfs.Inode) (wd int32, ok bool) {
 func (e *hostEvents) start(guard func()) bool {
 	ready := make(chan struct{}, 1)
 	e.queue.Add(vfs.NewWaiter(vfs.EventIn, ready))
-	if _, err := e.watchFD(e.fd, &e.queue); err != nil {
+	stop, err := e.watchFD(e.fd, &e.queue)
+	if err != nil {
 		return false
 	}
+	e.stop = stop
 	go func() {
 		defer guard()
 		for e.read() {
@@ -96,9 +104,40 @@ func (e *hostEvents) start(guard func()) bool {
 	return true
 }
 
+// Detach gives up the attachments of one gofer: nobody uses a file of theirs any more.
+func Detach(files []*FS) {
+	for _, f := range files {
+		if e := f.events; e != nil {
+			e.close()
+		}
+	}
+}
+
+func (e *hostEvents) close() {
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	e.queue.Notify(vfs.EventIn) // for who reads, and ends then
+}
+
+// over ends the reading of a gofer that was given up.
+func (e *hostEvents) over() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed {
+		return false
+	}
+	e.stop()
+	unix.Close(e.fd)
+	return true
+}
+
 // read takes what there is. It is false once the gofer has gone.
 func (e *hostEvents) read() bool {
 	b := make([]byte, 16<<10)
+	if e.over() {
+		return false
+	}
 	for {
 		n, err := unix.Read(e.fd, b)
 		switch {

@@ -35,6 +35,7 @@ type Config struct {
 	// they are kept, and that is all.
 	Network func(ctx vfs.Context) Network
 	PIDs    *kernel.PIDNamespace // that it was mounted in; nil: the first
+	Cgroup  *kernel.Cgroup       // of the container that it is in; nil: the first's
 	HidePID int                  // the mount option
 	HideGID uint32
 }
@@ -99,7 +100,7 @@ func New(c Config) *FileSystem {
 	fs.net = fs.newNet()
 	root := fs.Dir()
 	root.Find, root.List = fs.find, fs.list
-	root.Links = func() uint32 { n, _ := fs.Kernel.Live(); return uint32(n) }
+	root.Links = func() uint32 { return uint32(fs.group().Live()) }
 	for _, f := range systemFiles {
 		root.Add(f.name, fs.NewFile(f.mode(), func(ctx vfs.Context) ([]byte, error) { return f.read(fs, ctx) }))
 	}
@@ -135,6 +136,14 @@ func (fs *FileSystem) addEmpty(root *kernfs.Dir) {
 	tty.Sub("driver")
 	tty.Sub("ldisc")
 	fs.addSysvipc(root.Sub("sysvipc"))
+}
+
+// group is the control group of the container that the instance is in.
+func (fs *FileSystem) group() *kernel.Cgroup {
+	if fs.Cgroup != nil {
+		return fs.Cgroup
+	}
+	return fs.Kernel.Cgroup()
 }
 
 // pids is the namespace whose processes this instance shows.

@@ -51,7 +51,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { arena.Close() })
 	w := &world{T: t}
 	w.k, err = kernel.New(kernel.Config{Platform: still{}, Arena: arena, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Hostname: "bulk", CPUs: 2, Memory: 1 << 30, Cgroup: "/"})
+		Hostname: "bulk", CPUs: 2, Memory: 1 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -384,7 +384,7 @@ func TestWrites(t *testing.T) {
 func TestCPUInfo(t *testing.T) {
 	w := newWorld(t)
 	for _, n := range []int{1, 2, 5} {
-		w.k.CPUs = n
+		w.k.Cgroup().CPUs = n
 		s := w.read("cpuinfo")
 		if got := strings.Count(s, "processor\t:"); got != n {
 			t.Errorf("%d processors, want %d", got, n)

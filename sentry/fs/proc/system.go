@@ -83,7 +83,7 @@ pty_master           /dev/ptm      128 0-1048575 pty:master
 
 // cpuinfo is the host's for as many CPUs as the container has.
 func cpuinfo(fs *FileSystem, _ vfs.Context) ([]byte, error) {
-	return CutCPUs(fs.CPUInfo, fs.Kernel.CPUs), nil
+	return CutCPUs(fs.CPUInfo, fs.group().CPUs), nil
 }
 
 // CutCPUs makes n processors of what a /proc/cpuinfo shows: it drops those that
@@ -119,12 +119,12 @@ func CutCPUs(info []byte, n int) []byte {
 }
 
 // total is all memory in bytes.
-func (fs *FileSystem) total() uint64 { return max(fs.Kernel.Memory, fs.Kernel.Arena.Usage()) }
+func (fs *FileSystem) total() uint64 { return max(fs.group().Memory, fs.group().Arena.Usage()) }
 
 func meminfo(fs *FileSystem, _ vfs.Context) ([]byte, error) {
-	total, used := fs.total(), fs.Kernel.Arena.Usage()
+	total, used := fs.total(), fs.group().Arena.Usage()
 	var anon, file, shmem uint64
-	for _, g := range fs.Kernel.Groups() {
+	for _, g := range fs.group().Groups() {
 		if _, _, m := g.Leader().Look(); m != nil {
 			z := m.Sizes()
 			anon += z.ResidentAnon
@@ -160,7 +160,7 @@ func meminfo(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 // cpuTicks is the CPU time of all processes that there are, which never goes back.
 func (fs *FileSystem) cpuTicks() (user, sys uint64) {
 	var u, s time.Duration
-	for _, g := range fs.Kernel.Groups() {
+	for _, g := range fs.group().Groups() {
 		gu, gs := g.CPUTime()
 		cu, cs := g.ChildCPUTime()
 		u, s = u+gu+cu, s+gs+cs
@@ -176,7 +176,7 @@ func (fs *FileSystem) cpuTicks() (user, sys uint64) {
 func systemStat(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 	k := fs.Kernel
 	user, sys := fs.cpuTicks()
-	n := uint64(k.CPUs)
+	n := uint64(fs.group().CPUs)
 	all := uint64(ticks(k.Clock.Uptime())) * n
 	idle := all - min(all, user+sys)
 	var b bytes.Buffer
@@ -186,7 +186,7 @@ func systemStat(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 	}
 	var switches uint64
 	running := 0
-	for _, g := range k.Groups() {
+	for _, g := range fs.group().Groups() {
 		for _, t := range g.Tasks() {
 			v, i := t.Switches()
 			switches += v + i
@@ -210,7 +210,7 @@ func uptime(fs *FileSystem, ctx vfs.Context) ([]byte, error) {
 		shown += boot
 	}
 	user, sys := fs.cpuTicks()
-	all := uint64(ticks(up)) * uint64(k.CPUs)
+	all := uint64(ticks(up)) * uint64(fs.group().CPUs)
 	idle := all - min(all, user+sys)
 	return fmt.Appendf(nil, "%d.%02d %d.%02d\n", int64(shown/time.Second), int64(shown%time.Second/(10*time.Millisecond)), idle/100, idle%100), nil
 }
@@ -218,7 +218,7 @@ func uptime(fs *FileSystem, ctx vfs.Context) ([]byte, error) {
 func loadavg(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 	n, last := fs.Kernel.PIDsIn(fs.pids())
 	running := 0
-	for _, g := range fs.Kernel.Groups() {
+	for _, g := range fs.group().Groups() {
 		for _, t := range g.Tasks() {
 			if t.State() == 'R' {
 				running++
@@ -244,16 +244,16 @@ func filesystems(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 
 func interrupts(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 	b := []byte("           ")
-	for i := range fs.Kernel.CPUs {
+	for i := range fs.group().CPUs {
 		b = fmt.Appendf(b, "CPU%-8d", i)
 	}
 	return append(b, '\n'), nil
 }
 
 func vmstat(fs *FileSystem, _ vfs.Context) ([]byte, error) {
-	used, total := fs.Kernel.Arena.Usage()/pageSize, fs.total()/pageSize
+	used, total := fs.group().Arena.Usage()/pageSize, fs.total()/pageSize
 	var faults uint64
-	for _, g := range fs.Kernel.Groups() {
+	for _, g := range fs.group().Groups() {
 		for _, t := range g.Tasks() {
 			faults += t.MinFaults.Load()
 		}
@@ -261,11 +261,11 @@ func vmstat(fs *FileSystem, _ vfs.Context) ([]byte, error) {
 	return fmt.Appendf(nil, "nr_free_pages %d\nnr_inactive_anon 0\nnr_active_anon %d\nnr_inactive_file 0\nnr_active_file 0\n"+
 		"nr_anon_pages %d\nnr_mapped 0\nnr_file_pages 0\nnr_dirty 0\nnr_writeback 0\nnr_shmem 0\n"+
 		"pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\npgfault %d\npgmajfault 0\noom_kill %d\n",
-		total-used, used, used, faults, fs.Kernel.OOMKills.Load()), nil
+		total-used, used, used, faults, fs.group().OOMKills.Load()), nil
 }
 
 func zoneinfo(fs *FileSystem, _ vfs.Context) ([]byte, error) {
-	used, total := fs.Kernel.Arena.Usage()/pageSize, fs.total()/pageSize
+	used, total := fs.group().Arena.Usage()/pageSize, fs.total()/pageSize
 	return fmt.Appendf(nil, "Node 0, zone   Normal\n  pages free     %d\n        boost    0\n        min      0\n        low      0\n        high     0\n"+
 		"        spanned  %d\n        present  %d\n        managed  %d\n", total-used, total, total, total), nil
 }
@@ -284,7 +284,7 @@ func cgroups(*FileSystem, vfs.Context) ([]byte, error) {
 
 // allowed are the CPUs that t may run on, by bit.
 func (fs *FileSystem) allowed(t *kernel.Task) uint64 {
-	all := uint64(1)<<min(fs.Kernel.CPUs, 63) - 1
+	all := uint64(1)<<min(fs.group().CPUs, 63) - 1
 	if a := t.Affinity.Load() & all; a != 0 {
 		return a
 	}

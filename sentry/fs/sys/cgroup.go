@@ -25,16 +25,16 @@ type Limits struct {
 
 // cgroup is the container's control group.
 type cgroup struct {
-	k      *kernel.Kernel
+	*kernel.Cgroup
 	limits func() Limits
 }
 
 // NewCgroup makes the file system for /sys/fs/cgroup: as in a container with a
-// cgroup namespace, its root is the container's group. limits tells the limits
+// cgroup namespace, its root is the container's group c. limits tells the limits
 // as they are now. Nothing in it can be changed from inside.
-func NewCgroup(k *kernel.Kernel, limits func() Limits) *kernfs.FileSystem {
+func NewCgroup(c *kernel.Cgroup, limits func() Limits) *kernfs.FileSystem {
 	fs := kernfs.New("cgroup2", unix.CGROUP2_SUPER_MAGIC)
-	g := &cgroup{k, limits}
+	g := &cgroup{c, limits}
 	for _, f := range groupFiles {
 		fs.Dir().Add(f.name, fs.NewFile(0o444, func(vfs.Context) ([]byte, error) { return []byte(f.read(g)), nil }))
 	}
@@ -49,8 +49,8 @@ var groupFiles = []struct {
 	{"cgroup.controllers", text("cpuset cpu io memory pids\n")},
 	{"cgroup.subtree_control", text("")},
 	{"cgroup.type", text("domain\n")},
-	{"cgroup.events", text("populated 1\nfrozen 0\n")},
-	{"cgroup.freeze", text("0\n")},
+	{"cgroup.events", func(g *cgroup) string { return fmt.Sprintf("populated 1\nfrozen %d\n", g.frozen()) }},
+	{"cgroup.freeze", func(g *cgroup) string { return fmt.Sprintln(g.frozen()) }},
 	{"cgroup.stat", text("nr_descendants 0\nnr_dying_descendants 0\n")},
 	{"cgroup.max.depth", text("max\n")},
 	{"cgroup.max.descendants", text("max\n")},
@@ -61,7 +61,7 @@ var groupFiles = []struct {
 	{"memory.high", text("max\n")},
 	{"memory.low", text("0\n")},
 	{"memory.min", text("0\n")},
-	{"memory.current", func(g *cgroup) string { return fmt.Sprintln(g.k.Arena.Usage()) }},
+	{"memory.current", func(g *cgroup) string { return fmt.Sprintln(g.Arena.Usage()) }},
 	{"memory.swap.max", func(g *cgroup) string { return fmt.Sprintln(g.limits().Swap) }},
 	{"memory.swap.current", text("0\n")},
 	{"memory.swap.high", text("max\n")},
@@ -77,20 +77,28 @@ var groupFiles = []struct {
 	{"cpu.weight.nice", text("0\n")},
 	{"cpu.stat", (*cgroup).cpuStat},
 	{"cpu.idle", text("0\n")},
-	{"cpuset.cpus", func(g *cgroup) string { return list(g.k.CPUs) + "\n" }},
-	{"cpuset.cpus.effective", func(g *cgroup) string { return list(g.k.CPUs) + "\n" }},
+	{"cpuset.cpus", func(g *cgroup) string { return list(g.CPUs) + "\n" }},
+	{"cpuset.cpus.effective", func(g *cgroup) string { return list(g.CPUs) + "\n" }},
 	{"cpuset.cpus.partition", text("member\n")},
 	{"cpuset.mems", text("0\n")},
 	{"cpuset.mems.effective", text("0\n")},
 
 	{"pids.max", func(g *cgroup) string { return limit(uint64(max(g.limits().Pids, 0))) }},
-	{"pids.current", func(g *cgroup) string { n, _ := g.k.Live(); return fmt.Sprintln(n) }},
-	{"pids.peak", func(g *cgroup) string { n, _ := g.k.Live(); return fmt.Sprintln(n) }},
+	{"pids.current", func(g *cgroup) string { return fmt.Sprintln(g.Live()) }},
+	{"pids.peak", func(g *cgroup) string { return fmt.Sprintln(g.Live()) }},
 	{"pids.events", text("max 0\n")},
 
 	{"io.stat", text("")},
 	{"io.max", text("")},
 	{"io.weight", text("default 100\n")},
+}
+
+// frozen is 0 or 1: who reads it from another container of the pod may see 1.
+func (g *cgroup) frozen() int {
+	if g.Frozen() {
+		return 1
+	}
+	return 0
 }
 
 func text(s string) func(*cgroup) string { return func(*cgroup) string { return s } }
@@ -113,13 +121,13 @@ func orDefault(n, d int64) int64 {
 // ids are all processes, or all threads.
 func (g *cgroup) ids(threads bool) string {
 	var ids []int32
-	for _, p := range g.k.Groups() {
+	for _, p := range g.Groups() {
 		if !threads {
-			ids = append(ids, p.PID())
+			ids = append(ids, p.ID().Contained())
 			continue
 		}
 		for _, t := range p.Tasks() {
-			ids = append(ids, t.ID().Global())
+			ids = append(ids, t.ID().Contained())
 		}
 	}
 	slices.Sort(ids)
@@ -132,19 +140,19 @@ func (g *cgroup) ids(threads bool) string {
 
 func (g *cgroup) memoryEvents() string {
 	l := g.limits()
-	kills := max(l.OOMKills, g.k.OOMKills.Load())
+	kills := max(l.OOMKills, g.OOMKills.Load())
 	return fmt.Sprintf("low 0\nhigh 0\nmax %d\noom %d\noom_kill %d\noom_group_kill 0\n", max(l.OOMHit, kills), kills, kills)
 }
 
 func (g *cgroup) memoryStat() string {
 	var anon, file, shmem uint64
-	for _, p := range g.k.Groups() {
+	for _, p := range g.Groups() {
 		if _, _, m := p.Leader().Look(); m != nil {
 			z := m.Sizes()
 			anon, file, shmem = anon+z.ResidentAnon, file+z.ResidentFile, shmem+z.ResidentShmem
 		}
 	}
-	used := g.k.Arena.Usage()
+	used := g.Arena.Usage()
 	anon = min(anon, used)
 	rest := used - anon
 	var b bytes.Buffer
@@ -174,7 +182,7 @@ func (g *cgroup) cpuMax() string {
 
 func (g *cgroup) cpuStat() string {
 	var user, system time.Duration
-	for _, p := range g.k.Groups() {
+	for _, p := range g.Groups() {
 		u, s := p.CPUTime()
 		cu, cs := p.ChildCPUTime()
 		user, system = user+u+cu, system+s+cs

@@ -24,8 +24,8 @@ import (
 
 // Config is what only the sandbox knows.
 type Config struct {
-	Kernel *kernel.Kernel
-	Caches []Cache // the host's, read before the jail
+	Cgroup *kernel.Cgroup // of the container that sees it
+	Caches []Cache        // the host's, read before the jail
 	// HugePages says that application memory has them.
 	HugePages bool
 }
@@ -56,7 +56,7 @@ func HostCaches() (cs []Cache) {
 // New makes /sys.
 func New(c Config) *kernfs.FileSystem {
 	fs := kernfs.New("sysfs", unix.SYSFS_MAGIC)
-	b := builder{fs, c, max(c.Kernel.CPUs, 1)}
+	b := builder{fs, c, max(c.Cgroup.CPUs, 1)}
 	root := fs.Dir()
 	for _, name := range []string{"block", "bus", "class", "dev/block", "dev/char", "devices", "firmware", "fs/cgroup", "kernel", "module", "power"} {
 		b.dir(root, name)
@@ -162,7 +162,7 @@ func (b *builder) node(d *kernfs.Dir) {
 	n := d.Sub("node0")
 	b.text(n, map[string]string{"cpulist": list(b.n), "cpumap": mask(0, b.n), "distance": "10"})
 	n.Add("meminfo", b.fs.NewFile(0o444, func(vfs.Context) ([]byte, error) {
-		k := b.cfg.Kernel
+		k := b.cfg.Cgroup
 		used := k.Arena.Usage()
 		total := max(k.Memory, used)
 		return fmt.Appendf(nil, "Node 0 MemTotal:       %8d kB\nNode 0 MemFree:        %8d kB\nNode 0 MemUsed:        %8d kB\n",

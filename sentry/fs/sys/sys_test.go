@@ -54,7 +54,7 @@ func read(s vfs.Start, name string) (string, error) {
 
 // TestLikeHost compares with a host of two CPUs, whatever this one has.
 func TestLikeHost(t *testing.T) {
-	s := start(New(Config{Kernel: newKernel(t, 2), Caches: HostCaches()}))
+	s := start(New(Config{Cgroup: newKernel(t, 2).Cgroup(), Caches: HostCaches()}))
 	number := regexp.MustCompile(`[0-9a-f]+`)
 	for _, name := range []string{
 		"devices/system/cpu/online", "devices/system/cpu/possible", "devices/system/cpu/present",
@@ -102,7 +102,7 @@ func TestMasks(t *testing.T) {
 func TestCgroup(t *testing.T) {
 	l := Limits{}
 	k := newKernel(t, 3)
-	s := start(NewCgroup(k, func() Limits { return l }))
+	s := start(NewCgroup(k.Cgroup(), func() Limits { return l }))
 	for _, row := range []struct {
 		l          Limits
 		name, want string
@@ -125,7 +125,7 @@ func TestCgroup(t *testing.T) {
 }
 
 func TestNothingCanBeChanged(t *testing.T) {
-	s := start(New(Config{Kernel: newKernel(t, 1)}))
+	s := start(New(Config{Cgroup: newKernel(t, 1).Cgroup()}))
 	ctx := vfs.SentryContext()
 	if err := vfs.Mkdir(ctx, s, "fs/x", 0o755); err != unix.EPERM {
 		t.Errorf("mkdir: %v, want EPERM", err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -251,16 +252,18 @@ func (c *Conn) failLocked(err error) {
 	}
 }
 
-// Close ends the connection and with it the gofer. Calls under way fail.
+// errClosed is what calls get after Close.
+var errClosed = errors.New("gofer: connection closed")
+
+// Close ends the connection and with it the gofer. Calls under way fail. The descriptor goes
+// when nobody can be using its number any more.
 func (c *Conn) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.fd < 0 {
+	if c.err == errClosed {
 		return
 	}
-	c.failLocked(errors.New("gofer: connection closed"))
-	if !c.reading { // a reader still uses the descriptor; the process's end closes it
-		unix.Close(c.fd)
-		c.fd = -1
-	}
+	c.failLocked(errClosed)
+	c.err = errClosed
+	runtime.AddCleanup(c, func(fd int) { unix.Close(fd) }, c.fd)
 }

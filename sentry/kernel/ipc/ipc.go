@@ -24,6 +24,7 @@ import (
 type Task interface {
 	vfs.Context
 	PID() int32
+	Arena() *memory.Arena // of its container, which a segment that it makes counts to
 	Waiter(mask vfs.Events, c chan struct{}) *vfs.Waiter
 	BlockOn(c <-chan struct{}, deadline time.Duration) error
 }
@@ -66,7 +67,6 @@ func defaultLimits() Limits {
 
 // Namespace is one IPC namespace.
 type Namespace struct {
-	arena *memory.Arena
 	owner *vfs.UserNamespace // in which capabilities over it count; nil: the first
 
 	limitsMu sync.Mutex
@@ -87,9 +87,9 @@ func (ns *Namespace) Queues(make func() any) any {
 	return ns.queues
 }
 
-// New makes an empty namespace of owner's, whose segments lie in a.
-func New(a *memory.Arena, owner *vfs.UserNamespace) *Namespace {
-	return &Namespace{arena: a, owner: owner, limits: defaultLimits()}
+// New makes an empty namespace of owner's.
+func New(owner *vfs.UserNamespace) *Namespace {
+	return &Namespace{owner: owner, limits: defaultLimits()}
 }
 
 // Limits are what holds now; SetLimits changes some.

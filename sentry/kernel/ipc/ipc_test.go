@@ -25,6 +25,7 @@ func newTask(pid int32, uid uint32) *task {
 func (t *task) Creds() *vfs.Creds                                { return &t.creds }
 func (t *task) Memory() *memory.Space                            { return nil }
 func (t *task) PID() int32                                       { return t.pid }
+func (t *task) Arena() *memory.Arena                             { return nil }
 func (t *task) Waiter(m vfs.Events, c chan struct{}) *vfs.Waiter { return vfs.NewWaiter(m, c) }
 func (t *task) BlockOn(c <-chan struct{}, _ time.Duration) error { <-c; return nil }
 
@@ -33,7 +34,7 @@ const open = 0o666
 // TestIDs: a place that is used again gets another id, and the old one is known to
 // have gone.
 func TestIDs(t *testing.T) {
-	ns, a := New(nil, nil), newTask(1, 0)
+	ns, a := New(nil), newTask(1, 0)
 	first, _ := ns.MsgGet(a, Private, open)
 	second, _ := ns.MsgGet(a, Private, open)
 	if first != 0 || second != 1 {
@@ -76,7 +77,7 @@ func TestWants(t *testing.T) {
 // lists put back what was not given.
 func TestSemHammer(t *testing.T) {
 	const goroutines, steps = 8, 300
-	ns := New(nil, nil)
+	ns := New(nil)
 	owner := newTask(1, 0)
 	id, err := ns.SemGet(owner, Private, 2, open)
 	if err != nil {
@@ -131,7 +132,7 @@ func TestSemHammer(t *testing.T) {
 // back.
 func TestMsgHammer(t *testing.T) {
 	const pairs, each = 4, 200
-	ns := New(nil, nil)
+	ns := New(nil)
 	owner := newTask(1, 0)
 	id, _ := ns.MsgGet(owner, Private, open)
 	ns.MsgSet(owner, id, Owner{Mode: open}, 64)

@@ -67,7 +67,7 @@ func (ns *Namespace) ShmGet(t Task, key int32, size uint64, flags int) (int, err
 		if pages > memory.MaxObject/memory.PageSize || ns.shm.pages+pages > limits.ShmAll || len(ns.shm.ids.at) >= limits.ShmMNI {
 			return nil, unix.ENOSPC
 		}
-		s := &Segment{Object: memory.NewObject(ns.arena), ns: ns, size: size, name: fmt.Sprintf("/SYSV%08x (deleted)", uint32(key)), p: ns.newPerm(t, key, uint32(flags)),
+		s := &Segment{Object: memory.NewObject(t.Arena()), ns: ns, size: size, name: fmt.Sprintf("/SYSV%08x (deleted)", uint32(key)), p: ns.newPerm(t, key, uint32(flags)),
 			ctime: seconds(t), cpid: t.PID()}
 		if err := s.Truncate(pages * memory.PageSize); err != nil {
 			s.Object.Unref()
