@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"bulkhead/hwtest/lab"
 
@@ -175,6 +176,44 @@ func testPod(t *testing.T, wall string) {
 		if got := finish(t, b.command(wall, "state", "b")); !strings.Contains(got.out, `"`+step.status+`"`) {
 			t.Errorf("after %s: %+v", step.verb, got)
 		}
+	}
+
+	// What counts stands still while it is paused, whoever else runs.
+	counter := member(t, pod, "pod", volume, "n=0; while :; do n=$((n+1)); echo $n >/vol/n; done", specs.NetworkNamespace)
+	ok("run counter", counter.detached("run", "--detach", "c"))
+	count := func() string {
+		text, _ := os.ReadFile(filepath.Join(volume, "n"))
+		return strings.TrimSpace(string(text))
+	}
+	later := func(what, than string) {
+		t.Helper()
+		for end := time.Now().Add(bound); count() == "" || count() == than; { // the file is empty for a moment
+			if time.Now().After(end) {
+				t.Fatalf("%s: the counter stays at %q", what, than)
+			}
+			ok("exec in a", finish(t, a.command(wall, "exec", "a", "true")))
+		}
+	}
+	later("at the beginning", "")
+	ok("pause", finish(t, pod.command(wall, "pause", "c")))
+	was := count()
+	ok("exec in a", finish(t, a.command(wall, "exec", "a", "true")))
+	if now := count(); now != was {
+		t.Errorf("paused it counted from %s to %s", was, now)
+	}
+	ok("resume", finish(t, pod.command(wall, "resume", "c")))
+	later("after resume", was)
+	ok("pause", finish(t, pod.command(wall, "pause", "c")))
+	ok("kill what is paused", finish(t, pod.command(wall, "kill", "c", "KILL")))
+	counter.stopped("c")
+	ok("delete it", finish(t, pod.command(wall, "delete", "c")))
+
+	// Who has more than its limit is ended, and nobody else.
+	hog := member(t, pod, "pod", volume, "dd if=/dev/zero of=/dev/null bs=64M count=1", specs.NetworkNamespace)
+	limit := int64(32 << 20)
+	hog.spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+	if got := finish(t, hog.command(wall, "run", "c")); got.code != 137 {
+		t.Errorf("32 MiB for 64: %+v", got)
 	}
 
 	// One ends and goes, is made anew, and is deleted while it runs; the others do not notice.
