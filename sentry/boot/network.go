@@ -33,6 +33,7 @@ func (s *sandbox) attachNetwork() error {
 		devices = append(devices, r)
 	}
 	stack := syscalls.NetOf(s.kernel, vfs.SentryContext())
+	stack.Held().Of(s.arena)
 	if err := stack.Attach(devices); err != nil {
 		return err
 	}

@@ -70,6 +70,19 @@ func (c *cache) remove(d *Dentry) {
 	d.slot = -1
 }
 
+// forget lets go all of a file system that nobody has mounted any more: what is in the
+// cache would keep it, and all that it has, for good.
+func (c *cache) forget(s *Super) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, d := range c.slots {
+		if d != nil && d.super == s {
+			c.slots[i], d.slot = nil, -1
+			c.free = append(c.free, i)
+		}
+	}
+}
+
 // weaken makes d's parent hold it weakly. held is the one directory whose mu
 // the caller has. A parent that is busy keeps d: the cache is then over its size
 // by one, until the name is next dropped.

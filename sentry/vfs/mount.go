@@ -65,6 +65,7 @@ func (s *Super) drop() {
 	}
 	supers.mu.Unlock()
 	if last {
+		cached.forget(s)
 		s.fs.Release()
 	}
 }

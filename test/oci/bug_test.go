@@ -17,7 +17,7 @@ import (
 // has no hook for them.
 var bugs = []struct{ file, function string }{
 	{"sentry/syscalls/misc.go", "func sethostname(t *kernel.Task, a *Args) (uintptr, error) {"},
-	{"sentry/boot/agent.go", "func (s *sandbox) Pause(context.Context, string) error "},
+	{"sentry/boot/agent.go", "func (s *sandbox) Pause(_ context.Context, container string) error "},
 }
 
 // broken is bulkhead with the bugs.

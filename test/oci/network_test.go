@@ -281,9 +281,8 @@ func TestNetworkChanged(t *testing.T) {
 	})
 }
 
-// TestNetworkAgain: a network namespace serves one container after another, as that of a
-// pod does whose container is started again, beside the pod's own that does nothing; the pod
-// gives its name as well.
+// TestNetworkAgain: the network of a pod serves one container after another, as where one is
+// started again, and goes back to its namespace with the pod; the pod gives its name as well.
 func TestNetworkAgain(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, p *program) {
 		w := newWire(t)
@@ -310,6 +309,9 @@ func TestNetworkAgain(t *testing.T) {
 			if r.Out != want {
 				t.Errorf("container %d: %s", i, r)
 			}
+		}
+		if r := p.do(t, "delete", "--force", pause); r.Code != 0 {
+			t.Errorf("delete the pod: %s", r)
 		}
 		// What the engine prepared is there when they have gone.
 		out, err := exec.Command("ip", "-n", w.inside, "-o", "addr", "show", "dev", "eth0").CombinedOutput()

@@ -300,14 +300,17 @@ func hold[T any, P interface {
 	n.learn(a, valid)
 	lookups.Store(1)
 	f.nodes[node] = w
-	runtime.AddCleanup((*T)(i), func(struct{}) {
-		f.mu.Lock()
-		if f.nodes[node] == w {
-			delete(f.nodes, node)
+	fs := weak.Make(f) // whose root would keep itself
+	runtime.AddCleanup((*T)(i), func(c *conn) {
+		if f := fs.Value(); f != nil {
+			f.mu.Lock()
+			if f.nodes[node] == w {
+				delete(f.nodes, node)
+			}
+			f.mu.Unlock()
 		}
-		f.mu.Unlock()
-		f.conn.post(opForget, node, le.AppendUint64(nil, lookups.Load()))
-	}, struct{}{})
+		c.post(opForget, node, le.AppendUint64(nil, lookups.Load()))
+	}, f.conn)
 	return i
 }
 

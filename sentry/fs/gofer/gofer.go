@@ -210,9 +210,12 @@ func keep[T any, P interface {
 }](f *FS, k key, i P) vfs.Inode {
 	w := weakly[T, P]{weak.Make((*T)(i))}
 	f.inodes[k] = w
+	fs := weak.Make(f) // whose root would keep itself
 	runtime.AddCleanup((*T)(i), func(h *handle) {
 		h.free()
-		f.forget(k, w)
+		if f := fs.Value(); f != nil {
+			f.forget(k, w)
+		}
 	}, i.base().h)
 	return i
 }

@@ -343,7 +343,12 @@ func keep[T any, P interface {
 	i.base().keys = new(atomic.Pointer[[]vfs.Inode])
 	i.base().keys.Store(&[]vfs.Inode{k})
 	f.inodes[k] = w
+	fs := weak.Make(f) // whose root would keep itself
 	runtime.AddCleanup((*T)(i), func(keys *atomic.Pointer[[]vfs.Inode]) {
+		f := fs.Value()
+		if f == nil {
+			return
+		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		for _, k := range *keys.Load() {

@@ -20,10 +20,14 @@ type Held struct {
 
 // In has h count as ctx's, if it counts as nobody's yet.
 func (h *Held) In(ctx vfs.Context) {
-	if m := ctx.Memory(); m != nil && h.arena.Load() == nil {
-		h.arena.CompareAndSwap(nil, m.Arena())
+	if m := ctx.Memory(); m != nil {
+		h.Of(m.Arena())
 	}
 }
+
+// Of has h count to a, if it counts to nothing yet: what outlives the container that uses
+// it first, as a pod's network does, counts to the pod's own.
+func (h *Held) Of(a *memory.Arena) { h.arena.CompareAndSwap(nil, a) }
 
 func (h *Held) Load() int64 { return h.bytes.Load() }
 
