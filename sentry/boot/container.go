@@ -174,7 +174,10 @@ func (c *container) make(files []*os.File) (err error) {
 	go func() {
 		defer c.Guard()
 		<-g.Ended()
-		c.home.Cgroup().Kill() // as its pid namespace's end does, if it has one of its own
+		<-c.home.Cgroup().Kill() // as its pid namespace's end does, if it has one of its own
+		c.reportOOM()
+		c.kills.End()
+		c.closeGofer()
 	}()
 	return nil
 }
@@ -275,9 +278,6 @@ func (c *container) release() {
 	if c.init != nil {
 		c.init.finish()
 	}
-	if c.fd >= 0 {
-		c.watch.forget(c.fd)
-	}
 	if c.ns != nil {
 		c.ns.Drop()
 	}
@@ -285,6 +285,14 @@ func (c *container) release() {
 		c.home.Release()
 	} else if c.arena != nil {
 		c.arena.GiveUp()
+	}
+	c.closeGofer()
+}
+
+// closeGofer has the gofer end, which the container's end is to bring about as well.
+func (c *container) closeGofer() {
+	if c.fd >= 0 {
+		c.watch.forget(c.fd)
 	}
 	gofer.Detach(c.files)
 	if c.gofer != nil {

@@ -26,32 +26,41 @@ const (
 	ours  = "io.containerd.bulkhead.v1"
 	runcs = "io.containerd.runc.v2"
 	image = "docker.io/library/box:latest"
-	shim  = "containerd-shim-bulkhead-v1"
+	// pauseImage is of a pod's first container.
+	pauseImage = "docker.io/library/pause:latest"
+	shim       = "containerd-shim-bulkhead-v1"
 )
 
 // daemon is a private containerd with the image box.
 type daemon struct {
 	dir, bin, sock, log string
+	alone               bool // in a network namespace of its own
 	cmd                 *exec.Cmd
 }
 
 // launch starts one, which the test's end ends.
 func launch(t *testing.T) *daemon {
 	t.Helper()
-	rig.NeedRoot(t)
 	rig.Need(t, "containerd", "ctr", "runc", "busybox")
+	d := prepare(t)
+	d.launch(t, "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n")
+	d.must(t, "image", "import", boxImage(t, image, "sh"))
+	return d
+}
+
+func prepare(t *testing.T) *daemon {
+	t.Helper()
+	rig.NeedRoot(t)
 	dir := t.TempDir()
-	d := &daemon{dir: dir, bin: programs(t), sock: filepath.Join(dir, "sock"), log: filepath.Join(dir, "log")}
-	config := fmt.Sprintf(`version = 2
-root = %[1]q
-state = %[2]q
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
-  address = %[3]q
-[ttrpc]
-  address = %[4]q
-`, filepath.Join(dir, "root"), filepath.Join(dir, "state"), d.sock, d.sock+".ttrpc")
-	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o600); err != nil {
+	return &daemon{dir: dir, bin: programs(t), sock: filepath.Join(dir, "sock"), log: filepath.Join(dir, "log")}
+}
+
+// launch starts it; more are lines of its configuration.
+func (d *daemon) launch(t *testing.T, more string) {
+	t.Helper()
+	config := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\n", filepath.Join(d.dir, "root"), filepath.Join(d.dir, "state"))
+	tables := fmt.Sprintf("[grpc]\n  address = %q\n[ttrpc]\n  address = %q\n", d.sock, d.sock+".ttrpc")
+	if err := os.WriteFile(filepath.Join(d.dir, "config.toml"), []byte(config+more+tables), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d.start(t)
@@ -63,8 +72,6 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 			t.Logf("containerd's log:\n%s", text)
 		}
 	})
-	d.must(t, "image", "import", boxImage(t))
-	return d
 }
 
 func (d *daemon) start(t *testing.T) {
@@ -74,7 +81,11 @@ func (d *daemon) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	d.cmd = exec.Command("containerd", "-c", filepath.Join(d.dir, "config.toml"))
+	args := []string{"containerd", "-c", filepath.Join(d.dir, "config.toml")}
+	if d.alone {
+		args = append([]string{"unshare", "--net", "sh", "-c", `ip link set lo up && exec "$@"`, "sh"}, args...)
+	}
+	d.cmd = exec.Command(args[0], args[1:]...)
 	d.cmd.Env = append(os.Environ(), "PATH="+d.bin+":"+os.Getenv("PATH"))
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -115,7 +126,7 @@ func programs(t *testing.T) string {
 }
 
 // boxImage is busybox as an archive of docker's (image/spec/v1.2.md of moby).
-func boxImage(t *testing.T) string {
+func boxImage(t *testing.T, name string, command ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	script := `mkdir -p root && cd root && mkdir -p bin etc proc sys dev tmp root && chmod 1777 tmp && cp "$(command -v busybox)" bin/busybox
@@ -125,10 +136,10 @@ func boxImage(t *testing.T) string {
 	sum := shell(t, dir, script)
 	files := map[string]any{
 		"config.json": map[string]any{
-			"architecture": "amd64", "os": "linux", "config": map[string]any{"Cmd": []string{"sh"}, "Env": []string{"PATH=/bin"}},
+			"architecture": "amd64", "os": "linux", "config": map[string]any{"Cmd": command, "Env": []string{"PATH=/bin"}},
 			"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + strings.TrimSpace(sum)}},
 		},
-		"manifest.json": []any{map[string]any{"Config": "config.json", "RepoTags": []string{image}, "Layers": []string{"layer.tar"}}},
+		"manifest.json": []any{map[string]any{"Config": "config.json", "RepoTags": []string{name}, "Layers": []string{"layer.tar"}}},
 	}
 	for name, v := range files {
 		data, err := json.Marshal(v)
