@@ -191,7 +191,7 @@ func (k *kubelet) life(t *testing.T) string {
 	say("who", k.exec(t, client, "sh", "-c", "hostname; id -u; echo $GREETING; cat /volume/ready; ps -o comm | grep -cx sleep; exit 3"))
 	say("the other's files", k.exec(t, client, "ls", "/tmp"))
 	say("limit", k.exec(t, client, "sh", "-c", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"))
-	say("namespaces", k.exec(t, client, "sh", "-c", fmt.Sprintf("for n in net ipc uts pid mnt; do readlink /proc/self/ns/$n; done >/volume/client")))
+	say("namespaces", k.exec(t, client, "sh", "-c", "for n in net ipc uts pid mnt; do readlink /proc/self/ns/$n; done >/volume/client"))
 	k.exec(t, server, "sh", "-c", "for n in net ipc uts pid mnt; do readlink /proc/self/ns/$n; done >/volume/server")
 	say("same", same(t, volume))
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -101,7 +102,9 @@ func TestOOMEvent(t *testing.T) {
 			t.Errorf("%s, want %s", got, want)
 		}
 		p.must(t, "delete", "--force", name)
-		if got := await("oom"); got != "" {
+		// runc takes the group's removal for one more, at times: its eventfd is told of that as
+		// well (mm/memcontrol.c, mem_cgroup_css_offline and what closes eventfds).
+		if got := await("oom"); got != "" && filepath.Base(p.args[0]) != "runc" {
 			t.Errorf("after the end: %s", got)
 		}
 		if err := cmd.Wait(); err != nil {
