@@ -52,8 +52,10 @@ var rooms = []room{
 	{"runtime/agent", []string{"github.com/opencontainers/runtime-spec/"}, "the protocol between runtime and sandbox; knows the spec and neither end"},
 	{"runtime/agent/rpc", []string{"github.com/containerd/", "google.golang.org/"}, "the agent protocol as a guest's init speaks it; knows neither end"},
 	{"runtime/agent/rpc/generate", []string{"github.com/bufbuild/protocompile", "google.golang.org/protobuf/"}, "makes the Go of the protocol's .proto"},
+	{"runtime/spelling", nil, "what was meant by a name"},
+	{"runtime/install", []string{"runtime/spelling"}, "texts and files of engines; nothing of containers"},
 	{"runtime", []string{
-		"runtime/agent", "sentry/boot", "sentry/gofer", "sentry/syscalls", "vmm/host", "vmm/sandbox", "vmm/share", "vmm/image",
+		"runtime/agent", "runtime/spelling", "runtime/install", "sentry/boot", "sentry/gofer", "sentry/syscalls", "vmm/host", "vmm/sandbox", "vmm/share", "vmm/image",
 		"github.com/opencontainers/", "github.com/containerd/", "github.com/spf13/", "github.com/moby/",
 		"google.golang.org/", "github.com/BurntSushi/toml", "github.com/godbus/", "github.com/coreos/", "github.com/vishvananda/netlink",
 	}, "OCI verbs; that only main.go links in the Sentry and the VMM is TestOnlyMainLinksWalls's"},

@@ -185,8 +185,8 @@ const examples = `  Try a command behind the wall, with the host's files to read
     mkdir -p b/rootfs && cd b && bulkhead spec     # then fill rootfs
     bulkhead run my-container
 
-  For docker, in /etc/docker/daemon.json:
-    {"runtimes": {"bulkhead": {"path": "/usr/local/bin/bulkhead"}}}
+  With docker, containerd and Podman:
+    bulkhead install                               # shows what it writes, and asks
     docker run --rm --runtime=bulkhead busybox uname -a`
 
 func (a *app) root() *cobra.Command {
@@ -211,6 +211,7 @@ func (a *app) root() *cobra.Command {
 		&cobra.Group{ID: "easy", Title: "Run something:"},
 		&cobra.Group{ID: "life", Title: "A container's life (OCI):"},
 		&cobra.Group{ID: "look", Title: "Look at containers:"},
+		&cobra.Group{ID: "engines", Title: "Let engines use it:"},
 		&cobra.Group{ID: "about", Title: "About bulkhead:"},
 	)
 	for _, group := range []struct {
@@ -220,6 +221,7 @@ func (a *app) root() *cobra.Command {
 		{"easy", []*cobra.Command{a.do(), a.run(), a.exec()}},
 		{"life", []*cobra.Command{a.create(), a.start(), a.kill(), a.pause(), a.resume(), a.update(), a.delete(), a.checkpoint(), a.restore()}},
 		{"look", []*cobra.Command{a.list(), a.state(), a.ps(), a.events(), a.top(), a.trace(), a.tcpdump(), a.metrics(), a.logs(), a.debug()}},
+		{"engines", []*cobra.Command{a.install(), a.uninstall()}},
 		{"about", []*cobra.Command{a.spec(), a.features(), a.syscalls(), a.version()}},
 	} {
 		for _, verb := range group.verbs {

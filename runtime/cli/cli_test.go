@@ -126,6 +126,11 @@ func TestWrongUse(t *testing.T) {
 		{"--isolation=paper do true", 1, "bulkhead: isolation \"paper\" is unknown (sentry, vm, auto)\n"},
 		{"--platform=gpu do true", 1, "bulkhead: platform \"gpu\" is unknown (auto, kvm, ptrace)\n"},
 		{"--overlay=dir=x do true", 1, "bulkhead: open descriptors: --overlay=dir=x is none of none, memory, dir=/absolute/path\n"},
+		{"install --program=/b --destdir=/nonexistent", 1, "bulkhead: install: no engine is here: neither a directory of theirs in /nonexistent/etc nor their programs; name those that you want (docker, containerd, podman)\n"},
+		{"install --program=/b --destdir=/nonexistent dokcer", 1, "bulkhead: install: \"dokcer\" is no engine known here; is docker meant?\n"},
+		{"install --program=b docker", 1, "bulkhead: install: \"b\" is no absolute path to call bulkhead by\n"},
+		{"install --program=/b --destdir=/nonexistent docker", 2, "bulkhead: install: nothing was written, since there is no terminal to ask on; --yes writes\n"},
+		{"uninstall --destdir=/nonexistent docker", 0, ""},
 	} {
 		code, said := invoke(t, append([]string{"--root", root}, strings.Fields(row.args)...))
 		if code != row.code || said != row.want {
