@@ -14,6 +14,7 @@ import (
 	"bulkhead/sentry/fs/sys"
 	"bulkhead/sentry/fs/tmpfs"
 	"bulkhead/sentry/kernel"
+	"bulkhead/sentry/net/inet"
 	"bulkhead/sentry/syscalls"
 	"bulkhead/sentry/vfs"
 )
@@ -90,12 +91,24 @@ func (c *container) newMqueue(ctx vfs.Context, _ vfs.FSOptions) (vfs.FileSystem,
 	return mqueue.Of(ctx, ns), nil
 }
 
-// newSysfs is for who rules the network namespace that it shows (fs/sysfs/mount.c).
+// newSysfs shows the network namespace that it is mounted in, to who rules that
+// (fs/sysfs/mount.c).
 func (c *container) newSysfs(ctx vfs.Context, _ vfs.FSOptions) (vfs.FileSystem, error) {
 	if t, ok := ctx.(*kernel.Task); ok && !t.Creds().HasIn(t.Namespaces().Net.Owner(), unix.CAP_SYS_ADMIN) {
 		return nil, unix.EPERM
 	}
-	return sys.New(sys.Config{Cgroup: c.home.Cgroup(), Caches: c.caches, HugePages: c.plat.Private()}), nil
+	stack := syscalls.NetOf(c.kernel, ctx)
+	return sys.New(sys.Config{Cgroup: c.home.Cgroup(), Interfaces: func() []sys.Interface { return interfaces(stack) }, Caches: c.caches, HugePages: c.plat.Private()}), nil
+}
+
+// interfaces are a stack's as /sys shows them.
+func interfaces(n *inet.Stack) (list []sys.Interface) {
+	for _, l := range n.Links() {
+		list = append(list, sys.Interface{Index: l.Index, Name: l.Name, Type: l.Type, Flags: l.Flags, MTU: l.MTU, Queue: l.Queue,
+			Address: l.Address, Broadcast: l.Broadcast, State: l.State,
+			RxPackets: l.Stats.RxPackets, RxBytes: l.Stats.RxBytes, TxPackets: l.Stats.TxPackets, TxBytes: l.Stats.TxBytes})
+	}
+	return list
 }
 
 // newProc shows the pid namespace that it is mounted in, to who rules that.

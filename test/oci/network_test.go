@@ -236,6 +236,8 @@ var changeRows = []struct{ name, script, want string }{
 			"broadcast 10.79.0.255 dev eth0 table local proto kernel scope link src 10.79.0.1 \nDeleted 2: eth0    inet 10.79.0.1/24 scope global eth0\n" +
 			"Deleted 10.79.0.0/24 dev eth0 proto kernel scope link src 10.79.0.1 \nDeleted broadcast 10.79.0.255 dev eth0 table local proto kernel scope link src 10.79.0.1 \n" +
 			"Deleted local 10.79.0.1 dev eth0 table local proto kernel scope host src 10.79.0.1 \n"},
+	{"in /sys", "cd /sys/class/net; ls; cat eth0/mtu eth0/address eth0/operstate eth0/carrier eth0/type eth0/flags eth0/addr_len eth0/duplex; [ $(cat eth0/statistics/rx_packets) -gt 0 ] && echo counted",
+		"eth0\nlo\n1400\n02:00:00:00:00:02\nup\n1\n1\n0x1003\n6\nfull\ncounted\n"},
 	{"down", "IP link set eth0 down; IP -o address show dev eth0 | cut -d'\\' -f1; IP route; ping -c 1 10.77.0.1", "2: eth0    inet 10.77.0.2/24 brd 10.77.0.255 scope global eth0\nPING 10.77.0.1 (10.77.0.1): 56 data bytes\nping: sendto: Network is unreachable\n"},
 	{"up", "ifconfig eth0 up; IP route; until ping -c 1 -W 1 10.77.0.1 >/dev/null; do :; done; IP -o -6 address show dev eth0", "10.77.0.0/24 dev eth0 proto kernel scope link src 10.77.0.2 \n"},
 	{"a new name", "IP link set eth0 down; IP link set eth0 name wire0; IP link set wire0 up; IP -o -4 address show | cut -d'\\' -f1; cat /proc/net/dev | grep -c wire0; IP link set wire0 down; IP link set wire0 name lo; IP link set wire0 name eth0; IP link set eth0 up",
@@ -250,6 +252,7 @@ func TestNetworkChanged(t *testing.T) {
 			return func(s *specs.Spec) {
 				w.join(s)
 				mayPing(s)
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"ro", "nosuid", "noexec", "nodev"}})
 				if admin {
 					c := s.Process.Capabilities
 					for _, set := range []*[]string{&c.Bounding, &c.Effective, &c.Permitted} {

@@ -26,6 +26,8 @@ import (
 type Config struct {
 	Cgroup *kernel.Cgroup // of the container that sees it
 	Caches []Cache        // the host's, read before the jail
+	// Interfaces are those of the network namespace that it was mounted in.
+	Interfaces func() []Interface
 	// HugePages says that application memory has them.
 	HugePages bool
 }
@@ -55,6 +57,9 @@ func HostCaches() (cs []Cache) {
 
 // New makes /sys.
 func New(c Config) *kernfs.FileSystem {
+	if c.Interfaces == nil {
+		c.Interfaces = func() []Interface { return nil }
+	}
 	fs := kernfs.New("sysfs", unix.SYSFS_MAGIC)
 	b := builder{fs, c, max(c.Cgroup.CPUs, 1)}
 	root := fs.Dir()
@@ -63,7 +68,10 @@ func New(c Config) *kernfs.FileSystem {
 	}
 	b.cpus(b.dir(root, "devices/system/cpu"))
 	b.node(b.dir(root, "devices/system/node"))
-	b.loopback(root)
+	b.network(root)
+	for _, name := range []string{"block", "tty", "mem", "misc", "dmi", "thermal", "power_supply", "hwmon", "drm", "input"} {
+		b.dir(root, "class/"+name)
+	}
 	b.kernel(b.dir(root, "kernel"))
 	return fs
 }
@@ -171,28 +179,6 @@ func (b *builder) node(d *kernfs.Dir) {
 	for i := range b.n {
 		name := "cpu" + strconv.Itoa(i)
 		n.Add(name, b.fs.TextLink("../../cpu/"+name))
-	}
-}
-
-// loopback is the one network device.
-func (b *builder) loopback(root *kernfs.Dir) {
-	lo := b.dir(root, "devices/virtual/net/lo")
-	b.text(lo, map[string]string{
-		"addr_assign_type": "0", "addr_len": "6", "address": "00:00:00:00:00:00", "broadcast": "00:00:00:00:00:00",
-		"carrier": "1", "carrier_changes": "0", "dev_id": "0x0", "dev_port": "0", "dormant": "0", "flags": "0x9",
-		"ifindex": "1", "iflink": "1", "link_mode": "0", "mtu": "65536", "netdev_group": "0", "operstate": "unknown",
-		"tx_queue_len": "1000", "type": "772", "uevent": "INTERFACE=lo\nIFINDEX=1",
-	})
-	counts := map[string]string{}
-	for _, c := range []string{"bytes", "packets", "errors", "dropped"} {
-		counts["rx_"+c], counts["tx_"+c] = "0", "0"
-	}
-	b.text(lo.Sub("statistics"), counts)
-	lo.Add("subsystem", b.fs.TextLink("../../../../class/net"))
-	class := b.dir(root, "class/net")
-	class.Add("lo", b.fs.TextLink("../../devices/virtual/net/lo"))
-	for _, name := range []string{"block", "tty", "mem", "misc", "dmi", "thermal", "power_supply", "hwmon", "drm", "input"} {
-		b.dir(root, "class/"+name)
 	}
 }
 
