@@ -29,12 +29,12 @@ type Timer struct {
 	mu       sync.Mutex
 	now      func() time.Duration
 	cpu      bool // now is a CPU clock
-	fire     func(missed int64)
+	fire     func(gen uint64, missed int64)
 	next     time.Duration // on the clock; 0 if disarmed
 	interval time.Duration
-	gen      uint64
-	patient  bool // see NewPatientTimer
-	held     bool // it went off and waits for Take
+	gen      atomic.Uint64 // counts settings; written with mu held
+	patient  bool          // see NewPatientTimer
+	held     bool          // it went off and waits for Take
 	timer    *time.Timer
 	told     atomic.Int64 // overruns that the last signal told of
 
@@ -55,7 +55,7 @@ type SigEvent struct {
 // told how many expirations beyond one it stands for. now may take Kernel.mu, so
 // that a Timer must not be set while that is held.
 func NewTimer(now func() time.Duration, cpu bool, fire func(missed int64)) *Timer {
-	return &Timer{now: now, cpu: cpu, fire: fire}
+	return &Timer{now: now, cpu: cpu, fire: func(_ uint64, missed int64) { fire(missed) }}
 }
 
 // NewPatientTimer is NewTimer for one that goes off once and then, if it has an
@@ -64,7 +64,9 @@ func NewTimer(now func() time.Duration, cpu bool, fire func(missed int64)) *Time
 // timerfd_read, does the same, as does whoever takes a timer's signal in
 // kernel/signal.c, dequeue_signal).
 func NewPatientTimer(now func() time.Duration, cpu bool, fire func(missed int64)) *Timer {
-	return &Timer{now: now, cpu: cpu, fire: fire, patient: true}
+	t := NewTimer(now, cpu, fire)
+	t.patient = true
+	return t
 }
 
 // Take lets a patient timer that went off go on, and says how often it would have
@@ -91,7 +93,7 @@ func (t *Timer) Set(next, interval time.Duration) (left, old time.Duration) {
 	defer t.mu.Unlock()
 	left, old = t.leftLocked(), t.interval
 	t.next, t.interval, t.held = next, interval, false
-	t.gen++
+	t.gen.Add(1)
 	if t.timer != nil {
 		t.timer.Stop()
 	}
@@ -127,13 +129,13 @@ func (t *Timer) armLocked() {
 	if t.cpu {
 		wait = max(wait, cpuStep)
 	}
-	gen := t.gen
+	gen := t.gen.Load()
 	t.timer = time.AfterFunc(max(wait, 0), func() { t.expire(gen) })
 }
 
 func (t *Timer) expire(gen uint64) {
 	t.mu.Lock()
-	if gen != t.gen || t.next == 0 {
+	if gen != t.gen.Load() || t.next == 0 {
 		t.mu.Unlock()
 		return
 	}
@@ -154,7 +156,7 @@ func (t *Timer) expire(gen uint64) {
 		}
 	}
 	t.mu.Unlock()
-	t.fire(missed)
+	t.fire(gen, missed)
 }
 
 func (ts *Timers) init(g *ThreadGroup) { ts.g, ts.posix = g, map[int32]*Timer{} }
@@ -225,8 +227,8 @@ func (ts *Timers) Create(clock int32, now func() time.Duration, cpu bool, ev Sig
 		ts.next = (ts.next + 1) & 0x7fffffff
 	}
 	g := ts.g
-	var t *Timer
-	t = NewPatientTimer(now, cpu, func(missed int64) { g.timerFired(t, missed) })
+	t := &Timer{now: now, cpu: cpu, patient: true}
+	t.fire = func(gen uint64, missed int64) { g.timerFired(t, gen, missed) }
 	t.ID, t.Clock, t.Sigev = ts.next, clock, ev
 	if ev.Notify == 0 && ev.Signal == 0 {
 		t.Sigev.Signal = int32(unix.SIGALRM)
@@ -236,7 +238,9 @@ func (ts *Timers) Create(clock int32, now func() time.Duration, cpu bool, ev Sig
 	return t, nil
 }
 
-func (g *ThreadGroup) timerFired(t *Timer, missed int64) {
+// timerFired sends t's signal, unless t was set anew since it went off: what it told before is
+// forgotten (Settime), and what it has yet to tell must not come after.
+func (g *ThreadGroup) timerFired(t *Timer, gen uint64, missed int64) {
 	const none, threadID = 1, 4
 	if t.Sigev.Notify == none {
 		return
@@ -245,6 +249,9 @@ func (g *ThreadGroup) timerFired(t *Timer, missed int64) {
 	k := g.k
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if t.gen.Load() != gen {
+		return
+	}
 	g.forgetLocked(t)
 	if t.Sigev.Notify != threadID {
 		k.sendTakerLocked(g, nil, info, ofTimer, g.leader)
@@ -314,7 +321,7 @@ func (ts *Timers) taken(i *SigInfo) {
 func (ts *Timers) unignored(sig unix.Signal) {
 	for _, t := range ts.All() {
 		if t.Sigev.Signal == int32(sig) && t.waits() {
-			ts.g.timerFired(t, 0)
+			ts.g.timerFired(t, t.gen.Load(), 0)
 		}
 	}
 }

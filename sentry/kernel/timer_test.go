@@ -32,3 +32,18 @@ func TestPatientTimer(t *testing.T) {
 		p.Set(0, 0)
 	})
 }
+
+// TestStaleTimer: a timer that is set anew, or stopped, while it is about to tell that it went
+// off says no more of that (it_signal_seq in kernel/time/posix-timers.c).
+func TestStaleTimer(t *testing.T) {
+	g := &ThreadGroup{k: &Kernel{}}
+	g.Timers.init(g)
+	timer := NewPatientTimer(func() time.Duration { return 0 }, false, func(int64) {})
+	timer.Sigev.Signal = 10
+	gen := timer.gen.Load()
+	g.Timers.Settime(timer, 0, 0)
+	g.timerFired(timer, gen, 0) // would look for a thread to send to, of which there is none
+	if g.pending.set != 0 {
+		t.Errorf("pending: %#x", g.pending.set)
+	}
+}
