@@ -184,7 +184,7 @@ func (h Host) has(e engine) bool {
 
 // largest is what a configuration of an engine's has at most, in bytes: many times what
 // any has, and little enough to read whole.
-const largest = 4 << 20
+const largest = 1 << 20
 
 // read begins a change by the file as it is now.
 func read(path string) (Change, error) {

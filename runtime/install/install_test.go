@@ -309,6 +309,7 @@ func TestRefused(t *testing.T) {
 		{containerd, "a = '''x\n", "line 2 is not TOML: a string has no end"},
 		{containerd, "a = \xff\n", "is not TOML: it is not UTF-8"},
 		{containerd, "a = " + strings.Repeat("[", 100000), "line 1 is not TOML: arrays or tables stand in each other too deep"},
+		{containerd, "[" + strings.Repeat("a.", 64) + "a]\n", "line 1 is not TOML: a key has too many parts"},
 		{containerd, "version = 2\nplugins = {}\n", `plugins is no table that [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.bulkhead] could stand below`},
 		{containerd, "version = 2\n[[plugins]]\n", "plugins is no table that "},
 		{containerd, "version = 2\n[plugins]\n\"io.containerd.grpc.v1.cri\".containerd.runtimes = {}\n", `plugins."io.containerd.grpc.v1.cri".containerd.runtimes is no table that `},

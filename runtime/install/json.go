@@ -57,6 +57,7 @@ func parseObject(text string, at int) (*object, error) {
 		return nil, errors.New("it is no object")
 	}
 	o := &object{at: at}
+	seen := map[string]bool{}
 	for at++; ; at++ { // behind a brace or a comma
 		m := member{at: skipSpace(text, at)}
 		if text[m.at] == '}' {
@@ -68,9 +69,10 @@ func parseObject(text string, at int) (*object, error) {
 		m.valueAt = skipSpace(text, skipSpace(text, keyEnd)+1)
 		m.end = skipValue(text, m.valueAt)
 		m.value = text[m.valueAt:m.end]
-		if o.find(m.key) >= 0 {
+		if seen[m.key] {
 			return nil, fmt.Errorf("%q stands there twice", m.key)
 		}
+		seen[m.key] = true
 		o.members = append(o.members, m)
 		if at = skipSpace(text, m.end); text[at] == '}' {
 			return o, nil

@@ -72,7 +72,8 @@ func isBare(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-'
 }
 
-// deepest is how far arrays and inline tables may stand in each other.
+// deepest is how far arrays and inline tables may stand in each other, and how many parts
+// a key may have.
 const deepest = 64
 
 // skim reads text. An error names the line that is no TOML.
@@ -224,7 +225,9 @@ func (s *skimmer) key() (path []string, err error) {
 				return nil, fmt.Errorf("%s where a key should be", s.word())
 			}
 		}
-		path = append(path, part)
+		if path = append(path, part); len(path) > deepest { // each statement below it keeps a copy
+			return nil, errors.New("a key has too many parts")
+		}
 		if s.blanks(); !s.take(".") {
 			return path, nil
 		}
