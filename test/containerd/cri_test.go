@@ -92,10 +92,17 @@ func must[Q, A any](t *testing.T, call func(context.Context, Q, ...grpc.CallOpti
 
 func (k *kubelet) pod(t *testing.T, name string) (string, *cri.PodSandboxConfig) {
 	t.Helper()
+	group := filepath.Base(filepath.Dir(k.d.dir)) + "-" + name
+	t.Cleanup(func() { // as the kubelet does, whose it is
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + group)
+		for _, g := range append(groups, "/sys/fs/cgroup/"+group) {
+			_ = os.Remove(g)
+		}
+	})
 	config := &cri.PodSandboxConfig{
 		Metadata: &cri.PodSandboxMetadata{Name: name, Uid: name, Namespace: "default"}, Hostname: name, LogDirectory: k.logs,
 		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent:    "/" + filepath.Base(filepath.Dir(k.d.dir)) + "-" + name,
+			CgroupParent:    "/" + group,
 			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: ownPIDs()},
 		},
 	}
