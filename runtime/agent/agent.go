@@ -1,5 +1,5 @@
 // Package agent is the protocol between the runtime and the sandbox process of
-// one container (later: of a pod): what the runtime hands over when it starts
+// one container, or of a pod's: what the runtime hands over when it starts
 // the process, the line with which the process reports for duty, and the calls
 // that it answers from then on. The runtime is the client. The sandbox side
 // implements Handler and calls Serve; the Sentry does so in sentry/boot, over a
@@ -34,15 +34,16 @@ type Tracing interface {
 // by its name in all calls; the first's end is the end of all.
 type Podding interface {
 	// Add makes a container, up to just before its program's first instruction.
-	// The files are its standard streams as Exec has them, and the handler's.
+	// The files are its standard streams as Exec has them, and the handler's. To the
+	// Sentry come besides those that it preserves, and last the socket to its gofer.
 	Add(ctx context.Context, r *AddRequest, files []*os.File) error
 
 	// Remove ends what still runs of a container that Add made, and forgets it.
 	Remove(ctx context.Context, container string) error
 }
 
-// AddRequest is a further container. Its files are with the sandbox's gofer, or share,
-// under the container's name (AttachRequest).
+// AddRequest is a further container. Its files are with a gofer of its own, or with the
+// machine's share under the container's name (AttachRequest).
 type AddRequest struct {
 	Container    string      `json:"container"`
 	Spec         *specs.Spec `json:"spec"` // as BootConfig's
