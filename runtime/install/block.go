@@ -45,6 +45,16 @@ func findBlock(text string) (*block, error) {
 	return found, nil
 }
 
+// apart takes a text apart: our block, nil if it has none, and the rest, with what is in that.
+func apart(c content) (b *block, rest content, d document, err error) {
+	if b, err = findBlock(c.text); err != nil {
+		return nil, c, nil, err
+	}
+	rest = b.without(c)
+	d, err = skim(rest.text)
+	return b, rest, d, err
+}
+
 // without is c less our block.
 func (b *block) without(c content) content {
 	if b == nil {

@@ -53,12 +53,7 @@ func cri(d document) ([]string, error) {
 }
 
 func containerdPut(_ Host, old content) (content, []string, error) {
-	b, err := findBlock(old.text)
-	if err != nil {
-		return old, nil, err
-	}
-	rest := b.without(old)
-	d, err := skim(rest.text)
+	b, rest, d, err := apart(old)
 	if err != nil {
 		return old, nil, err
 	}
@@ -120,12 +115,7 @@ func versionLine(b *block, old content) (string, error) {
 }
 
 func containerdRemove(_ Host, old content) (content, []string, error) {
-	b, err := findBlock(old.text)
-	if err != nil {
-		return old, nil, err
-	}
-	rest := b.without(old)
-	d, err := skim(rest.text)
+	b, rest, d, err := apart(old)
 	if err != nil {
 		return old, nil, err
 	}

@@ -416,7 +416,7 @@ func TestWriteRace(t *testing.T) {
 func TestDiff(t *testing.T) {
 	patch, err := exec.LookPath("patch")
 	if err != nil {
-		t.Skip("no patch(1) here")
+		t.Skip("needs patch(1): apt-get install patch")
 	}
 	for _, row := range files {
 		h := host(t, row.path, row.text, true)
@@ -449,7 +449,7 @@ func TestDiff(t *testing.T) {
 func TestEnginesRead(t *testing.T) {
 	program, err := exec.LookPath("containerd")
 	if err != nil {
-		t.Skip("no containerd here")
+		t.Skip("needs containerd: apt-get install containerd")
 	}
 	for _, row := range []struct {
 		name, text string
@@ -476,10 +476,10 @@ func TestEnginesRead(t *testing.T) {
 func TestDockerdReads(t *testing.T) {
 	program, err := exec.LookPath("dockerd")
 	if err != nil {
-		t.Skip("no dockerd here")
+		t.Skip("needs dockerd: apt-get install docker.io")
 	}
 	if help, _ := exec.Command(program, "--help").Output(); !strings.Contains(string(help), "--validate") {
-		t.Skip("this dockerd has no --validate")
+		t.Skip("needs a dockerd that has --validate: docker 23 or newer, which Debian 12 does not have")
 	}
 	h := host(t, docker, "{\"debug\": true}", true)
 	p, err := h.Install([]string{"docker"})

@@ -6,12 +6,7 @@ import "fmt"
 // "ENGINE.RUNTIMES TABLE": a name, and where its program may be). It has no place for
 // arguments, so that there is no bulkhead-vm.
 func podmanPut(h Host, old content) (content, []string, error) {
-	b, err := findBlock(old.text)
-	if err != nil {
-		return old, nil, err
-	}
-	rest := b.without(old)
-	d, err := skim(rest.text)
+	b, rest, d, err := apart(old)
 	if err != nil {
 		return old, nil, err
 	}
@@ -29,12 +24,7 @@ func podmanPut(h Host, old content) (content, []string, error) {
 }
 
 func podmanRemove(_ Host, old content) (content, []string, error) {
-	b, err := findBlock(old.text)
-	if err != nil {
-		return old, nil, err
-	}
-	rest := b.without(old)
-	d, err := skim(rest.text)
+	_, rest, d, err := apart(old)
 	if err != nil {
 		return old, nil, err
 	}
