@@ -52,17 +52,23 @@ func cri(d document) ([]string, error) {
 	return []string{"plugins", plugin, "containerd", "runtimes"}, nil
 }
 
+// place is where handlers go: the line of the version that the file has or is to have, and the
+// path of their table in it. d is what stands in old beside our block.
+func place(b *block, old content, d document) (version string, runtimes []string, err error) {
+	if version, err = versionLine(b, old); err != nil {
+		return "", nil, err
+	}
+	head, _ := skim(version)
+	runtimes, err = cri(append(head, d...))
+	return version, runtimes, err
+}
+
 func containerdPut(_ Host, old content) (content, []string, error) {
 	b, rest, d, err := apart(old)
 	if err != nil {
 		return old, nil, err
 	}
-	begin, err := versionLine(b, old)
-	if err != nil {
-		return old, nil, err
-	}
-	head, _ := skim(begin)
-	runtimes, err := cri(append(head, d...))
+	begin, runtimes, err := place(b, old, d)
 	if err != nil {
 		return old, nil, err
 	}
@@ -119,12 +125,7 @@ func containerdRemove(_ Host, old content) (content, []string, error) {
 	if err != nil {
 		return old, nil, err
 	}
-	begin, err := versionLine(b, old)
-	if err != nil {
-		return old, nil, err
-	}
-	head, _ := skim(begin)
-	runtimes, err := cri(append(head, d...))
+	begin, runtimes, err := place(b, old, d)
 	if err != nil {
 		return old, nil, err
 	}
