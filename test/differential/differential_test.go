@@ -96,10 +96,27 @@ func compare(t *testing.T, program string, names []string) {
 				if want[name] == "" {
 					t.Error("it printed nothing natively")
 				}
+				if got[name] != want[name] && nativeAtTimes(t, program, name, got[name]) {
+					t.Logf("natively it prints at times what it printed here: the case leaves something to chance")
+					return
+				}
 				rig.Compare(t, rig.Result{Out: want[name]}, rig.Result{Out: got[name]})
 			})
 		}
 	}
+}
+
+// nativeAtTimes reports whether a case prints this natively in one of ten runs: what Linux does
+// is the measure, and under load that is not always the same.
+func nativeAtTimes(t *testing.T, program, name, out string) bool {
+	t.Helper()
+	command := rig.Command{Args: []string{program, name}}
+	for range 10 {
+		if parts(command.Native(t).Out)[name] == out {
+			return true
+		}
+	}
+	return false
 }
 
 // parts cuts what several cases printed at the line "==== NAME" before each.
