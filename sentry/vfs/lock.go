@@ -28,6 +28,7 @@ func (l *Lock) conflicts(m *Lock) bool {
 
 // fileLocks are the locks of one inode.
 type fileLocks struct {
+	inode  Inode  // one of the file's
 	ranges []Lock // by owner, the oldest first, and by Start
 	whole  map[*Description]flock
 }
@@ -41,10 +42,10 @@ type flock struct {
 var locks = struct {
 	n  atomic.Int32 // inodes with locks, so that a close without costs one load
 	mu sync.Mutex
-	of map[Inode]*fileLocks
+	of map[any]*fileLocks // by Identity
 	// waits has, for each owner that waits for a POSIX lock, who holds it.
 	waits map[any]any
-}{of: make(map[Inode]*fileLocks), waits: make(map[any]any)}
+}{of: make(map[any]*fileLocks), waits: make(map[any]any)}
 
 // lockQueues are shared by inodes, by hash: a waiter looks again anyhow.
 var (
@@ -53,7 +54,7 @@ var (
 )
 
 func lockQueue(i Inode) *Queue {
-	return &lockQueues[maphash.Comparable(lockSeed, i)%uint64(len(lockQueues))]
+	return &lockQueues[maphash.Comparable(lockSeed, Identity(i))%uint64(len(lockQueues))]
 }
 
 // LockQueue is notified when a lock on d's file goes.
@@ -62,15 +63,16 @@ func LockQueue(d *Description) *Queue { return lockQueue(d.Inode()) }
 // editLocks calls f with the locks of i and wakes waiters if it says so.
 func editLocks(i Inode, f func(*fileLocks) (freed bool, err error)) error {
 	locks.mu.Lock()
-	l := locks.of[i]
+	id := Identity(i)
+	l := locks.of[id]
 	if l == nil {
-		l = &fileLocks{}
-		locks.of[i] = l
+		l = &fileLocks{inode: i}
+		locks.of[id] = l
 		locks.n.Add(1)
 	}
 	freed, err := f(l)
 	if len(l.ranges) == 0 && len(l.whole) == 0 {
-		delete(locks.of, i)
+		delete(locks.of, id)
 		locks.n.Add(-1)
 	}
 	locks.mu.Unlock()
@@ -248,7 +250,8 @@ func HeldLocks() []HeldLock {
 	locks.mu.Lock()
 	defer locks.mu.Unlock()
 	var out []HeldLock
-	for i, f := range locks.of {
+	for _, f := range locks.of {
+		i := f.inode
 		for _, l := range f.ranges {
 			out = append(out, HeldLock{Lock: l, Inode: i})
 		}

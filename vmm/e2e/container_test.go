@@ -68,7 +68,7 @@ func box(t *testing.T, script string) *container {
 	b, err := os.ReadFile(busybox)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(root, "bin/busybox"), b, 0o755))
-	for _, name := range []string{"sh", "echo", "cat", "id", "env", "pwd", "sleep", "kill", "ls", "stat", "hostname", "mount", "grep", "wc", "tty", "stty", "head", "touch", "chown", "mkdir", "true", "yes", "dd", "ip", "ping", "sed"} {
+	for _, name := range []string{"sh", "echo", "cat", "id", "env", "pwd", "sleep", "kill", "ls", "stat", "hostname", "mount", "grep", "wc", "tty", "stty", "head", "touch", "chown", "mkdir", "true", "yes", "dd", "ip", "ping", "sed", "mkfifo"} {
 		must(t, os.Symlink("busybox", filepath.Join(root, "bin", name)))
 	}
 	must(t, os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"), 0o644))

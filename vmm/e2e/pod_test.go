@@ -178,6 +178,14 @@ func testPod(t *testing.T, wall string) {
 		}
 	}
 
+	// A FIFO in a volume is one, whoever opens it.
+	if got := finish(t, a.command(wall, "exec", "a", "sh", "-c", "mkfifo /vol/pipe; (echo through >/vol/pipe) </dev/null >/dev/null 2>&1 &")); got.code != 0 {
+		t.Errorf("the writer: %+v", got)
+	}
+	if got := finish(t, b.command(wall, "exec", "b", "cat", "/vol/pipe")); got.out != "through\n" {
+		t.Errorf("the reader: %+v", got)
+	}
+
 	// What counts stands still while it is paused, whoever else runs.
 	counter := member(t, pod, "pod", volume, "n=0; while :; do n=$((n+1)); echo $n >/vol/n; done", specs.NetworkNamespace)
 	ok("run counter", counter.detached("run", "--detach", "c"))

@@ -180,7 +180,7 @@ func (f *FS) adopt(a *wire.Attr, id uint32, target string, parent *dir, name str
 		}
 	}
 	fill := func(i *inode) {
-		i.fs, i.h, i.kind, i.dev = f, &handle{conn: f.conn, id: id}, k.kind, f.devLocked(a.Dev)
+		i.fs, i.h, i.kind, i.dev, i.key = f, &handle{conn: f.conn, id: id}, k.kind, f.devLocked(a.Dev), k
 		i.parent, i.name, i.attr, i.asked = parent, name, *a, time.Now()
 	}
 	switch k.kind {

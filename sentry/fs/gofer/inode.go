@@ -16,6 +16,7 @@ type inode struct {
 	h    *handle
 	kind uint32 // S_IFMT
 	dev  uint64 // as the container sees it
+	key  key    // on the host
 
 	mu      sync.Mutex
 	parent  *dir // where name leads to it, while it has no id; exclusive attachments alone
@@ -26,6 +27,15 @@ type inode struct {
 	xattrs  map[string]struct{} // the names that there are, nil if unknown; exclusive attachments alone
 	users   int                 // open files and O_PATH descriptors
 	dead    bool                // the last name has gone
+}
+
+// Identity implements vfs.Identified: what is not ours alone may be in another attachment, or
+// in one of another container's.
+func (i *inode) Identity() any {
+	if i.fs.exclusive() {
+		return nil
+	}
+	return i.key
 }
 
 // handle is what an inode holds of the gofer's and the host's. It outlives the

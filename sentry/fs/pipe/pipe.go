@@ -81,12 +81,12 @@ func New(ctx vfs.Context, flags int) (r, w *vfs.Description, err error) {
 // fifos are the pipes of FIFOs that are open.
 var fifos = struct {
 	mu sync.Mutex
-	of map[vfs.Inode]*Pipe
-}{of: make(map[vfs.Inode]*Pipe)}
+	of map[any]*Pipe // by vfs.Identity
+}{of: make(map[any]*Pipe)}
 
 // Open opens a FIFO; it is for vfs.HandleFIFO.
 func Open(ctx vfs.Context, at vfs.Path, flags int) (vfs.File, error) {
-	i := at.Inode()
+	i := vfs.Identity(at.Inode())
 	fifos.mu.Lock()
 	defer fifos.mu.Unlock()
 	p, fresh := fifos.of[i], false

@@ -21,7 +21,7 @@ import (
 type Names struct {
 	mu       sync.Mutex
 	abstract map[abstractKey]weak.Pointer[Endpoint]
-	inodes   map[vfs.Inode]weak.Pointer[Endpoint]
+	inodes   map[any]weak.Pointer[Endpoint]    // by vfs.Identity
 	all      map[uint64]weak.Pointer[Endpoint] // for /proc/net/unix
 	auto     uint32                            // last autobind
 	watch    func(fd int, q *vfs.Queue) (stop func(), err error)
@@ -47,7 +47,7 @@ type name struct {
 func NewNames() *Names {
 	return &Names{
 		abstract: map[abstractKey]weak.Pointer[Endpoint]{},
-		inodes:   map[vfs.Inode]weak.Pointer[Endpoint]{},
+		inodes:   map[any]weak.Pointer[Endpoint]{},
 		all:      map[uint64]weak.Pointer[Endpoint]{},
 	}
 }
@@ -66,7 +66,7 @@ func (ns *Names) add(e *Endpoint) {
 func (ns *Names) sweepLocked() {
 	maps.DeleteFunc(ns.all, func(_ uint64, p weak.Pointer[Endpoint]) bool { return p.Value() == nil })
 	maps.DeleteFunc(ns.abstract, func(_ abstractKey, p weak.Pointer[Endpoint]) bool { return p.Value() == nil })
-	maps.DeleteFunc(ns.inodes, func(_ vfs.Inode, p weak.Pointer[Endpoint]) bool { return p.Value() == nil })
+	maps.DeleteFunc(ns.inodes, func(_ any, p weak.Pointer[Endpoint]) bool { return p.Value() == nil })
 	ns.sweep = max(fewSockets, 2*len(ns.all))
 }
 
@@ -78,7 +78,7 @@ func (ns *Names) remove(e *Endpoint, n *name) {
 		return
 	}
 	if n.at.Ok() {
-		if i := n.at.Inode(); ns.inodes[i].Value() == e {
+		if i := vfs.Identity(n.at.Inode()); ns.inodes[i].Value() == e {
 			delete(ns.inodes, i)
 		}
 	} else if k := (abstractKey{n.path, e.typ}); ns.abstract[k].Value() == e {
@@ -161,7 +161,7 @@ func (e *Endpoint) bindPath(c socket.Caller, p string, bound bool) error {
 		return unix.EINVAL
 	}
 	e.names.mu.Lock()
-	e.names.inodes[at.Inode()] = weak.Make(e)
+	e.names.inodes[vfs.Identity(at.Inode())] = weak.Make(e)
 	e.names.mu.Unlock()
 	e.setName(&name{p, at})
 	return nil
@@ -230,7 +230,7 @@ func (ns *Names) find(c socket.Caller, p string, typ int) (*Endpoint, error) {
 		return nil, err
 	}
 	ns.mu.Lock()
-	e := ns.inodes[at.Inode()].Value()
+	e := ns.inodes[vfs.Identity(at.Inode())].Value()
 	ns.mu.Unlock()
 	switch {
 	case e == nil:
@@ -245,7 +245,7 @@ func (ns *Names) find(c socket.Caller, p string, typ int) (*Endpoint, error) {
 func (ns *Names) bound(i vfs.Inode) bool {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	return ns.inodes[i].Value() != nil
+	return ns.inodes[vfs.Identity(i)].Value() != nil
 }
 
 // Name is getsockname(2).
