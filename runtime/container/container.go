@@ -268,7 +268,7 @@ func (c *Container) startLocked(ctx context.Context) error {
 	}
 	defer client.Close()
 	if err := c.hooksInside(ctx, client); err != nil {
-		c.kill()
+		c.destroyLocked(ctx)
 		return err
 	}
 	if err := client.Start(ctx, c.inside()); err != nil {
@@ -286,13 +286,22 @@ func (c *Container) startLocked(ctx context.Context) error {
 	return c.afterStart(ctx)
 }
 
-// afterStart runs the poststart hooks, whose failure ends the container.
+// afterStart runs the poststart hooks.
 func (c *Container) afterStart(ctx context.Context) error {
 	if err := c.hooks(ctx, "poststart"); err != nil {
-		c.kill()
+		c.destroyLocked(ctx)
 		return err
 	}
 	return nil
+}
+
+// destroyLocked is what a failed hook of start's leads to: "stop the container, and
+// continue the lifecycle at step 12", which is to destroy it and call the poststop hooks
+// (runtime.md, "Lifecycle"). Engines that then delete it take it well that it is no more.
+func (c *Container) destroyLocked(ctx context.Context) {
+	if err := c.removeLocked(context.WithoutCancel(ctx)); err != nil {
+		c.rt.Log.Warn("after a failed hook", "container", c.State.ID, "err", err)
+	}
 }
 
 // explain adds the last line of the sandbox's log, if it has one.

@@ -14,7 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// hooks runs one kind of hooks on the host.
+// hooks runs one kind of hooks on the host. Those of poststop all run, whichever fails.
 func (c *Container) hooks(ctx context.Context, kind string) error {
 	for _, k := range bundle.HookKinds(c.State.Hooks) {
 		if k.Name == kind && len(k.Hooks) > 0 {
@@ -23,7 +23,11 @@ func (c *Container) hooks(ctx context.Context, kind string) error {
 				// The program has started, though it may have ended since.
 				s.Status, s.Pid = specs.StateRunning, c.State.Sandbox.PID
 			}
-			if err := hook.Run(ctx, kind, k.Hooks, s); err != nil {
+			run := hook.Run
+			if kind == "poststop" {
+				run = hook.RunAll
+			}
+			if err := run(ctx, kind, k.Hooks, s); err != nil {
 				return err
 			}
 			c.rt.Milestone("hooks " + kind)
@@ -64,7 +68,13 @@ func (c *Container) hookInside(ctx context.Context, client *agent.Client, h *spe
 		return err
 	}
 	defer null.Close()
-	data, err := json.Marshal(c.OCI())
+	state := c.OCI()
+	// "For hooks executed in the container namespace, it is the pid as seen by the
+	// container" (runtime.md, "State"); there is no process yet but its first.
+	if list, err := client.Processes(ctx, c.inside()); err == nil && len(list) > 0 {
+		state.Pid = list[0].PID
+	}
+	data, err := json.Marshal(state)
 	if err != nil {
 		feed.Close()
 		return err

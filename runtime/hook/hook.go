@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -17,6 +18,16 @@ import (
 // Run runs the hooks one after the other, with the container's state on their
 // standard input, and stops at the first that fails. name is the list's name.
 func Run(ctx context.Context, name string, hooks []specs.Hook, state *specs.State) error {
+	return each(ctx, name, hooks, state, false)
+}
+
+// RunAll goes on after a failure, and gives all of them: "the remaining hooks and
+// lifecycle continue as if the hook had succeeded" (runtime.md, "Lifecycle").
+func RunAll(ctx context.Context, name string, hooks []specs.Hook, state *specs.State) error {
+	return each(ctx, name, hooks, state, true)
+}
+
+func each(ctx context.Context, name string, hooks []specs.Hook, state *specs.State, all bool) error {
 	if len(hooks) == 0 {
 		return nil
 	}
@@ -24,12 +35,16 @@ func Run(ctx context.Context, name string, hooks []specs.Hook, state *specs.Stat
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for i := range hooks {
 		if err := run(ctx, &hooks[i], stdin); err != nil {
-			return fmt.Errorf("hook %s[%d], %s: %w", name, i, hooks[i].Path, err)
+			failed = append(failed, fmt.Errorf("hook %s[%d], %s: %w", name, i, hooks[i].Path, err))
+			if !all {
+				break
+			}
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // outputLimit is how much of a failed hook's output is worth repeating.

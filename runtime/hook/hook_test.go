@@ -55,3 +55,17 @@ func TestRun(t *testing.T) {
 		})
 	}
 }
+
+// TestRunAll: a hook that fails keeps no other from running, and every failure is told.
+func TestRunAll(t *testing.T) {
+	t.Chdir(t.TempDir())
+	err := RunAll(context.Background(), "kind", []specs.Hook{sh("exit 3"), sh("echo ran > ran"), sh("exit 4")}, &specs.State{ID: "c"})
+	for _, want := range []string{"kind[0], /bin/sh: exit status 3", "kind[2], /bin/sh: exit status 4"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	if got, _ := os.ReadFile("ran"); string(got) != "ran\n" {
+		t.Errorf("the hook after one that fails left %q", got)
+	}
+}

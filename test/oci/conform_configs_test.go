@@ -1,0 +1,3 @@
+package oci
+
+func configRules() []rule { return nil }

@@ -1,0 +1,3 @@
+package oci
+
+func featureRules() []rule { return nil }

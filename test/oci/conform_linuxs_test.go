@@ -1,0 +1,3 @@
+package oci
+
+func linuxRules() []rule { return nil }

@@ -1,0 +1,3 @@
+package oci
+
+func processRules() []rule { return nil }

@@ -1,0 +1,3 @@
+package oci
+
+func resourceRules() []rule { return nil }
