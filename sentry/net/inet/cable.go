@@ -2,10 +2,12 @@ package inet
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bulkhead/virtio/ratelimit"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -21,10 +23,13 @@ type cable struct {
 
 	options fdbased.Options
 	limit   *ratelimit.Limiter // of what it speaks
+	lost    atomic.Uint64      // packets that the socket did not take
+	refused atomic.Uint64      // packets that came
 
 	mu   sync.Mutex
 	nic  stack.NetworkDispatcher // nil: it is to be silent
 	ears stack.LinkEndpoint      // nil: LinkEndpoint listens itself
+	miss uint64                  // frames that came and found no room, of those that the socket has told of
 }
 
 func newCable(d Device) (*cable, error) {
@@ -61,21 +66,41 @@ func (c *cable) end() (stack.LinkEndpoint, error) {
 // called by the queue then, and nobody waits.
 func (c *cable) WritePackets(all stack.PacketBufferList) (int, tcpip.Error) {
 	if c.limit == nil {
-		return c.LinkEndpoint.WritePackets(all)
+		return c.write(all)
 	}
 	for i, p := range all.AsSlice() {
 		time.Sleep(c.limit.Take(p.Size()))
 		var one stack.PacketBufferList
 		one.PushBack(p)
-		if _, err := c.LinkEndpoint.WritePackets(one); err != nil {
+		if _, err := c.write(one); err != nil {
 			return i, err
 		}
 	}
 	return all.Len(), nil
 }
 
+func (c *cable) write(all stack.PacketBufferList) (int, tcpip.Error) {
+	n, err := c.LinkEndpoint.WritePackets(all)
+	if err != nil {
+		c.lost.Add(uint64(all.Len() - n))
+	}
+	return n, err
+}
+
+// missed asks the socket, which tells of each once (packet(7), PACKET_STATISTICS). A socket that is
+// none of packets misses nothing.
+func (c *cable) missed() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s, err := unix.GetsockoptTpacketStats(c.options.FDs[0], unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
+		c.miss += uint64(s.Drops)
+	}
+	return c.miss
+}
+
 // Attach implements stack.LinkEndpoint.
 func (c *cable) Attach(nic stack.NetworkDispatcher) {
+	nic = gated(nic, &c.refused)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.nic = nic; nic == nil && c.ears != nil {

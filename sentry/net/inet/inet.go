@@ -168,8 +168,12 @@ var (
 // inner is the library's loopback device, with a size of packets that can be changed.
 type inner struct {
 	stack.LinkEndpoint
-	mtu atomic.Uint32
+	mtu     atomic.Uint32
+	refused atomic.Uint64
 }
+
+// Attach implements stack.LinkEndpoint.
+func (i *inner) Attach(nic stack.NetworkDispatcher) { i.LinkEndpoint.Attach(gated(nic, &i.refused)) }
 
 func (i *inner) MTU() uint32       { return i.mtu.Load() }
 func (i *inner) SetMTU(mtu uint32) { i.mtu.Store(mtu) }
