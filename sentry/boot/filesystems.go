@@ -106,7 +106,8 @@ func interfaces(n *inet.Stack) (list []sys.Interface) {
 	for _, l := range n.Links() {
 		list = append(list, sys.Interface{Index: l.Index, Name: l.Name, Type: l.Type, Flags: l.Flags, MTU: l.MTU, Queue: l.Queue,
 			Address: l.Address, Broadcast: l.Broadcast, State: l.State,
-			RxPackets: l.Stats.RxPackets, RxBytes: l.Stats.RxBytes, TxPackets: l.Stats.TxPackets, TxBytes: l.Stats.TxBytes})
+			RxPackets: l.Stats.RxPackets, RxBytes: l.Stats.RxBytes, TxPackets: l.Stats.TxPackets, TxBytes: l.Stats.TxBytes,
+			RxDropped: l.Stats.RxDropped, RxMissed: l.Stats.RxMissed, TxDropped: l.Stats.TxDropped})
 	}
 	return list
 }

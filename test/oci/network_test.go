@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -168,6 +169,69 @@ func TestNetwork(t *testing.T) {
 		}
 		if t.Failed() {
 			t.Log(p.logged())
+		}
+	})
+}
+
+// TestCounters: what a container reads of its interface is what has passed the cable, and what its
+// protocols count is there for netstat and nstat.
+func TestCounters(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, p *program) {
+		w := newWire(t)
+		name := p.started(t, func(s *specs.Spec) {
+			w.join(s)
+			mayPing(s)
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"ro", "nosuid", "noexec", "nodev"}})
+		}, "sleep", "1000")
+		// The other end's, which are the same the other way round.
+		beyond := func() (c [4]int) {
+			for i, file := range []string{"tx_packets", "tx_bytes", "rx_packets", "rx_bytes"} {
+				out, err := w.beyond("cat", "/sys/class/net/eth0/statistics/"+file).Output()
+				if err != nil {
+					t.Fatal(err)
+				}
+				fmt.Sscan(string(out), &c[i])
+			}
+			return c
+		}
+		before := beyond()
+		r := p.do(t, "exec", name, "sh", "-c", "ping -c 5 -i 0.2 -s 1000 10.77.0.1 | grep received; ping -c 2 -i 0.2 fd77::1 | grep received; nc 10.77.0.1 9 </dev/null;"+
+			"cd /sys/class/net/eth0/statistics; cat rx_packets rx_bytes tx_packets tx_bytes; awk '$1 == \"eth0:\" { print $3; print $2; print $11; print $10 }' /proc/net/dev")
+		after := beyond()
+		lines := strings.Fields(strings.Join(strings.Split(r.Out, "\n")[min(2, strings.Count(r.Out, "\n")):], " "))
+		if len(lines) != 8 {
+			t.Fatalf("counters: %s", r)
+		}
+		for i, word := range lines {
+			n, err := strconv.Atoi(word)
+			if err != nil || n < before[i%4]+5 || n > after[i%4] {
+				t.Errorf("counter %d is %s, the other end's was %d and is %d", i, word, before[i%4], after[i%4])
+			}
+		}
+		snmp := p.do(t, "exec", name, "cat", "/proc/net/snmp", "/proc/net/snmp6", "/proc/net/netstat").Out
+		column := func(row, field string) int {
+			lines := strings.Split(snmp, "\n")
+			for i, line := range lines {
+				names := strings.Fields(line)
+				if len(names) == 2 && names[0] == field {
+					n, _ := strconv.Atoi(names[1])
+					return n
+				}
+				if at := slices.Index(names, field); at > 0 && names[0] == row+":" && i+1 < len(lines) {
+					n, _ := strconv.Atoi(strings.Fields(lines[i+1])[at])
+					return n
+				}
+			}
+			return -1
+		}
+		for _, c := range []struct {
+			row, field string
+			least      int
+		}{{"Icmp", "OutEchos", 5}, {"Icmp", "InEchoReps", 5}, {"Icmp", "InMsgs", 5}, {"", "Icmp6OutEchos", 2}, {"", "Icmp6InEchoReplies", 2}, {"", "Ip6InReceives", 2},
+			{"Ip", "InReceives", 6}, {"Tcp", "ActiveOpens", 1}, {"IpExt", "InOctets", 5000}, {"TcpExt", "ListenDrops", 0}} {
+			if n := column(c.row, c.field); n < c.least {
+				t.Errorf("%s %s is %d", c.row, c.field, n)
+			}
 		}
 	})
 }

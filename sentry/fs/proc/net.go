@@ -48,6 +48,7 @@ var netFiles = []struct{ name, text string }{
 	{"ptype", "Type Device      Function\n"},
 	{"sockstat", "sockets: used 0\nTCP: inuse 0 orphan 0 tw 0 alloc 0 mem 0\nUDP: inuse 0 mem 0\nUDPLITE: inuse 0\nRAW: inuse 0\nFRAG: inuse 0 memory 0\n"},
 	{"snmp", ""},
+	{"snmp6", ""},
 	{"netstat", ""},
 	{"wireless", "Inter-| sta-|   Quality        |   Discarded packets               | Missed | WE\n" +
 		" face | tus | link level noise |  nwid  crypt   frag  retry   misc | beacon | 22\n"},

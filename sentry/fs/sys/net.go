@@ -15,15 +15,16 @@ import (
 
 // Interface is a network interface, as it is at one moment.
 type Interface struct {
-	Index              int
-	Name               string
-	Type               uint16 // ARPHRD_…
-	Flags              uint32 // IFF_…
-	MTU, Queue         uint32
-	Address, Broadcast []byte
-	State              uint8 // IF_OPER_…
-	RxPackets, RxBytes uint64
-	TxPackets, TxBytes uint64
+	Index                          int
+	Name                           string
+	Type                           uint16 // ARPHRD_…
+	Flags                          uint32 // IFF_…
+	MTU, Queue                     uint32
+	Address, Broadcast             []byte
+	State                          uint8 // IF_OPER_…
+	RxPackets, RxBytes             uint64
+	TxPackets, TxBytes             uint64
+	RxDropped, RxMissed, TxDropped uint64
 }
 
 // operStates are the words of net/core/net-sysfs.c, operstates.
@@ -104,6 +105,12 @@ func (i *Interface) counter(name string) uint64 {
 		return i.RxBytes
 	case "rx_packets":
 		return i.RxPackets
+	case "rx_dropped":
+		return i.RxDropped
+	case "rx_missed_errors":
+		return i.RxMissed
+	case "tx_dropped":
+		return i.TxDropped
 	case "tx_bytes":
 		return i.TxBytes
 	case "tx_packets":

@@ -369,7 +369,7 @@ func (n *Stack) Links() (list []Link) {
 
 func (n *Stack) shown(d nic) Link {
 	l := Link{Index: d.index, Name: d.name, Type: unix.ARPHRD_LOOPBACK, Flags: unix.IFF_LOOPBACK, MTU: d.mtu, LeastMTU: d.least, MostMTU: d.most,
-		Queue: d.queue, Address: make([]byte, 6), Broadcast: make([]byte, 6), Qdisc: "noqueue", State: operUnknown, Stats: n.stats(d.index)}
+		Queue: d.queue, Address: make([]byte, 6), Broadcast: make([]byte, 6), Qdisc: "noqueue", State: operUnknown, Stats: n.stats(d)}
 	if !d.loopback() {
 		l.Type, l.Flags, l.Address, l.Broadcast, l.State = unix.ARPHRD_ETHER, unix.IFF_BROADCAST|unix.IFF_MULTICAST, d.ethernet, everyEthernet, operUp
 	}

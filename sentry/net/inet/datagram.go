@@ -253,7 +253,23 @@ func (s *Socket) sendDatagram(_ socket.Caller, m *socket.Message, flags int) (in
 	if to != nil && s.user() {
 		s.returnToSender(to, m)
 	}
+	s.countEcho(m)
 	return int(n), nil
+}
+
+// countEcho counts a question that a raw socket sends, as ip_output.c, __ip_make_skb, does; those of ping
+// sockets the library counts.
+func (s *Socket) countEcho(m *socket.Message) {
+	kind := make([]byte, 1)
+	if s.typ != unix.SOCK_RAW || m.Data.CopyIn(kind) == 0 {
+		return
+	}
+	switch {
+	case s.protocol == unix.IPPROTO_ICMP && kind[0] == byte(header.ICMPv4Echo):
+		s.net.echoes[0].Add(1)
+	case s.protocol == unix.IPPROTO_ICMPV6 && kind[0] == byte(header.ICMPv6EchoRequest):
+		s.net.echoes[1].Add(1)
+	}
 }
 
 // mostBytes is how long a message may be.

@@ -62,6 +62,7 @@ type Stack struct {
 	started atomic.Bool
 	queued  socket.Held // bytes that sockets hold
 	carried traffic
+	echoes  [2]atomic.Uint64 // questions that raw sockets have sent, of IPv4 and IPv6
 
 	mu      sync.Mutex
 	left    bool // no task is in the namespace

@@ -9,6 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
@@ -31,6 +34,8 @@ var procFiles = map[string]func(n *Stack, b *bytes.Buffer){
 	"sockstat":   (*Stack).procSockets,
 	"sockstat6":  (*Stack).procSockets6,
 	"snmp":       (*Stack).procCounters,
+	"snmp6":      (*Stack).procCounters6,
+	"netstat":    (*Stack).procExtended,
 	"packet":     func(n *Stack, b *bytes.Buffer) { n.procHolders(b, "packet") },
 	"netlink":    func(n *Stack, b *bytes.Buffer) { n.procHolders(b, "netlink") },
 }
@@ -150,7 +155,7 @@ func (n *Stack) procDevices(b *bytes.Buffer) {
 	for _, l := range n.Links() {
 		s := l.Stats
 		fmt.Fprintf(b, "%6s: %7d %7d %4d %4d %4d %5d %10d %9d %8d %7d %4d %4d %4d %5d %7d %10d\n", l.Name,
-			s.RxBytes, s.RxPackets, 0, 0, 0, 0, 0, 0, s.TxBytes, s.TxPackets, 0, 0, 0, 0, 0, 0)
+			s.RxBytes, s.RxPackets, 0, s.RxDropped+s.RxMissed, 0, 0, 0, 0, s.TxBytes, s.TxPackets, 0, s.TxDropped, 0, 0, 0, 0)
 	}
 }
 
@@ -271,32 +276,61 @@ func (n *Stack) procSockets6(b *bytes.Buffer) {
 	fmt.Fprintf(b, "TCP6: inuse %d\nUDP6: inuse %d\nUDPLITE6: inuse 0\nRAW6: inuse %d\nFRAG6: inuse 0 memory 0\n", streams, datagrams, raw)
 }
 
+// counters are the library's, of all zeros while there is none.
+func (n *Stack) counters() tcpip.Stats {
+	if n.Started() {
+		return n.lib.Stats()
+	}
+	return tcpip.Stats{}.FillIn()
+}
+
+// ipCounters are those of one version of IP: what the library counts for both is of each device, too.
+func (n *Stack) ipCounters(protocol tcpip.NetworkProtocolNumber) (all []tcpip.IPStats) {
+	if !n.Started() {
+		return nil
+	}
+	for _, d := range n.lib.NICInfo() {
+		switch s := d.NetworkStats[protocol].(type) {
+		case *ipv4.Stats:
+			all = append(all, s.IP)
+		case *ipv6.Stats:
+			all = append(all, s.IP)
+		}
+	}
+	return all
+}
+
+func total(all []tcpip.IPStats, of func(tcpip.IPStats) *tcpip.StatCounter) (v uint64) {
+	for _, s := range all {
+		v += of(s).Value()
+	}
+	return v
+}
+
+// rows writes counters as /proc/net/snmp has them: names, then values.
+func rows(b *bytes.Buffer, protocol, names string, values ...uint64) {
+	fmt.Fprintf(b, "%s: %s\n%s:", protocol, names, protocol)
+	for _, v := range values {
+		fmt.Fprintf(b, " %d", int64(v))
+	}
+	b.WriteByte('\n')
+}
+
 // procCounters is /proc/net/snmp (net/ipv4/proc.c, snmp_seq_show). Bytes between
 // two sockets of the stack travel in no segment and are not counted.
 func (n *Stack) procCounters(b *bytes.Buffer) {
-	var s tcpip.Stats
-	if n.Started() {
-		s = n.lib.Stats()
-	} else {
-		s = s.FillIn()
-	}
-	row := func(protocol, names string, values ...uint64) {
-		fmt.Fprintf(b, "%s: %s\n%s:", protocol, names, protocol)
-		for _, v := range values {
-			fmt.Fprintf(b, " %d", int64(v))
-		}
-		b.WriteByte('\n')
-	}
+	s, ip := n.counters(), n.ipCounters(header.IPv4ProtocolNumber)
+	row := func(protocol, names string, values ...uint64) { rows(b, protocol, names, values...) }
 	v := func(c *tcpip.StatCounter) uint64 { return c.Value() }
 	row("Ip", "Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates OutTransmits",
-		2, 64, v(s.IP.PacketsReceived), v(s.IP.MalformedPacketsReceived), v(s.IP.InvalidDestinationAddressesReceived), 0, 0, 0,
-		v(s.IP.PacketsDelivered), v(s.IP.PacketsSent), v(s.IP.OutgoingPacketErrors), 0, 0, 0, 0, 0, 0, 0, 0, v(s.IP.PacketsSent))
+		2, 64, total(ip, received), total(ip, malformed), total(ip, misdirected), 0, 0, 0,
+		total(ip, delivered), total(ip, sent), total(ip, unsent), 0, 0, 0, 0, 0, 0, 0, 0, total(ip, sent))
 	in, out := s.ICMP.V4.PacketsReceived, s.ICMP.V4.PacketsSent
 	row("Icmp", "InMsgs InErrors InCsumErrors InDestUnreachs InTimeExcds InParmProbs InSrcQuenchs InRedirects InEchos InEchoReps InTimestamps InTimestampReps InAddrMasks InAddrMaskReps OutMsgs OutErrors OutRateLimitGlobal OutRateLimitHost OutDestUnreachs OutTimeExcds OutParmProbs OutSrcQuenchs OutRedirects OutEchos OutEchoReps OutTimestamps OutTimestampReps OutAddrMasks OutAddrMaskReps",
-		v(in.EchoRequest)+v(in.EchoReply)+v(in.DstUnreachable), v(in.Invalid), 0, v(in.DstUnreachable), v(in.TimeExceeded), v(in.ParamProblem),
+		sum(in.ICMPv4PacketStats), v(in.Invalid), 0, v(in.DstUnreachable), v(in.TimeExceeded), v(in.ParamProblem),
 		v(in.SrcQuench), v(in.Redirect), v(in.EchoRequest), v(in.EchoReply), v(in.Timestamp), v(in.TimestampReply), 0, 0,
-		v(out.EchoRequest)+v(out.EchoReply)+v(out.DstUnreachable), v(out.Dropped), v(out.RateLimited), 0, v(out.DstUnreachable), v(out.TimeExceeded),
-		v(out.ParamProblem), v(out.SrcQuench), v(out.Redirect), v(out.EchoRequest), v(out.EchoReply), v(out.Timestamp), v(out.TimestampReply), 0, 0)
+		sum(out.ICMPv4PacketStats)+n.echoes[0].Load(), v(out.Dropped), v(out.RateLimited), 0, v(out.DstUnreachable), v(out.TimeExceeded),
+		v(out.ParamProblem), v(out.SrcQuench), v(out.Redirect), v(out.EchoRequest)+n.echoes[0].Load(), v(out.EchoReply), v(out.Timestamp), v(out.TimestampReply), 0, 0)
 	t := s.TCP
 	row("Tcp", "RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors",
 		1, 200, 120000, ^uint64(0), v(t.ActiveConnectionOpenings), v(t.PassiveConnectionOpenings), v(t.FailedConnectionAttempts), v(t.EstablishedResets),
@@ -305,4 +339,64 @@ func (n *Stack) procCounters(b *bytes.Buffer) {
 	row("Udp", "InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors",
 		v(u.PacketsReceived), v(u.UnknownPortErrors), v(u.MalformedPacketsReceived), v(u.PacketsSent), v(u.ReceiveBufferErrors), v(u.PacketSendErrors), v(u.ChecksumErrors), 0, 0)
 	row("UdpLite", "InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors", 0, 0, 0, 0, 0, 0, 0, 0, 0)
+}
+
+// What of a packet of IP is counted.
+func received(s tcpip.IPStats) *tcpip.StatCounter    { return s.PacketsReceived }
+func malformed(s tcpip.IPStats) *tcpip.StatCounter   { return s.MalformedPacketsReceived }
+func misdirected(s tcpip.IPStats) *tcpip.StatCounter { return s.InvalidDestinationAddressesReceived }
+func delivered(s tcpip.IPStats) *tcpip.StatCounter   { return s.PacketsDelivered }
+func sent(s tcpip.IPStats) *tcpip.StatCounter        { return s.PacketsSent }
+func unsent(s tcpip.IPStats) *tcpip.StatCounter      { return s.OutgoingPacketErrors }
+
+// sum is how many messages of ICMP there were.
+func sum(s tcpip.ICMPv4PacketStats) (v uint64) {
+	for _, c := range []*tcpip.StatCounter{s.EchoRequest, s.EchoReply, s.DstUnreachable, s.SrcQuench, s.Redirect, s.TimeExceeded, s.ParamProblem,
+		s.Timestamp, s.TimestampReply, s.InfoRequest, s.InfoReply} {
+		v += c.Value()
+	}
+	return v
+}
+
+// procCounters6 is /proc/net/snmp6 (net/ipv6/proc.c), of what is counted. Of UDP and TCP both versions of IP
+// are counted in snmp.
+func (n *Stack) procCounters6(b *bytes.Buffer) {
+	s, ip := n.counters(), n.ipCounters(header.IPv6ProtocolNumber)
+	in, out := s.ICMP.V6.PacketsReceived, s.ICMP.V6.PacketsSent
+	for _, row := range []struct {
+		name  string
+		value uint64
+	}{
+		{"Ip6InReceives", total(ip, received)}, {"Ip6InHdrErrors", total(ip, malformed)}, {"Ip6InAddrErrors", total(ip, misdirected)},
+		{"Ip6InDelivers", total(ip, delivered)}, {"Ip6OutRequests", total(ip, sent)}, {"Ip6OutDiscards", total(ip, unsent)},
+		{"Icmp6InErrors", in.Invalid.Value()}, {"Icmp6OutErrors", out.Dropped.Value()}, {"Icmp6OutRateLimitHost", out.RateLimited.Value()},
+		{"Icmp6InDestUnreachs", in.DstUnreachable.Value()}, {"Icmp6InPktTooBigs", in.PacketTooBig.Value()}, {"Icmp6InTimeExcds", in.TimeExceeded.Value()},
+		{"Icmp6InParmProblems", in.ParamProblem.Value()}, {"Icmp6InEchos", in.EchoRequest.Value()}, {"Icmp6InEchoReplies", in.EchoReply.Value()},
+		{"Icmp6InRouterSolicits", in.RouterSolicit.Value()}, {"Icmp6InRouterAdvertisements", in.RouterAdvert.Value()},
+		{"Icmp6InNeighborSolicits", in.NeighborSolicit.Value()}, {"Icmp6InNeighborAdvertisements", in.NeighborAdvert.Value()},
+		{"Icmp6OutDestUnreachs", out.DstUnreachable.Value()}, {"Icmp6OutEchos", out.EchoRequest.Value() + n.echoes[1].Load()}, {"Icmp6OutEchoReplies", out.EchoReply.Value()},
+		{"Icmp6OutRouterSolicits", out.RouterSolicit.Value()}, {"Icmp6OutNeighborSolicits", out.NeighborSolicit.Value()},
+		{"Icmp6OutNeighborAdvertisements", out.NeighborAdvert.Value()},
+	} {
+		fmt.Fprintf(b, "%-32s\t%d\n", row.name, row.value)
+	}
+}
+
+// procExtended is /proc/net/netstat (net/ipv4/proc.c, netstat_seq_show), of what is counted.
+func (n *Stack) procExtended(b *bytes.Buffer) {
+	t := n.counters().TCP
+	v := func(c *tcpip.StatCounter) uint64 { return c.Value() }
+	rows(b, "TcpExt", "SyncookiesSent SyncookiesRecv SyncookiesFailed ListenOverflows ListenDrops TCPSackRecovery TCPLossProbes TCPFastRetrans TCPSlowStartRetrans TCPTimeouts TCPSpuriousRTOs TCPAbortOnTimeout TCPDSACKRecvSegs",
+		v(t.ListenOverflowSynCookieSent), v(t.ListenOverflowSynCookieRcvd), v(t.ListenOverflowInvalidSynCookieRcvd),
+		v(t.ListenOverflowAckDrop), v(t.ListenOverflowAckDrop)+v(t.ListenOverflowSynDrop), v(t.SACKRecovery), v(t.TLPRecovery), v(t.FastRetransmit),
+		v(t.SlowStartRetransmits), v(t.Timeouts), v(t.SpuriousRTORecovery), v(t.EstablishedTimedout), v(t.SegmentsAckedWithDSACK))
+	var in, out uint64
+	for _, l := range n.Links() {
+		headers := uint64(0)
+		if l.Type == unix.ARPHRD_ETHER {
+			headers = EthernetHeader
+		}
+		in, out = in+l.Stats.RxBytes-headers*l.Stats.RxPackets, out+l.Stats.TxBytes-headers*l.Stats.TxPackets
+	}
+	rows(b, "IpExt", "InOctets OutOctets", in, out)
 }

@@ -125,8 +125,13 @@ type Link struct {
 	Stats              LinkStats
 }
 
-// LinkStats count what a device has carried.
-type LinkStats struct{ RxPackets, TxPackets, RxBytes, TxBytes uint64 }
+// LinkStats count what a device has carried, with the headers of its link.
+type LinkStats struct {
+	RxPackets, TxPackets, RxBytes, TxBytes uint64
+	RxDropped                              uint64 // of a protocol that nobody has, or refused
+	RxMissed                               uint64 // that found no room in the device's socket on the host
+	TxDropped                              uint64 // that found no room there or in the queue of a limit
+}
 
 // Addr is an address of a device.
 type Addr struct {
@@ -158,18 +163,31 @@ type Route struct {
 }
 
 // stats are what a device has carried.
-func (n *Stack) stats(index int) (s LinkStats) {
+func (n *Stack) stats(d nic) (s LinkStats) {
 	if !n.Started() {
 		return
 	}
-	info, ok := n.lib.SingleNICInfo(tcpip.NICID(index))
+	info, ok := n.lib.SingleNICInfo(tcpip.NICID(d.index))
 	if !ok {
 		return
 	}
-	s = LinkStats{info.Stats.Rx.Packets.Value(), info.Stats.Tx.Packets.Value(), info.Stats.Rx.Bytes.Value(), info.Stats.Tx.Bytes.Value()}
-	if index == Loopback {
+	s = LinkStats{RxPackets: info.Stats.Rx.Packets.Value(), TxPackets: info.Stats.Tx.Packets.Value(), RxBytes: info.Stats.Rx.Bytes.Value(), TxBytes: info.Stats.Tx.Bytes.Value()}
+	for _, protocol := range info.Stats.UnknownL3ProtocolRcvdPacketCounts.Keys() {
+		if c, ok := info.Stats.UnknownL3ProtocolRcvdPacketCounts.Get(protocol); ok {
+			s.RxDropped += c.Value()
+		}
+	}
+	if d.loopback() {
 		packets, size := n.carried.packets.Load(), n.carried.bytes.Load()
 		s.RxPackets, s.TxPackets, s.RxBytes, s.TxBytes = s.RxPackets+packets, s.TxPackets+packets, s.RxBytes+size, s.TxBytes+size
+		return s
 	}
+	s.RxBytes += EthernetHeader * s.RxPackets // the library counts it on the way out alone
+	if d.limited {
+		s.TxDropped = info.Stats.TxPacketsDroppedNoBufferSpace.Value()
+	}
+	s.TxDropped += d.end.lost.Load()
+	s.RxDropped += d.end.refused.Load()
+	s.RxMissed = d.end.missed()
 	return s
 }

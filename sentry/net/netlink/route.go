@@ -88,7 +88,7 @@ func link(l inet.Link, changed uint32) []byte {
 		carrier = 1
 	}
 	wide, narrow := make([]byte, 0, 25*8), make([]byte, 0, 24*4)
-	for _, v := range []uint64{l.Stats.RxPackets, l.Stats.TxPackets, l.Stats.RxBytes, l.Stats.TxBytes} {
+	for _, v := range linkStats(l.Stats) {
 		wide, narrow = le.AppendUint64(wide, v), le.AppendUint32(narrow, uint32(v))
 	}
 	return attributes(b, []attr{
@@ -100,6 +100,11 @@ func link(l inet.Link, changed uint32) []byte {
 		{unix.IFLA_ADDRESS, l.Address}, {unix.IFLA_BROADCAST, l.Broadcast},
 		{unix.IFLA_STATS64, wide[:cap(wide)]}, {unix.IFLA_STATS, narrow[:cap(narrow)]},
 	}...)
+}
+
+// linkStats are the first fields of struct rtnl_link_stats64.
+func linkStats(s inet.LinkStats) []uint64 {
+	return []uint64{s.RxPackets, s.TxPackets, s.RxBytes, s.TxBytes, 0, 0, s.RxDropped, s.TxDropped, 0, 0, 0, 0, 0, 0, 0, s.RxMissed}
 }
 
 // address describes one (inet_fill_ifaddr, inet6_fill_ifaddr).
