@@ -34,6 +34,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bulkhead/runtime/agent/rpc"
+	"bulkhead/runtime/spec"
 )
 
 // Tag is the virtio-fs share with the containers' files.
@@ -173,11 +174,11 @@ func (s *server) Create(ctx context.Context, r *rpc.CreateRequest) (*rpc.CreateR
 }
 
 func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
-	spec := new(specs.Spec)
-	if err := json.Unmarshal(r.Spec, spec); err != nil {
+	parsed, err := spec.Parse(r.Spec)
+	if err != nil {
 		return fmt.Errorf("parse the configuration: %w", err)
 	}
-	if spec.Process == nil || spec.Root == nil || len(spec.Process.Args) == 0 {
+	if parsed.Process == nil || parsed.Root == nil || len(parsed.Process.Args) == 0 {
 		return errors.New("the configuration has no process or no root")
 	}
 	s.mu.Lock()
@@ -207,7 +208,7 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 	if c.group, err = newGroup(r.Container, r.Limits, r.Cgroup); err != nil {
 		return err
 	}
-	st := &stage{Spec: spec, Process: spec.Process, Root: r.Root, Binds: r.Binds, Overlay: r.Overlay, Share: r.Share}
+	st := &stage{Spec: spec.Of(parsed), Process: parsed.Process, Root: r.Root, Binds: r.Binds, Overlay: r.Overlay, Share: r.Share}
 	if st.Disks, err = s.disksOf(r.Disks); err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"bulkhead/runtime/spec"
 )
 
 // StageName is what this program is called where it is about to become a
@@ -31,7 +33,7 @@ const (
 // stage is what a process is to become. It is in its namespaces already, but for
 // one that joins a container's: it is in that one's pid namespace alone.
 type stage struct {
-	Spec    *specs.Spec       `json:"spec,omitempty"` // of init
+	Spec    *spec.Spec        `json:"spec,omitempty"` // of init
 	Process *specs.Process    `json:"process"`
 	Root    string            `json:"root,omitempty"`  // directory of the share
 	Binds   map[uint32]string `json:"binds,omitempty"` // index of a mount → name in the share

@@ -16,6 +16,8 @@ import (
 	"context"
 	"os"
 
+	"bulkhead/runtime/spec"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -45,14 +47,14 @@ type Podding interface {
 // AddRequest is a further container. Its files are with a gofer of its own, or with the
 // machine's share under the container's name (AttachRequest).
 type AddRequest struct {
-	Container    string      `json:"container"`
-	Spec         *specs.Spec `json:"spec"` // as BootConfig's
-	GoferMounts  []int       `json:"goferMounts,omitempty"`
-	Overlay      Overlay     `json:"overlay"`
-	Limits       Limits      `json:"limits"`
-	Cgroup       Cgroup      `json:"cgroup,omitempty"`
-	Console      *Console    `json:"console,omitempty"`
-	OrdinaryInit bool        `json:"ordinaryInit,omitempty"`
+	Container    string     `json:"container"`
+	Spec         *spec.Spec `json:"spec"` // as BootConfig's
+	GoferMounts  []int      `json:"goferMounts,omitempty"`
+	Overlay      Overlay    `json:"overlay"`
+	Limits       Limits     `json:"limits"`
+	Cgroup       Cgroup     `json:"cgroup,omitempty"`
+	Console      *Console   `json:"console,omitempty"`
+	OrdinaryInit bool       `json:"ordinaryInit,omitempty"`
 
 	// Share are the namespaces of the sandbox's first container that it is in, of
 	// ipc, uts and pid; the network is always that one's.

@@ -10,8 +10,9 @@ import (
 	"os"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"bulkhead/runtime/spec"
 )
 
 // The descriptors with which a sandbox process starts. 0 to 2 are the
@@ -42,7 +43,7 @@ type BootConfig struct {
 	// Spec is validated and complete: Process, Root and Linux are not nil.
 	// Root.Path and the sources of bind mounts are the gofer's business; mount i
 	// of the gofer is Spec.Mounts[i] where GoferMounts has i.
-	Spec *specs.Spec `json:"spec"`
+	Spec *spec.Spec `json:"spec"`
 
 	// GoferMounts lists the indices in Spec.Mounts that the gofer serves, in the
 	// order of its attach points 1, 2, …; attach point 0 is the root.

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"bulkhead/runtime/spec"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -82,11 +84,11 @@ func (b *Bundle) read() (*specs.Spec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", b.file(), cause(err))
 	}
-	spec, err := Parse(data)
+	s, err := Parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", b.file(), err)
 	}
-	return spec, nil
+	return s, nil
 }
 
 func readFile(path string) ([]byte, error) {
@@ -114,17 +116,14 @@ func cause(err error) error {
 // Parse decodes a specification. Unknown fields are ignored, as the
 // specification's "Extensibility" demands.
 func Parse(data []byte) (*specs.Spec, error) {
-	spec := new(specs.Spec)
-	if err := decode(data, spec); err != nil {
-		return nil, err
-	}
-	return spec, nil
+	s, err := spec.Parse(data)
+	return s, explain(data, err)
 }
 
 // ParseProcess decodes the file that exec --process names.
 func ParseProcess(data []byte) (*specs.Process, error) {
 	p := new(specs.Process)
-	if err := decode(data, p); err != nil {
+	if err := explain(data, json.Unmarshal(data, p)); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -146,8 +145,8 @@ func ReadProcess(path string) (*specs.Process, error) {
 	return p, nil
 }
 
-func decode(data []byte, into any) error {
-	err := json.Unmarshal(data, into)
+// explain says of an error of encoding/json where it is, in words for people.
+func explain(data []byte, err error) error {
 	var (
 		syntax   *json.SyntaxError
 		mistyped *json.UnmarshalTypeError

@@ -15,6 +15,7 @@ import (
 	"bulkhead/runtime/console"
 	"bulkhead/runtime/network"
 	"bulkhead/runtime/sandbox"
+	"bulkhead/runtime/spec"
 	"bulkhead/runtime/state"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -646,7 +647,7 @@ func (n *creation) boot(ctx context.Context) (err error) {
 	defer context.AfterFunc(ctx, func() { n.c.Process.Process.Kill() })()
 	s := n.c.State
 	c := &agent.BootConfig{
-		ID: n.ID, Bundle: n.Bundle.Dir, Spec: n.spec, Platform: s.Platform,
+		ID: n.ID, Bundle: n.Bundle.Dir, Spec: spec.Of(n.spec), Platform: s.Platform,
 		Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
 		Network: n.network(), Pod: podSandbox(n.spec.Annotations), Terminal: n.spec.Process.Terminal,
 		Start: n.startsAtOnce(), OrdinaryInit: n.OrdinaryInit, LogLevel: "info", LogFormat: n.rt.LogFormat, Began: n.rt.Began,

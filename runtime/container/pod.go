@@ -14,6 +14,7 @@ import (
 	"bulkhead/runtime/cgroup"
 	"bulkhead/runtime/console"
 	"bulkhead/runtime/sandbox"
+	"bulkhead/runtime/spec"
 	"bulkhead/runtime/state"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -187,7 +188,7 @@ func (n *creation) add(ctx context.Context) error {
 	}
 	s := n.c.State
 	r := &agent.AddRequest{
-		Container: n.ID, Spec: n.spec, Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
+		Container: n.ID, Spec: spec.Of(n.spec), Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
 		OrdinaryInit: n.OrdinaryInit, Share: share, GoferMounts: bindMounts(n.spec),
 	}
 	if r.Cgroup, err = n.c.within(s.Resources); err != nil {

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"bulkhead/runtime/agent"
+	"bulkhead/runtime/spec"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -85,7 +86,7 @@ func config(t *testing.T) *Config {
 }
 
 func boot() *agent.BootConfig {
-	return &agent.BootConfig{Spec: &specs.Spec{Process: &specs.Process{}, Root: &specs.Root{}}}
+	return &agent.BootConfig{Spec: spec.Of(&specs.Spec{Process: &specs.Process{}, Root: &specs.Root{}})}
 }
 
 func TestStart(t *testing.T) {

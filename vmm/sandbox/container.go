@@ -13,6 +13,7 @@ import (
 	"bulkhead/jail/profile"
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
+	"bulkhead/runtime/spec"
 	"bulkhead/vmm/machine"
 	"bulkhead/vmm/share"
 )
@@ -121,27 +122,27 @@ func (s *sandbox) register(r *agent.AddRequest, c *container, files int) error {
 // make has the guest make c, whose files are in a directory of the share. It takes the
 // files over.
 func (s *sandbox) make(ctx context.Context, c *container, r *agent.AddRequest, dir string, files []*os.File) error {
-	spec := *r.Spec
-	if size := r.Console; size != nil && spec.Process.ConsoleSize == nil {
-		p := *spec.Process
+	inside := spec.Of(&r.Spec.Spec)
+	if size := r.Console; size != nil && inside.Process.ConsoleSize == nil {
+		p := *inside.Process
 		p.ConsoleSize = &specs.Box{Height: uint(size.Rows), Width: uint(size.Columns)}
-		spec.Process = &p
+		inside.Process = &p
 	}
-	spec.Hooks = nil // the host's business
-	filter, err := s.filter(spec.Linux.Seccomp)
+	inside.Hooks = nil // the host's business
+	filter, err := s.filter(inside.Linux.Seccomp)
 	if err != nil {
 		closeAll(files)
 		return err
 	}
-	linux := *spec.Linux
+	linux := *inside.Linux
 	linux.Seccomp = nil // that is in the filter
-	spec.Linux = &linux
-	text, err := json.Marshal(spec)
+	inside.Linux = &linux
+	text, err := json.Marshal(inside)
 	if err != nil {
 		closeAll(files)
 		return err
 	}
-	p, err := s.lines.newProcess(files, spec.Process.Terminal)
+	p, err := s.lines.newProcess(files, inside.Process.Terminal)
 	if err != nil {
 		closeAll(files)
 		return err

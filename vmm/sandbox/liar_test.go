@@ -17,6 +17,7 @@ import (
 
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/agent/rpc"
+	"bulkhead/runtime/spec"
 	"bulkhead/vmm/machine"
 
 	"github.com/containerd/ttrpc"
@@ -52,7 +53,7 @@ func (m *played) Done() <-chan struct{}  { return m.done }
 func hosting(t *testing.T, patience time.Duration) *sandbox {
 	t.Helper()
 	s := &sandbox{
-		config: &agent.BootConfig{ID: "c", Spec: &specs.Spec{Process: &specs.Process{}}}, log: slog.New(slog.DiscardHandler), patience: patience,
+		config: &agent.BootConfig{ID: "c", Spec: spec.Of(&specs.Spec{Process: &specs.Process{}})}, log: slog.New(slog.DiscardHandler), patience: patience,
 		lines: newSwitchboard(), machine: &played{done: make(chan struct{})}, containers: map[string]*container{},
 	}
 	s.lines.patience = bootPatience
