@@ -13,7 +13,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,8 +25,13 @@ import (
 // the loop, QEMU's translator five, KVM's emulator 1,400 (kvm-hosts.md).
 const slow = 100 // TSC cycles an instruction
 
-// patience ends a guest that does neither; it takes 0.3 ms where all is slow.
-const patience = time.Second
+// patience ends a guest that does neither; it takes 0.3 ms where all is slow. It is time of a
+// processor: on a host with much to do a second passed before the guest had run at all.
+// starved is the clock's.
+const (
+	patience = time.Second
+	starved  = time.Minute
+)
 
 // Pages of the guest, which sees its memory one to one.
 const (
@@ -167,31 +172,55 @@ func load(vm *kvm.VM, mem []byte) (c *kvm.VCPU, err error) {
 // run goes on over the signals of Go's runtime until the guest exits by itself
 // or patience ends.
 func run(c *kvm.VCPU) (kvm.Exit, error) {
-	var mu sync.Mutex
-	var late, done bool // guarded by mu
-	timer := time.AfterFunc(patience, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if late = true; !done {
-			c.Kick()
-		}
-	})
-	defer func() { // no Kick may follow Close
-		timer.Stop()
-		mu.Lock()
-		done = true
-		mu.Unlock()
-	}()
+	runtime.LockOSThread() // whose time it is
+	defer runtime.UnlockOSThread()
+	defer wake(c, patience)()
+	return runFor(c.Run, threadTime)
+}
+
+// runFor calls again what was interrupted, until it has had patience's time of a processor. One
+// that gets none, on a host with more to do than it can, has more of the clock's.
+func runFor(again func() (kvm.Exit, error), worked func() time.Duration) (kvm.Exit, error) {
+	before, began := worked(), time.Now()
 	for {
-		exit, err := c.Run()
+		exit, err := again()
 		if err != nil || exit != kvm.ExitInterrupted {
 			return exit, err
 		}
-		mu.Lock()
-		over := late
-		mu.Unlock()
-		if over {
-			return 0, fmt.Errorf("ring0: a guest of %d bytes did not end in %v", len(code), patience)
+		if had := worked() - before; had >= patience || time.Since(began) >= starved {
+			return 0, fmt.Errorf("ring0: a guest of %d bytes did not end in %v, of which it had a processor for %v",
+				len(code), time.Since(began).Round(time.Millisecond), had.Round(time.Millisecond))
 		}
+	}
+}
+
+// threadTime is what the calling thread has had of a processor, in its guests as well.
+func threadTime() time.Duration {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t) != nil {
+		return patience // it is unknown: the clock's time is all there is
+	}
+	return time.Duration(t.Nano())
+}
+
+// wake interrupts the guest time and again, until the function that it gives is called: no Kick
+// follows that, nor the vCPU's Close.
+func wake(c *kvm.VCPU, every time.Duration) (stop func()) {
+	ticks, over, ended := time.NewTicker(every), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-ticks.C:
+				c.Kick()
+			case <-over:
+				return
+			}
+		}
+	}()
+	return func() {
+		ticks.Stop()
+		close(over)
+		<-ended
 	}
 }

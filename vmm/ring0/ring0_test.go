@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,6 +55,36 @@ func TestOften(t *testing.T) {
 		if again, reason, err := Native(sys); err != nil || again != first {
 			t.Fatalf("native %v (%s), %v; at first %v", again, reason, err, first)
 		}
+	}
+}
+
+// TestPatience: a guest has a second of a processor, however long that takes, and a minute at most.
+func TestPatience(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		had, of time.Duration // a processor's and the clock's, between two interruptions
+		ends    int           // after so many
+		fails   bool
+	}{
+		{"starved", 30 * time.Millisecond, time.Second, 25, false},
+		{"at work", time.Second, time.Second, 3, true},
+		{"asleep", 0, time.Second, 100, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var worked time.Duration
+			n := 0
+			exit, err := runFor(func() (kvm.Exit, error) {
+				time.Sleep(row.of)
+				worked += row.had
+				if n++; n > row.ends {
+					return kvm.ExitIO, nil
+				}
+				return kvm.ExitInterrupted, nil
+			}, func() time.Duration { return worked })
+			if (err != nil) != row.fails || err == nil && exit != kvm.ExitIO {
+				t.Errorf("%s: %v, %v after %d", row.name, exit, err, n)
+			}
+		})
 	}
 }
 
