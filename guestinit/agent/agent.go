@@ -52,7 +52,8 @@ type server struct {
 	disks      []device   // the machine's, since then
 	first      *container // whose namespaces others can share
 	containers map[string]*container
-	processes  map[int]*process // by pid as the guest has it; those that have not been reaped
+	stages     map[int]*waiting // by pid as the guest has it; those that have not been reaped, and what became of them
+	spare      *spare           // or nil
 }
 
 // Run serves the host until it hangs up, which is an error: a guest has no life
@@ -63,7 +64,7 @@ func Run() error {
 	s := &server{
 		dial:       func(port uint32) (net.Conn, error) { return vsock.Dial(vsock.Host, port, nil) },
 		containers: map[string]*container{},
-		processes:  map[int]*process{},
+		stages:     map[int]*waiting{},
 	}
 	if err := prepareGroups(); err != nil {
 		return err
@@ -75,6 +76,9 @@ func Run() error {
 	note("ready: calls the host")
 	for {
 		conn, err := s.dial(rpc.CallsPort)
+		if errors.Is(err, unix.ETIMEDOUT) || errors.Is(err, unix.ECONNRESET) {
+			continue // a host that has much to do, or this guest is a copy, which ends its connections
+		}
 		if err != nil {
 			return fmt.Errorf("call the host: %w", err)
 		}
@@ -161,6 +165,9 @@ func (s *server) Hello(_ context.Context, r *rpc.HelloRequest) (*rpc.HelloRespon
 				return nil, rpc.Refuse(err)
 			}
 		}
+		if err := s.prepareSpare(); err != nil {
+			return nil, rpc.Refuse(err)
+		}
 	}
 	return &rpc.HelloResponse{Version: rpc.Version, Kernel: unix.ByteSliceToString(u.Release[:])}, nil
 }
@@ -205,7 +212,18 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 			c.group.remove()
 		}
 	}()
-	if c.group, err = newGroup(r.Container, r.Limits, r.Cgroup); err != nil {
+	var sp *spare
+	if c.first == nil {
+		sp = s.takeSpare()
+	}
+	if sp != nil {
+		c.group = sp.group
+		err = c.group.limit(r.Limits, r.Cgroup)
+	} else {
+		c.group, err = newGroup(r.Container, r.Limits, r.Cgroup)
+	}
+	if err != nil {
+		sp.drop()
 		return err
 	}
 	st := &stage{Spec: spec.Of(parsed), Process: parsed.Process, Root: r.Root, Binds: r.Binds, Overlay: r.Overlay, Share: r.Share}
@@ -213,7 +231,7 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 		return err
 	}
 	c.flush = slices.ContainsFunc(st.Disks, func(d disk) bool { return d.Node != "" && !d.ReadOnly })
-	init, err := s.launch(ctx, c, st, r.Streams)
+	init, err := s.launch(ctx, c, st, r.Streams, sp)
 	if err != nil {
 		return err
 	}
@@ -243,7 +261,7 @@ func (s *server) delete(ctx context.Context, name string) error {
 		return err
 	}
 	select {
-	case <-c.init.exited:
+	case <-c.init.stage.exited:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -322,7 +340,7 @@ func (s *server) exec(ctx context.Context, r *rpc.ExecRequest) (int, error) {
 	if len(p.Args) == 0 {
 		return 0, errors.New("the process has no program")
 	}
-	x, err := s.launch(ctx, c, &stage{Process: p, Join: true, Init: c.init.pid}, r.Streams)
+	x, err := s.launch(ctx, c, &stage{Process: p, Join: true, Init: c.init.pid}, r.Streams, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -429,7 +447,7 @@ func (s *server) Diagnose(_ context.Context, r *rpc.DiagnoseRequest) (*rpc.Diagn
 		return &rpc.DiagnoseResponse{Text: string(b[:runtime.Stack(b, true)])}, nil
 	}
 	s.mu.Lock()
-	text := fmt.Sprintf("containers %d\nprocesses %d\ngoroutines %d\n", len(s.containers), len(s.processes), runtime.NumGoroutine())
+	text := fmt.Sprintf("containers %d\nprocesses %d\ngoroutines %d\n", len(s.containers), len(s.stages), runtime.NumGoroutine())
 	s.mu.Unlock()
 	var up unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) == nil {

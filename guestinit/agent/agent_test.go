@@ -190,7 +190,7 @@ func TestFilter(t *testing.T) {
 
 // TestBegin: a guest begins once, with random numbers, and has no container before.
 func TestBegin(t *testing.T) {
-	s := &server{containers: map[string]*container{}, processes: map[int]*process{}}
+	s := &server{containers: map[string]*container{}, stages: map[int]*waiting{}}
 	r := &rpc.CreateRequest{Container: "c", Spec: []byte(`{"process":{"args":["true"]},"root":{"path":"r"}}`)}
 	if err := s.create(t.Context(), r); err == nil || len(s.containers) != 0 {
 		t.Errorf("a container before Begin: %v", err)

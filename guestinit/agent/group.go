@@ -63,18 +63,26 @@ type group struct {
 
 func newGroup(name string, l *rpc.Limits, files map[string]string) (*group, error) {
 	// A name is one component: "." and "/" could lead elsewhere.
-	path := filepath.Join(groups, "container-"+strings.ReplaceAll(name, "/", "_"))
-	if err := os.Mkdir(path, 0o755); err != nil {
+	g, err := makeGroup("container-" + strings.ReplaceAll(name, "/", "_"))
+	if err != nil {
+		return nil, err
+	}
+	if err := g.limit(l, files); err != nil {
+		g.remove()
+		return nil, err
+	}
+	return g, nil
+}
+
+// makeGroup makes one without limits.
+func makeGroup(name string) (*group, error) {
+	g := &group{path: filepath.Join(groups, name)}
+	err := os.Mkdir(g.path, 0o755)
+	if err != nil {
 		return nil, fmt.Errorf("control group: %w", err)
 	}
-	g := &group{path: path}
-	dir, err := os.Open(path)
-	if err == nil {
-		g.dir = dir
-		err = g.limit(l, files)
-	}
-	if err == nil {
-		g.kills, err = watchKills(path)
+	if g.dir, err = os.Open(g.path); err == nil {
+		g.kills, err = watchKills(g.path)
 	}
 	if err != nil {
 		g.remove()

@@ -31,14 +31,13 @@ type process struct {
 	started bool
 	asked   unix.Signal // which signal was made a SIGKILL of
 
-	status unix.WaitStatus // once exited is closed
-	exited chan struct{}   // closed by the reaper
-	kills  uint64          // of init, once ended is closed: the container's for want of memory
-	ended  chan struct{}   // closed when the streams are settled as well
+	stage *waiting      // which it was, and whose end is its own
+	kills uint64        // of init, once ended is closed: the container's for want of memory
+	ended chan struct{} // closed when the streams are settled as well
 }
 
 // reap waits for every child of this process, which as the guest's init has every
-// orphan as well. Forks happen under server.mu, so that none ends unknown.
+// orphan as well.
 func (s *server) reap() {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGCHLD)
@@ -53,10 +52,10 @@ func (s *server) reap() {
 			if err != nil || pid == 0 {
 				break
 			}
-			if p := s.processes[pid]; p != nil {
-				delete(s.processes, pid)
-				p.status = status
-				close(p.exited)
+			if w := s.stages[pid]; w != nil {
+				delete(s.stages, pid)
+				w.status = status
+				close(w.exited)
 			}
 		}
 		s.mu.Unlock()
@@ -64,11 +63,18 @@ func (s *server) reap() {
 }
 
 // launch makes a process up to just before its program.
-func (s *server) launch(ctx context.Context, c *container, st *stage, names *rpc.Streams) (_ *process, err error) {
-	p := &process{container: c, isInit: !st.Join, exited: make(chan struct{}), ended: make(chan struct{})}
+func (s *server) launch(ctx context.Context, c *container, st *stage, names *rpc.Streams, sp *spare) (_ *process, err error) {
+	p := &process{container: c, isInit: !st.Join, ended: make(chan struct{})}
+	var w *waiting
+	if sp != nil {
+		w = sp.stage
+	}
 	defer func() {
 		if err != nil {
-			p.abandon()
+			w.abandon()
+			if p.streams != nil {
+				p.streams.close()
+			}
 		}
 	}()
 	if p.streams, err = s.openStreams(names, st.Process.Terminal); err != nil {
@@ -79,36 +85,18 @@ func (s *server) launch(ctx context.Context, c *container, st *stage, names *rpc
 	if err != nil {
 		return nil, err
 	}
-	configRead, configWrite, err := os.Pipe()
-	if err != nil {
+	var streams []*os.File
+	if w != nil {
+		streams = p.streams.theirs[:]
+	} else if w, err = s.stageOf(c, p, st); err != nil {
 		return nil, err
 	}
-	defer configRead.Close()
-	defer configWrite.Close()
-	gateRead, gateWrite, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer gateRead.Close()
-	p.gate = gateWrite
-	ours, theirs, err := reportPair()
-	if err != nil {
-		return nil, err
-	}
-	defer theirs.Close()
-	p.report = ours
-	if err := s.fork(c, p, st, []*os.File{configRead, theirs, gateRead}); err != nil {
+	p.pid, p.gate, p.report, p.stage = w.pid, w.gate, w.report, w
+	if err := w.configure(text, streams); err != nil {
 		return nil, err
 	}
 	p.streams.forked()
-	theirs.Close()
-	configRead.Close()
-	gateRead.Close()
-	if _, err := configWrite.Write(text); err != nil && !errors.Is(err, unix.EPIPE) {
-		return nil, fmt.Errorf("configure the process: %w", err)
-	}
-	configWrite.Close()
-	master, err := readReport(ours)
+	master, err := readReport(w.report)
 	if err != nil {
 		return nil, err
 	}
@@ -121,37 +109,24 @@ func (s *server) launch(ctx context.Context, c *container, st *stage, names *rpc
 	return p, nil
 }
 
-// fork starts this program again as a stage. It runs on a thread of its own where
-// that has to be in the container's pid namespace for its children to be.
-func (s *server) fork(c *container, p *process, st *stage, files []*os.File) error {
+// stageOf starts this program again as a stage of a container. It runs on a thread of its own
+// where that has to be in the container's pid namespace for its children to be.
+func (s *server) stageOf(c *container, p *process, st *stage) (*waiting, error) {
 	attr := &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(c.group.dir.Fd())}
 	if !st.Join {
-		attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
+		attr.Cloneflags = namespaces
 		for _, name := range c.share {
 			attr.Cloneflags &^= shareable[name]
 		}
 	}
-	var fds []uintptr
-	for _, f := range append(p.streams.theirs[:], files...) {
-		fds = append(fds, f.Fd())
+	var where func(func() error) error
+	switch {
+	case st.Join:
+		where = func(fork func() error) error { return inNamespaces(c.init.pid, []string{"pid"}, fork) }
+	case len(c.share) > 0:
+		where = func(fork func() error) error { return inNamespaces(c.first.init.pid, c.share, fork) }
 	}
-	start := func() (err error) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		p.pid, err = syscall.ForkExec("/proc/self/exe", []string{StageName}, &syscall.ProcAttr{Env: stageEnvironment, Files: fds, Sys: attr})
-		if err != nil {
-			return fmt.Errorf("start a process: %w", err)
-		}
-		s.processes[p.pid] = p
-		return nil
-	}
-	if st.Join {
-		return inNamespaces(c.init.pid, []string{"pid"}, start)
-	}
-	if len(c.share) == 0 {
-		return start()
-	}
-	return inNamespaces(c.first.init.pid, c.share, start)
+	return s.newStage([]string{StageName}, p.streams.theirs, attr, where)
 }
 
 // shareable are the namespaces that a further container can share with the first.
@@ -212,24 +187,9 @@ func (p *process) forsake() {
 	}
 }
 
-// abandon ends a process that did not come to be.
-func (p *process) abandon() {
-	for _, f := range []*os.File{p.gate, p.report} {
-		if f != nil {
-			f.Close()
-		}
-	}
-	if p.pid != 0 {
-		_ = unix.Kill(p.pid, unix.SIGKILL) // ESRCH: it has ended by itself
-	}
-	if p.streams != nil {
-		p.streams.close()
-	}
-}
-
 // settle waits for the end, and for what was printed before it.
 func (p *process) settle() {
-	<-p.exited
+	<-p.stage.exited
 	if p.isInit {
 		// All of the container's processes have ended with it, or do now where they have
 		// the first container's numbers; and what they wrote to files goes to the host.
@@ -248,14 +208,14 @@ func (p *process) settle() {
 // outcome is that of a process that has ended.
 func (p *process) outcome() *rpc.WaitResponse {
 	w := &rpc.WaitResponse{Stdout: p.streams.sent(1), Stderr: p.streams.sent(2), OomKills: p.kills}
-	if !p.status.Signaled() {
-		w.Code = int32(p.status.ExitStatus())
+	if !p.stage.status.Signaled() {
+		w.Code = int32(p.stage.status.ExitStatus())
 		return w
 	}
-	w.Signal, w.Core = int32(p.status.Signal()), p.status.CoreDump()
+	w.Signal, w.Core = int32(p.stage.status.Signal()), p.stage.status.CoreDump()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.asked != 0 && p.status.Signal() == unix.SIGKILL {
+	if p.asked != 0 && p.stage.status.Signal() == unix.SIGKILL {
 		w.Signal = int32(p.asked)
 	}
 	return w
@@ -266,7 +226,7 @@ func (p *process) outcome() *rpc.WaitResponse {
 // have ended it does.
 func (p *process) signal(n unix.Signal) error {
 	select {
-	case <-p.exited:
+	case <-p.stage.exited:
 		return unix.ESRCH
 	default:
 	}

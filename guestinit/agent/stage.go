@@ -19,13 +19,16 @@ import (
 // container's process. Only server.fork calls it so.
 const StageName = "bulkhead-stage"
 
+// spareWord is the argument of a stage that is a spare (spare.go).
+const spareWord = "spare"
+
 // stageEnvironment is for Go's runtime alone. Between a filter and the program no
 // signal of that runtime's may come: rt_sigreturn(2) may not be allowed.
 var stageEnvironment = []string{"GODEBUG=asyncpreemptoff=1"}
 
 // Descriptors of a stage beside its standard streams.
 const (
-	configFD = 3 // a stage as JSON, up to the end
+	configFD = 3 // a stream socket: a stage as JSON, up to the end, and a spare's streams with it
 	reportFD = 4 // a packet socket: a report when all is ready, another if the exec fails
 	gateFD   = 5 // a byte lets the program run; the end without one ends the stage
 )
@@ -46,6 +49,7 @@ type stage struct {
 	Filter      []byte `json:"filter,omitempty"` // the container's seccomp filter
 	FilterFlags uint32 `json:"filterFlags,omitempty"`
 
+	spare bool                // it was started before its container was known
 	final [2]unix.CapUserData // what is left when the filter is set
 }
 
@@ -74,7 +78,7 @@ func Stage() {
 	for fd := configFD; fd <= gateFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
-	st := new(stage)
+	st := &stage{spare: len(os.Args) > 1 && os.Args[1] == spareWord}
 	path, err := st.prepare()
 	if err == nil {
 		err = st.await(path)
@@ -89,7 +93,15 @@ func Stage() {
 
 // prepare does all that can be done before the program may run, and finds it.
 func (st *stage) prepare() (path string, err error) {
-	b, err := io.ReadAll(os.NewFile(configFD, "config"))
+	if st.spare {
+		if err := st.beSpare(); err != nil {
+			return "", fmt.Errorf("wait for a configuration: %w", err)
+		}
+	}
+	b, err := receive(configFD)
+	if err == nil && len(b) == 0 {
+		os.Exit(1) // the guest's init has given up
+	}
 	if err == nil {
 		err = json.Unmarshal(b, st)
 	}
@@ -120,6 +132,11 @@ func (st *stage) prepare() (path string, err error) {
 
 // enter gets to the container's root: by making it, or by joining it.
 func (st *stage) enter() error {
+	if st.spare {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("mount namespace: %w", err)
+		}
+	}
 	if !st.Join {
 		return st.makeRoot()
 	}
@@ -271,13 +288,13 @@ func executable(path string) error {
 	return unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS)
 }
 
-// reportPair is a report's two ends.
-func reportPair() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+// socketPair is a connection with a stage.
+func socketPair(kind int) (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, err
 	}
-	return os.NewFile(uintptr(fds[0]), "report"), os.NewFile(uintptr(fds[1]), "report"), nil
+	return os.NewFile(uintptr(fds[0]), "stage"), os.NewFile(uintptr(fds[1]), "stage"), nil
 }
 
 const maxReport = 16 << 10 // bytes

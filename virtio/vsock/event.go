@@ -13,8 +13,8 @@ import (
 // eventReset is VIRTIO_VSOCK_EVENT_TRANSPORT_RESET (§5.10.6.7).
 const eventReset = 0
 
-// eventTime is what a restored driver has to take the event before it gets
-// packets all the same: it should give the buffer back, but need not
+// eventTime is what a restored driver has, without Options.EventTime, to take the event
+// before it gets packets all the same: it should give the buffer back, but need not
 // (§5.10.6.7.1). A connection that waited has the other half for its answer.
 const eventTime = answerTime / 2
 
@@ -24,7 +24,7 @@ const eventTime = answerTime / 2
 // came after the restore but out of the other queue first
 // (net/vmw_vsock/virtio_transport.c, virtio_vsock_event_handle).
 func (d *Device) announce(q *virtio.Queue) error {
-	patience := time.AfterFunc(eventTime, d.giveUp)
+	patience := time.AfterFunc(d.eventTime, d.giveUp)
 	defer patience.Stop()
 	// Buffers are taken to see when there are more, and go back.
 	var taken []*virtio.Chain
@@ -40,7 +40,7 @@ func (d *Device) announce(q *virtio.Queue) error {
 		}
 		if d.ready.hold() { // the first buffer came late
 			d.dropAll()
-			patience.Reset(eventTime)
+			patience.Reset(d.eventTime)
 		}
 		event := binary.LittleEndian.AppendUint32(nil, eventReset)
 		if _, err := taken[0].Write(event); err != nil {
@@ -127,7 +127,7 @@ func (d *Device) heard() {
 // keeps it.
 func (d *Device) giveUp() {
 	if d.ready.release() {
-		d.log.Warn("vsock: the driver did not give back the event of its restore; it may reset connections that are new", "waited", eventTime)
+		d.log.Warn("vsock: the driver did not give back the event of its restore; it may reset connections that are new", "waited", d.eventTime)
 	}
 }
 

@@ -24,6 +24,7 @@
 package vsock
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -33,6 +34,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"bulkhead/virtio"
 )
@@ -64,7 +66,10 @@ type Options struct {
 	Path string // of the Unix socket; "" is none, and every connection is refused
 	// Dial connects to what serves a port of the host, if not the socket at Path_port.
 	Dial func(ctx context.Context, port uint32) (net.Conn, error)
-	Log  *slog.Logger // nil is silent
+	// EventTime is what a driver that was restored has to take notice of that; 0 is 5 s. Who
+	// connects to no guest can wait for longer.
+	EventTime time.Duration
+	Log       *slog.Logger // nil is silent
 }
 
 // Stats counts since the device was made; Connections are those of now.
@@ -81,6 +86,8 @@ type Device struct {
 	cid  uint64
 	dial func(context.Context, uint32) (net.Conn, error)
 	log  *slog.Logger
+
+	eventTime time.Duration
 
 	listener net.Listener // nil without a path
 	ctx      context.Context
@@ -110,7 +117,7 @@ func New(o Options) (*Device, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Device{cid: o.CID, dial: o.Dial, log: o.Log, conns: map[key]*conn{}}
+	d := &Device{cid: o.CID, dial: o.Dial, log: o.Log, eventTime: cmp.Or(o.EventTime, eventTime), conns: map[key]*conn{}}
 	// Another one in each life: a restored guest still knows our old ports.
 	d.nextPort = firstPort + rand.Uint32N(firstPort)
 	d.ready.init()

@@ -129,7 +129,7 @@ func (s *sandbox) devices(mem *ram.Memory, server fs.Server) ([]machine.Device, 
 		return nil, err
 	}
 	s.lines = newSwitchboard()
-	sockets, err := vsock.New(vsock.Options{CID: guestCID, Dial: s.lines.dial, Log: s.log})
+	sockets, err := vsock.New(vsock.Options{CID: guestCID, Dial: s.lines.dial, EventTime: s.patience / 2, Log: s.log})
 	if err != nil {
 		return nil, err
 	}

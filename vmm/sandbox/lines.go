@@ -14,15 +14,19 @@ import (
 	"bulkhead/runtime/agent/rpc"
 )
 
-// switchboard takes the guest's connections: the first to the calls' port, which is
+// switchboard takes the guest's connections: one to the calls' port, which is
 // its init's, before it runs anything else, and streams that somebody waits for.
 // Anything in the guest can call; what it can cost is bounded here and in the device.
+//
+// Until its init has been greeted the last call is the one that counts: on a host that has
+// other things to do a guest may have given a call up before that was taken (connect(2) of a
+// vsock waits for 2 s, net/vmw_vsock/af_vsock.c), or have lost it to the news that it is a copy.
 type switchboard struct {
-	calls    chan net.Conn // has room for the one
+	calls    chan net.Conn // has room for the last
 	patience time.Duration // with a guest that has started a process and opens not all of its streams: it has before it answers
 
 	mu      sync.Mutex
-	called  bool
+	greeted bool
 	closed  bool
 	waiting map[rpc.StreamID]chan net.Conn
 	unnamed []net.Conn // have not said which stream they are, the oldest first
@@ -62,12 +66,31 @@ func (b *switchboard) dial(_ context.Context, port uint32) (net.Conn, error) {
 func (b *switchboard) call(c net.Conn) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.called || b.closed {
+	if b.greeted || b.closed {
 		return unix.ECONNREFUSED
 	}
-	b.called = true
+	select {
+	case former := <-b.calls:
+		former.Close()
+	default:
+	}
 	b.calls <- c
 	return nil
+}
+
+// greet has no call taken any more.
+func (b *switchboard) greet() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || b.greeted {
+		return
+	}
+	b.greeted = true
+	select {
+	case former := <-b.calls:
+		former.Close()
+	default:
+	}
 }
 
 func (b *switchboard) stream(c net.Conn) error {
@@ -126,18 +149,16 @@ func (b *switchboard) forget(id rpc.StreamID, c <-chan net.Conn) {
 	}
 }
 
-// agent waits for the guest's init.
-func (b *switchboard) agent(patience time.Duration) (net.Conn, error) {
-	late := time.NewTimer(patience)
-	defer late.Stop()
+// agent waits for the guest's init to call.
+func (b *switchboard) agent(ctx context.Context) (net.Conn, error) {
 	select {
 	case c, ok := <-b.calls:
 		if !ok {
 			return nil, errClosed
 		}
 		return c, nil
-	case <-late.C:
-		return nil, fmt.Errorf("it has not called within %v", patience)
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 
@@ -173,7 +194,7 @@ func (b *switchboard) close() {
 		return
 	}
 	b.closed = true
-	if !b.called {
+	if !b.greeted {
 		close(b.calls)
 	}
 	for _, c := range b.unnamed {

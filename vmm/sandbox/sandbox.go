@@ -247,20 +247,33 @@ func (s *sandbox) start() error {
 	return nil
 }
 
-// reachAgent waits for the guest's init to call, and greets it.
+// reachAgent waits for the guest's init to call, and greets it. Where the call ends before
+// that, the init calls again.
 func (s *sandbox) reachAgent() error {
-	conn, err := s.lines.agent(s.patience)
-	if err != nil {
-		return s.why(err)
-	}
-	s.client = ttrpc.NewClient(&callsConn{conn, s.patience, s.machine.Paused})
-	s.guest = rpc.NewAgentClient(s.client)
 	ctx, cancel := s.call()
 	defer cancel()
-	hello, err := s.guest.Hello(ctx, &rpc.HelloRequest{Version: rpc.Version, Template: s.config.Files.NewTemplate != 0})
-	if err != nil {
-		return s.why(rpc.Refused(err))
+	var hello *rpc.HelloResponse
+	for hello == nil {
+		conn, err := s.lines.agent(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("it has not called within %v", s.patience)
+		}
+		if err != nil {
+			return s.why(err)
+		}
+		s.client = ttrpc.NewClient(&callsConn{conn, s.patience, s.machine.Paused})
+		s.guest = rpc.NewAgentClient(s.client)
+		hello, err = s.guest.Hello(ctx, &rpc.HelloRequest{Version: rpc.Version, Template: s.config.Files.NewTemplate != 0})
+		if err == nil {
+			break
+		}
+		s.client.Close()
+		if !errors.Is(err, ttrpc.ErrClosed) {
+			return s.why(rpc.Refused(err))
+		}
+		s.log.Debug("guest's init hung up before it was greeted", "err", err)
 	}
+	s.lines.greet()
 	if hello.Version != rpc.Version {
 		return fmt.Errorf("it speaks version %d of the protocol, we speak %d", hello.Version, rpc.Version)
 	}

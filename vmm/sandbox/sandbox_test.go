@@ -161,17 +161,37 @@ func guest(t *testing.T, b *switchboard, port uint32) net.Conn {
 	return c
 }
 
+func read(t *testing.T, from io.Reader, b []byte) int {
+	t.Helper()
+	n, err := from.Read(b)
+	must(t, err)
+	return n
+}
+
 func TestSwitchboard(t *testing.T) {
 	b := newSwitchboard()
 	if _, err := b.dial(t.Context(), 7); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("a port of nobody's: %v", err)
 	}
-	guest(t, b, rpc.CallsPort)
+	lost := guest(t, b, rpc.CallsPort)
+	call := guest(t, b, rpc.CallsPort)
+	if n, err := lost.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("a call that was given up: %d, %v", n, err)
+	}
+	taken, err := b.agent(t.Context())
+	must(t, err)
+	_, err = call.Write([]byte{7})
+	must(t, err)
+	if one := make([]byte, 1); read(t, taken, one) != 1 || one[0] != 7 {
+		t.Error("the call that was taken is not the last")
+	}
+	unheard := guest(t, b, rpc.CallsPort)
+	b.greet()
+	if n, err := unheard.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("a call beside init's: %d, %v", n, err)
+	}
 	if _, err := b.dial(t.Context(), rpc.CallsPort); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("a second init: %v", err)
-	}
-	if _, err := b.agent(b.patience); err != nil {
-		t.Error(err)
 	}
 
 	// A stream that is waited for, after more than may be unnamed, and one that is not.
@@ -180,7 +200,7 @@ func TestSwitchboard(t *testing.T) {
 		guest(t, b, rpc.StreamsPort)
 	}
 	named := guest(t, b, rpc.StreamsPort)
-	_, err := named.Write(append(id[:], "hello"...))
+	_, err = named.Write(append(id[:], "hello"...))
 	must(t, err)
 	got := <-wanted
 	word := make([]byte, 5)
