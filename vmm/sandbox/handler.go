@@ -95,7 +95,7 @@ func (s *sandbox) Exec(ctx context.Context, r *agent.ExecRequest, files []*os.Fi
 		closeAll(files)
 		return 0, err
 	}
-	answer, err := s.guest.Exec(ctx, &rpc.ExecRequest{Container: c.name, Process: text, Streams: p.names()})
+	answer, err := s.guest.Exec(whole(ctx), &rpc.ExecRequest{Container: c.name, Process: text, Streams: p.names()})
 	if err != nil {
 		p.abandon(s.lines)
 		return 0, rpc.Refused(err)
@@ -111,8 +111,21 @@ func (s *sandbox) Exec(ctx context.Context, r *agent.ExecRequest, files []*os.Fi
 		p.drop()
 		return 0, fmt.Errorf("the guest calls its process %d", pid)
 	}
+	if err := ctx.Err(); err != nil { // whoever asked has been killed: nobody knows of the process
+		go s.disown(c, pid, p)
+		return 0, err
+	}
 	c.procs[pid] = p
 	return pid, nil
+}
+
+// disown ends a process that nobody can ask about.
+func (s *sandbox) disown(c *container, pid int, p *process) {
+	p.stop()
+	p.drop()
+	// A refusal says that it has ended; and the guest keeps its status until one Wait has it.
+	_, _ = s.guest.Signal(context.Background(), &rpc.SignalRequest{Container: c.name, Pid: int32(pid), Signal: uint32(unix.SIGKILL)})
+	_, _ = s.guest.Wait(context.Background(), &rpc.WaitRequest{Container: c.name, Pid: int32(pid)})
 }
 
 func closeAll(files []*os.File) {

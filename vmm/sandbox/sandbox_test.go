@@ -16,6 +16,7 @@ import (
 	"bulkhead/runtime/agent/rpc"
 	"bulkhead/virtio/balloon"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -333,6 +334,57 @@ type prompt struct{ rpc.AgentService }
 
 func (prompt) Start(ctx context.Context, _ *rpc.StartRequest) (*rpc.StartResponse, error) {
 	return &rpc.StartResponse{}, ctx.Err()
+}
+
+// executing is a guest's init whose process runs when who asked for it has gone.
+type executing struct {
+	rpc.AgentService
+	l      *liar
+	gone   func()
+	killed chan *rpc.SignalRequest
+	waited chan *rpc.WaitRequest
+}
+
+func (e *executing) Exec(ctx context.Context, r *rpc.ExecRequest) (*rpc.ExecResponse, error) {
+	e.gone()
+	if err := e.l.open(r.Streams); err != nil {
+		return nil, err
+	}
+	return &rpc.ExecResponse{Pid: 5}, ctx.Err()
+}
+
+func (e *executing) Signal(_ context.Context, r *rpc.SignalRequest) (*rpc.SignalResponse, error) {
+	e.killed <- r
+	return &rpc.SignalResponse{}, nil
+}
+
+func (e *executing) Wait(_ context.Context, r *rpc.WaitRequest) (*rpc.WaitResponse, error) {
+	e.waited <- r
+	return &rpc.WaitResponse{Signal: 9}, nil
+}
+
+// TestExecOfNobody: a process whose command was killed before it heard its number is ended.
+func TestExecOfNobody(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	lines := newSwitchboard()
+	e := &executing{l: &liar{lines: lines}, gone: cancel, killed: make(chan *rpc.SignalRequest, 1), waited: make(chan *rpc.WaitRequest, 1)}
+	s := &sandbox{guest: e, lines: lines, machine: &played{done: make(chan struct{})}, first: &container{name: firstName, procs: map[int]*process{}}}
+	null, err := os.Open(os.DevNull)
+	must(t, err)
+	outR, out := pipe(t)
+	errR, errs := pipe(t)
+	if _, err := s.Exec(ctx, &agent.ExecRequest{Process: &specs.Process{}}, []*os.File{null, out, errs}); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	for _, r := range []io.Reader{outR, errR} { // they end
+		_, _ = io.Copy(io.Discard, r)
+	}
+	if r := <-e.killed; r.Pid != 5 || r.Signal != uint32(unix.SIGKILL) || r.Container != firstName {
+		t.Errorf("%+v", r)
+	}
+	if r := <-e.waited; r.Pid != 5 || len(s.first.procs) != 0 {
+		t.Errorf("%+v, %d processes", r, len(s.first.procs))
+	}
 }
 
 // TestStartIsWhole: whoever called for it may be killed meanwhile (TestKills, seed 3), and the
