@@ -67,7 +67,7 @@ func Run() error {
 		stages:     map[int]*waiting{},
 	}
 	if err := prepareGroups(); err != nil {
-		return err
+		return blame(err)
 	}
 	if err := promiseMemory(); err != nil {
 		return err
@@ -80,7 +80,7 @@ func Run() error {
 			continue // a host that has much to do, or this guest is a copy, which ends its connections
 		}
 		if err != nil {
-			return fmt.Errorf("call the host: %w", err)
+			return blame(fmt.Errorf("call the host: %w", err))
 		}
 		if err := serve(conn, s); s.hasBegun() {
 			return err

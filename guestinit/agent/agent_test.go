@@ -206,6 +206,20 @@ func TestBegin(t *testing.T) {
 	}
 }
 
+// TestLacks: what a kernel has not is told with the option that it was built without.
+func TestLacks(t *testing.T) {
+	root := t.TempDir()
+	for _, n := range needs[:2] {
+		must(t, os.MkdirAll(root+strings.ReplaceAll(n.path, "*", "virtio0"), 0o700))
+	}
+	got := lacks(root)
+	for i, n := range needs {
+		if strings.Contains(got, n.option) != (i >= 2) {
+			t.Errorf("%s: %s", n.what, got)
+		}
+	}
+}
+
 // TestGroupFiles: what is no setting of the group is named, and the rest is set.
 func TestGroupFiles(t *testing.T) {
 	dir := t.TempDir()

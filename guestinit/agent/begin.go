@@ -72,7 +72,7 @@ func mountShare() error {
 		return err
 	}
 	if err := unix.Mount(Tag, shared, "virtiofs", 0, ""); err != nil {
-		return fmt.Errorf("mount the share %s: %w", Tag, err)
+		return blame(fmt.Errorf("mount the share %s: %w", Tag, err))
 	}
 	return nil
 }
