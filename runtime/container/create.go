@@ -153,7 +153,7 @@ func (n *creation) pickWall(name string) error {
 	case n.rt.Machine == nil:
 		return errors.New("isolation vm: this build has no machines; use --isolation=sentry")
 	}
-	if err := n.rt.Machine(); err != nil {
+	if err := n.rt.machineRuns(); err != nil {
 		return fmt.Errorf("isolation vm: %w; --isolation=sentry needs no such host", err)
 	}
 	switch {

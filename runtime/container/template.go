@@ -25,21 +25,29 @@ type templateUse struct {
 // openTemplate finds a guest for this one to go on from, or begins to keep it as one.
 // A start is not to fail for want of either.
 func (n *creation) openTemplate() error {
-	chosen := first(n.rt.Template, n.rt.DefaultTemplate, "auto")
-	dir := chosen
-	switch {
-	case chosen == "off":
-		return nil
-	case chosen == "auto":
-		dir = templateDir()
-	case !filepath.IsAbs(chosen):
-		return fmt.Errorf("--template=%s is none of auto, off, /absolute/path", chosen)
+	dir, err := n.rt.templates()
+	if err != nil || dir == "" {
+		return err
 	}
 	if err := n.findTemplate(dir); err != nil {
 		n.rt.Log.Warn("the guest boots, with no template", "container", n.ID, "err", err)
 		n.template = templateUse{}
 	}
 	return nil
+}
+
+// templates is the directory of those to use, "" for none.
+func (r *Runtime) templates() (string, error) {
+	switch chosen := first(r.Template, r.DefaultTemplate, "auto"); {
+	case chosen == "off":
+		return "", nil
+	case chosen == "auto":
+		return templateDir(), nil
+	case !filepath.IsAbs(chosen):
+		return "", fmt.Errorf("--template=%s is none of auto, off, /absolute/path", chosen)
+	default:
+		return chosen, nil
+	}
 }
 
 // templateDir is where they are kept.

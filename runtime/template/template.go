@@ -34,6 +34,7 @@ const (
 	suffix     = ".template"
 	unfinished = ".new"
 	sumPrefix  = "sum-"
+	factPrefix = "fact-"
 )
 
 // Store is a directory of templates. It holds nothing that is not made again.
@@ -114,6 +115,29 @@ func replace(path, text string) error {
 }
 
 func (s *Store) path(k Key) string { return filepath.Join(s.dir, string(k)+suffix) }
+
+// Known tells whether Remember has been given these words since the host booted.
+func (s *Store) Known(words any) bool {
+	path, err := s.fact(words)
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	return err == nil
+}
+
+// Remember keeps what was found out of this host and holds until it boots again.
+func (s *Store) Remember(words any) error {
+	path, err := s.fact(words)
+	if err != nil {
+		return err
+	}
+	return replace(path, "")
+}
+
+func (s *Store) fact(words any) (string, error) {
+	key, err := s.Key(nil, words)
+	return filepath.Join(s.dir, factPrefix+string(key)), err
+}
 
 // Find opens the template, for reading. It is fs.ErrNotExist if there is none.
 func (s *Store) Find(k Key) (*os.File, error) {
@@ -206,6 +230,8 @@ func (s *Store) prune() error {
 			kinds[suffix] = append(kinds[suffix], info)
 		case strings.HasPrefix(name, sumPrefix) && !strings.HasSuffix(name, unfinished):
 			kinds[sumPrefix] = append(kinds[sumPrefix], info)
+		case strings.HasPrefix(name, factPrefix) && !strings.HasSuffix(name, unfinished):
+			kinds[factPrefix] = append(kinds[factPrefix], info)
 		case strings.HasSuffix(name, unfinished) && time.Since(info.ModTime()) > time.Hour:
 			os.Remove(filepath.Join(s.dir, name))
 		}

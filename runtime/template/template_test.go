@@ -26,6 +26,30 @@ func open(t *testing.T, path string) *os.File {
 	return f
 }
 
+// TestFacts: what was remembered is known, to others as well, and nothing else is.
+func TestFacts(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir)
+	must(t, err)
+	if s.Known([]int{1}) {
+		t.Error("known before it was remembered")
+	}
+	must(t, s.Remember([]int{1}))
+	must(t, s.Remember([]int{1}))
+	other, err := Open(dir)
+	must(t, err)
+	if !other.Known([]int{1}) || other.Known([]int{2}) {
+		t.Errorf("1 known: %v; 2: %v", other.Known([]int{1}), other.Known([]int{2}))
+	}
+	for i := range 3 * most {
+		must(t, s.Remember(i))
+	}
+	must(t, s.prune())
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != most {
+		t.Errorf("%d files are kept, %v", len(entries), err)
+	}
+}
+
 // TestKey: another content or another word is another key; another file of the same
 // content is not.
 func TestKey(t *testing.T) {
