@@ -18,6 +18,7 @@ import (
 	"bulkhead/runtime/sandbox"
 	"bulkhead/runtime/spelling"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -70,6 +71,7 @@ func parseSize(text string) (int64, error) {
 type hostDisk struct {
 	path, node string
 	readOnly   bool
+	number     uint64 // that it must have, as a device; 0: whatever is there
 }
 
 // nodes are those that each container has in /dev (config-linux.md, "Default Devices").
@@ -94,23 +96,108 @@ func parseDisks(text string) (all []hostDisk, err error) {
 		case len(parts) == 3 && parts[2] != "rw", len(parts) != 2 && len(parts) != 3:
 			return nil, complain(one, "it is not HOST:NODE, HOST:NODE:ro or HOST:NODE:rw")
 		}
-		d.node = parts[1]
-		rest, inDev := strings.CutPrefix(d.node, "/dev/")
-		switch {
-		case !filepath.IsAbs(d.path):
+		if !filepath.IsAbs(d.path) {
 			return nil, complain(one, "%q is no absolute path", d.path)
-		case !inDev || path.Clean(d.node) != d.node || rest == "" || strings.ContainsRune(d.node, 0) || len(d.node) > unix.NAME_MAX:
-			return nil, complain(one, "%q is no path beneath /dev", d.node)
-		case slices.Contains(nodes, strings.Split(rest, "/")[0]):
-			return nil, complain(one, "%s is another device's, or a file system's", d.node)
-		case slices.ContainsFunc(all, func(o hostDisk) bool { return o.node == d.node }):
-			return nil, complain(one, "%s is given twice", d.node)
 		}
-		if all = append(all, d); len(all) > mostDisks {
-			return nil, fmt.Errorf("annotation %s: more than %d disks", agent.DisksAnnotation, mostDisks)
+		d.node = parts[1]
+		if all, err = addDisk(all, d); err != nil {
+			return nil, complain(one, "%v", err)
 		}
 	}
 	return all, nil
+}
+
+// addDisk adds one whose node can be a disk's and is nobody else's.
+func addDisk(all []hostDisk, d hostDisk) ([]hostDisk, error) {
+	rest, inDev := strings.CutPrefix(d.node, "/dev/")
+	switch {
+	case !inDev || path.Clean(d.node) != d.node || rest == "" || strings.ContainsRune(d.node, 0) || len(d.node) > unix.NAME_MAX:
+		return nil, fmt.Errorf("%q is no path beneath /dev", d.node)
+	case slices.Contains(nodes, strings.Split(rest, "/")[0]):
+		return nil, fmt.Errorf("%s is another device's, or a file system's", d.node)
+	case slices.ContainsFunc(all, func(o hostDisk) bool { return o.node == d.node }):
+		return nil, fmt.Errorf("%s is given twice", d.node)
+	case len(all) == mostDisks:
+		return nil, fmt.Errorf("more than %d disks", mostDisks)
+	}
+	return append(all, d), nil
+}
+
+// blockDevices adds those that linux.devices names (docker --device=/dev/vdb): a number of the
+// host's means nothing to a guest, which has them as disks. Whom the host lets have all of its
+// devices (docker --privileged) has not asked for any.
+func (n *creation) blockDevices() error {
+	for i, d := range n.spec.Linux.Devices {
+		if d.Type != "b" || allDevices(n.spec.Linux.Resources) {
+			continue
+		}
+		name, err := blockDevice(sysBlock, d.Major, d.Minor)
+		if err == nil {
+			n.disks, err = addDisk(n.disks, hostDisk{name, d.Path, !writable(n.spec.Linux.Resources, d), unix.Mkdev(uint32(d.Major), uint32(d.Minor))})
+		}
+		if err != nil {
+			return fmt.Errorf("linux.devices[%d] %s: %w", i, bundle.OneLine(d.Path), err)
+		}
+	}
+	return nil
+}
+
+// sysBlock has a directory for each block device, by its number (sysfs(5), /sys/dev).
+const sysBlock = "/sys/dev/block"
+
+// blockDevice is the path of a block device of the host's.
+func blockDevice(sys string, major, minor int64) (string, error) {
+	text, err := os.ReadFile(filepath.Join(sys, fmt.Sprintf("%d:%d", major, minor), "uevent"))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("this host has no block device %d:%d", major, minor)
+	}
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "DEVNAME="); ok {
+			return "/dev/" + name, nil
+		}
+	}
+	return "", fmt.Errorf("block device %d:%d has no name", major, minor)
+}
+
+// isDevice fails where another has come to have the name of the device of that number.
+func isDevice(f *os.File, number uint64) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != number {
+		f.Close()
+		return fmt.Errorf("it is not the block device %d:%d", unix.Major(number), unix.Minor(number))
+	}
+	return nil
+}
+
+// allDevices tells a container that may use whatever the host has.
+func allDevices(r *specs.LinuxResources) bool {
+	return r != nil && slices.ContainsFunc(r.Devices, func(c specs.LinuxDeviceCgroup) bool {
+		return c.Allow && (c.Type == "" || c.Type == "a") && every(c.Major) && every(c.Minor)
+	})
+}
+
+// every: no number stands for all, and so does -1 (config-linux.md, "Allowed Device list").
+func every(n *int64) bool { return n == nil || *n == -1 }
+
+// writable tells what the list of allowed devices says of one: what it does not name may be
+// written to.
+func writable(r *specs.LinuxResources, d specs.LinuxDevice) bool {
+	if r == nil {
+		return true
+	}
+	can := true
+	for _, c := range r.Devices {
+		if c.Allow && c.Type == d.Type && c.Major != nil && *c.Major == d.Major && c.Minor != nil && *c.Minor == d.Minor {
+			can = strings.Contains(c.Access, "w")
+		}
+	}
+	return can
 }
 
 // caches are how long a guest may believe what it knows of shared names.
@@ -151,12 +238,19 @@ func (n *creation) chooseFiles() (err error) {
 	if n.disks, err = parseDisks(a[agent.DisksAnnotation]); err != nil {
 		return err
 	}
+	annotated := len(n.disks)
+	if err := n.blockDevices(); err != nil {
+		return err
+	}
 	var ok bool
 	if n.config.Gofer.Cache, ok = caches[a[agent.ShareCacheAnnotation]]; !ok {
 		return fmt.Errorf("annotation %s: %q is none of auto, never, always", agent.ShareCacheAnnotation, a[agent.ShareCacheAnnotation])
 	}
 	if n.pod == nil {
 		return nil
+	}
+	if len(n.disks) > annotated {
+		return fmt.Errorf("linux.devices: %s: the machine of the pod %s runs, and takes no more disks", n.disks[annotated].node, n.pod.State.ID)
 	}
 	if len(n.disks) > 0 {
 		return fmt.Errorf("annotation %s: the machine of the pod %s runs, and takes no more disks", agent.DisksAnnotation, n.pod.State.ID)
@@ -223,6 +317,12 @@ func (n *creation) openDisks(ctx context.Context) error {
 	}
 	for _, d := range n.disks {
 		f, err := n.rt.openDisk(d.path, d.readOnly)
+		if err == nil && d.number != 0 {
+			err = isDevice(f, d.number)
+		}
+		if err != nil && d.number != 0 {
+			return fmt.Errorf("linux.devices: %s: %w", d.path, err)
+		}
 		if err != nil {
 			return fmt.Errorf("annotation %s: %s: %w", agent.DisksAnnotation, d.path, err)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"bulkhead/runtime/agent"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +40,7 @@ func TestParseRootfs(t *testing.T) {
 
 func TestParseDisks(t *testing.T) {
 	got, err := parseDisks("/srv/a.img:/dev/data,/dev/vg0/b:/dev/disk/b:ro,/c:/dev/c:rw")
-	want := []hostDisk{{"/srv/a.img", "/dev/data", false}, {"/dev/vg0/b", "/dev/disk/b", true}, {"/c", "/dev/c", false}}
+	want := []hostDisk{{"/srv/a.img", "/dev/data", false, 0}, {"/dev/vg0/b", "/dev/disk/b", true, 0}, {"/c", "/dev/c", false, 0}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -106,6 +107,58 @@ func TestOpenDisk(t *testing.T) {
 	}
 	if _, err := (&Runtime{}).openDisk(dir+"/a.img", true); err == nil {
 		t.Error("a host that gives none gave one")
+	}
+}
+
+// TestBlockDevices: what a bundle names of the host's block devices becomes disks.
+func TestBlockDevices(t *testing.T) {
+	sys := t.TempDir()
+	for name, text := range map[string]string{"8:16": "MAJOR=8\nMINOR=16\nDEVNAME=vdb\nDEVTYPE=disk\n", "8:17": "MAJOR=8\n"} {
+		if err := os.MkdirAll(filepath.Join(sys, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(sys, name, "uevent"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for minor, want := range map[int64]string{16: "", 17: "has no name", 18: "this host has no block device 8:18"} {
+		if got, err := blockDevice(sys, 8, minor); want == "" && (err != nil || got != "/dev/vdb") || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%d: %q, %v, want %q", minor, got, err, want)
+		}
+	}
+	number := func(n int64) *int64 { return &n }
+	disk := specs.LinuxDevice{Type: "b", Path: "/dev/xvda", Major: 8, Minor: 1 << 19}
+	allow := func(kind, access string, major, minor *int64) *specs.LinuxResources {
+		return &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}, {Allow: true, Type: kind, Access: access, Major: major, Minor: minor}}}
+	}
+	for _, row := range []struct {
+		name     string
+		r        *specs.LinuxResources
+		all, can bool
+	}{
+		{"nothing said", nil, false, true},
+		{"read", allow("b", "r", number(8), number(1<<19)), false, false},
+		{"read and write", allow("b", "rwm", number(8), number(1<<19)), false, true},
+		{"another", allow("b", "r", number(8), number(1)), false, true},
+		{"privileged", allow("a", "rwm", nil, nil), true, true},
+		{"privileged, by numbers", allow("", "rwm", number(-1), number(-1)), true, true},
+	} {
+		if all, can := allDevices(row.r), writable(row.r, disk); all != row.all || can != row.can {
+			t.Errorf("%s: all %v, writable %v", row.name, all, can)
+		}
+		n := &creation{spec: &specs.Spec{Linux: &specs.Linux{Resources: row.r, Devices: []specs.LinuxDevice{{Type: "c", Path: "/dev/x"}, disk}}}}
+		err := n.blockDevices()
+		if row.all != (err == nil) || err != nil && !strings.HasPrefix(err.Error(), "linux.devices[1] /dev/xvda: this host has no block device 8:524288") {
+			t.Errorf("%s: %v", row.name, err)
+		}
+	}
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := isDevice(f, unix.Mkdev(1, 3)); err == nil || err.Error() != "it is not the block device 1:3" {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -136,6 +137,8 @@ func (s *sandbox) make(ctx context.Context, c *container, r *agent.AddRequest, d
 	}
 	linux := *inside.Linux
 	linux.Seccomp = nil // that is in the filter
+	// The host's, whose numbers are others' in the guest; those that it is to have are disks.
+	linux.Devices = slices.DeleteFunc(slices.Clone(linux.Devices), func(d specs.LinuxDevice) bool { return d.Type == "b" })
 	inside.Linux = &linux
 	text, err := json.Marshal(inside)
 	if err != nil {

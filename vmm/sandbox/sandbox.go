@@ -143,6 +143,7 @@ func (p Program) Main([]string) int {
 			s.log.Error("init did not start", "err", err)
 			return exitBoot
 		}
+		s.milestone("start the program")
 	}
 	return s.run()
 }
