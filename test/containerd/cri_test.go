@@ -81,7 +81,7 @@ func (d *daemon) kubelet(t *testing.T, handler string) *kubelet {
 // must is for calls that are to succeed.
 func must[Q, A any](t *testing.T, call func(context.Context, Q, ...grpc.CallOption) (A, error), q Q) A {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), rig.Limit)
+	ctx, cancel := context.WithTimeout(context.Background(), patience())
 	defer cancel()
 	a, err := call(ctx, q)
 	if err != nil {
@@ -130,7 +130,7 @@ func (k *kubelet) container(t *testing.T, pod string, of *cri.PodSandboxConfig, 
 // exec is what a probe does.
 func (k *kubelet) exec(t *testing.T, id string, command ...string) string {
 	t.Helper()
-	r := must(t, k.ExecSync, &cri.ExecSyncRequest{ContainerId: id, Cmd: command, Timeout: int64(rig.Limit.Seconds())})
+	r := must(t, k.ExecSync, &cri.ExecSyncRequest{ContainerId: id, Cmd: command, Timeout: int64(patience().Seconds())})
 	return fmt.Sprintf("%s%s%d\n", r.Stdout, r.Stderr, r.ExitCode)
 }
 
@@ -214,7 +214,7 @@ func (k *kubelet) life(t *testing.T) string {
 	stats := must(t, k.ContainerStats, &cri.ContainerStatsRequest{ContainerId: client}).Stats
 	say("stats", fmt.Sprintln(stats.Cpu.GetUsageCoreNanoSeconds().GetValue() > 0, stats.Memory.GetWorkingSetBytes().GetValue() > 0, stats.Memory.GetWorkingSetBytes().GetValue() < 64<<20))
 	must(t, k.UpdateContainerResources, &cri.UpdateContainerResourcesRequest{ContainerId: client, Linux: &cri.LinuxContainerResources{MemoryLimitInBytes: 48 << 20}})
-	must(t, k.StopContainer, &cri.StopContainerRequest{ContainerId: server, Timeout: int64(rig.Limit.Seconds())})
+	must(t, k.StopContainer, &cri.StopContainerRequest{ContainerId: server, Timeout: int64(patience().Seconds())})
 	say("server", k.ended(t, server))
 	say("its log", k.log(t, "server"))
 	say("client", k.exec(t, client, "true"))

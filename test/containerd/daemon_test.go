@@ -98,7 +98,7 @@ func (d *daemon) start(t *testing.T) {
 // until polls for what comes without anybody telling of it.
 func until(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for limit := time.Now().Add(rig.Limit); !f(); time.Sleep(20 * time.Millisecond) {
+	for limit := time.Now().Add(patience()); !f(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(limit) {
 			t.Fatalf("in vain waited until %s", what)
 		}
@@ -108,6 +108,9 @@ func until(t *testing.T, what string, f func() bool) {
 // programs is a directory with bulkhead and its shim.
 func programs(t *testing.T) string {
 	t.Helper()
+	if inLab() {
+		return home()
+	}
 	bulkhead := rig.Bulkhead(t)
 	if os.Getenv("BULKHEAD") != "" {
 		return filepath.Dir(bulkhead)
@@ -172,7 +175,7 @@ func (d *daemon) ctr(args ...string) *exec.Cmd {
 // do is one command of ctr's, without standard input.
 func (d *daemon) do(t *testing.T, args ...string) rig.Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), rig.Limit)
+	ctx, cancel := context.WithTimeout(context.Background(), patience())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "ctr", append([]string{"--address", d.sock}, args...)...)
 	var out, errs bytes.Buffer
@@ -221,6 +224,14 @@ type column struct {
 func (d *daemon) columns(t *testing.T) []column {
 	t.Helper()
 	var list []column
+	if inLab() {
+		state, config := filepath.Join(d.dir, "bulkhead-vm"), filepath.Join(d.dir, "vm.toml")
+		text := fmt.Sprintf("root = %q\nisolation = \"vm\"\n", state)
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return []column{{"vm", []string{"--runtime", ours, "--runtime-config-path", config}, state}}
+	}
 	for _, platform := range rig.Platforms(t) {
 		state := filepath.Join(d.dir, "bulkhead-"+platform)
 		config := filepath.Join(d.dir, platform+".toml")

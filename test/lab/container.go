@@ -35,6 +35,7 @@ var starts = []startKind{
 const (
 	toProgram = "bulkhead run to the program"
 	toReady   = "of it: guest's first instruction to its init's call"
+	toStarted = "guest's first instruction to the program's"
 )
 
 // container measures how much is done for a container's start.
@@ -111,6 +112,9 @@ func (b *bench) startContainer(s startKind, id string, counts bool) error {
 	b.add(s.name, toProgram, "instructions", float64(after-worked))
 	if guest, ok := between(string(log), "boot the guest", "reach the guest's init"); ok {
 		b.add(s.name, toReady, "instructions", float64(guest))
+	}
+	if guest, ok := between(string(log), "boot the guest", "start the program"); ok {
+		b.add(s.name, toStarted, "instructions", float64(guest))
 	}
 	return nil
 }
