@@ -17,6 +17,7 @@ import (
 	"bulkhead/runtime/spec"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // maxConfig bounds config.json; engines' are some 20 KiB.
@@ -225,9 +226,31 @@ func (b *Bundle) resolve() error {
 		if ns.Path == "" {
 			continue
 		}
-		if _, err := os.Stat(ns.Path); err != nil {
+		if err := isNamespace(ns.Path, ns.Type); err != nil {
 			return complain(fmt.Sprintf("linux.namespaces[%d].path", i), "%s: %v", OneLine(ns.Path), cause(err))
 		}
+	}
+	return nil
+}
+
+// kinds are the namespaces as NS_GET_NSTYPE tells them (ioctl_ns(2)).
+var kinds = map[specs.LinuxNamespaceType]int{
+	specs.PIDNamespace: unix.CLONE_NEWPID, specs.NetworkNamespace: unix.CLONE_NEWNET, specs.MountNamespace: unix.CLONE_NEWNS,
+	specs.IPCNamespace: unix.CLONE_NEWIPC, specs.UTSNamespace: unix.CLONE_NEWUTS, specs.UserNamespace: unix.CLONE_NEWUSER,
+	specs.CgroupNamespace: unix.CLONE_NEWCGROUP, specs.TimeNamespace: unix.CLONE_NEWTIME,
+}
+
+// isNamespace demands one of a type: "The runtime MUST generate an error if path is not
+// associated with a namespace of type type" (config-linux.md, "Namespaces").
+func isNamespace(path string, kind specs.LinuxNamespaceType) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	is, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || is != kinds[kind] {
+		return fmt.Errorf("is no %s namespace", kind)
 	}
 	return nil
 }

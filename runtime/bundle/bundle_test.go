@@ -96,7 +96,17 @@ var complaints = []struct {
 		s.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Mems: "all"}}
 	}, `linux.resources.cpu.mems: "all" is no list of numbers, as 0-2,7`},
 	{"time offsets", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, "linux.timeOffsets: time namespaces are not supported"},
-	{"32 bit", func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32} }, "linux.personality: only the domain LINUX"},
+	{"unknown clock", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"realtime": {}} }, `linux.timeOffsets: "realtime" is none of boottime, monotonic`},
+	{"personality", func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "BSD"} }, `linux.personality.domain: "BSD" is none of LINUX, LINUX32`},
+	{"real time", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedFIFO} }, `process.scheduler.policy: "SCHED_FIFO" is none of`},
+	{"nice", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: -21} }, "process.scheduler.nice: -21 is not between"},
+	{"I/O class", func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{Class: "A"} }, `process.ioPriority.class: "A" is none of`},
+	{"affinity", func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "x"} }, `process.execCPUAffinity.initial: "x" is no list`},
+	{"not a namespace", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/dev/null" }, "linux.namespaces[1].path: /dev/null: is no network namespace"},
+	{"seccomp action", func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "A"} }, `linux.seccomp.defaultAction: "A" is none of`},
+	{"device access", func(s *specs.Spec) {
+		s.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "q"}}}
+	}, `linux.resources.devices[0].access: "q" is not of r, w and m`},
 }
 
 func write(t testing.TB, config string) string {

@@ -31,6 +31,7 @@ var checks = []func(*specs.Spec) error{
 	checkDevices,
 	checkResources,
 	checkPaths,
+	checkLinuxValues,
 	refuse,
 }
 
@@ -108,10 +109,16 @@ func CheckProcess(p *specs.Process) error {
 			return complain(fmt.Sprintf("env[%d]", i), "%q is not NAME=VALUE", e)
 		}
 	}
-	if err := checkRlimits(p.Rlimits); err != nil {
-		return err
+	for _, check := range []func(*specs.Process) error{
+		func(p *specs.Process) error { return checkRlimits(p.Rlimits) },
+		func(p *specs.Process) error { return checkCapabilities(p.Capabilities) },
+		checkScheduler, checkIOPriority, checkAffinity, checkLabels,
+	} {
+		if err := check(p); err != nil {
+			return err
+		}
 	}
-	return checkCapabilities(p.Capabilities)
+	return nil
 }
 
 // rlimits are the limits that Linux knows (getrlimit(2)).
@@ -299,7 +306,7 @@ func checkDevices(s *specs.Spec) error {
 		field := fmt.Sprintf("linux.devices[%d]", i)
 		known := false
 		for _, have := range devices {
-			known = known || d.Type == "c" && have.major == d.Major && have.minor == d.Minor
+			known = known || (d.Type == "c" || d.Type == "u") && have.major == d.Major && have.minor == d.Minor
 		}
 		switch {
 		case !path.IsAbs(d.Path):
@@ -322,6 +329,9 @@ func CheckResources(r *specs.LinuxResources) error {
 	if r == nil {
 		return nil
 	}
+	if err := checkFurther(r); err != nil {
+		return err
+	}
 	if m := r.Memory; m != nil {
 		if m.Limit != nil && m.Swap != nil && *m.Limit > 0 && *m.Swap > 0 && *m.Swap < *m.Limit {
 			return complain("memory.swap", "%d is memory and swap together, and below the memory limit of %d", *m.Swap, *m.Limit)
@@ -337,6 +347,12 @@ func CheckResources(r *specs.LinuxResources) error {
 		}
 		if c.Quota != nil && *c.Quota > 0 && *c.Quota < 1000 {
 			return complain("cpu.quota", "%d is below 1000 microseconds", *c.Quota)
+		}
+		if c.Burst != nil && c.Quota != nil && *c.Quota > 0 && *c.Burst > uint64(*c.Quota) {
+			return complain("cpu.burst", "%d is above the quota of %d microseconds", *c.Burst, *c.Quota)
+		}
+		if c.Idle != nil && *c.Idle != 0 && *c.Idle != 1 {
+			return complain("cpu.idle", "%d is neither 0 nor 1", *c.Idle)
 		}
 		for _, list := range []struct{ field, text string }{{"cpu.cpus", c.Cpus}, {"cpu.mems", c.Mems}} {
 			if _, err := agent.ParseCPUs(list.text); err != nil {
@@ -380,12 +396,6 @@ var refusals = []struct {
 	{"linux.netDevices", func(s *specs.Spec) bool { return len(s.Linux.NetDevices) > 0 }, "moving the host's network devices is not supported"},
 	{"linux.intelRdt", func(s *specs.Spec) bool { return s.Linux.IntelRdt != nil }, "resource director technology is not supported"},
 	{"linux.memoryPolicy", func(s *specs.Spec) bool { return s.Linux.MemoryPolicy != nil }, "NUMA policies are not supported"},
-	{"linux.personality", func(s *specs.Spec) bool {
-		return s.Linux.Personality != nil && s.Linux.Personality.Domain != specs.PerLinux
-	}, "only the domain LINUX is supported"},
-	{"process.scheduler", func(s *specs.Spec) bool {
-		return s.Process.Scheduler != nil && s.Process.Scheduler.Policy != specs.SchedOther && s.Process.Scheduler.Policy != ""
-	}, "only SCHED_OTHER is supported"},
 	{"vm", func(s *specs.Spec) bool { return s.VM != nil }, "this wall has no virtual machine to configure"},
 	{"windows", func(s *specs.Spec) bool { return s.Windows != nil }, "this runtime runs Linux containers"},
 	{"solaris", func(s *specs.Spec) bool { return s.Solaris != nil }, "this runtime runs Linux containers"},

@@ -10,6 +10,7 @@ import (
 
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/bundle"
+	"bulkhead/runtime/container"
 	"bulkhead/runtime/program"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -64,7 +65,7 @@ func featuresOf() *features.Features {
 	f := &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
-		MountOptions:  []string{"bind", "rbind", "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "atime", "relatime", "norelatime", "strictatime", "private", "rprivate", "slave", "rslave", "shared", "rshared"},
+		MountOptions:  agent.MountWords(),
 		Linux: &features.Linux{
 			Cgroup: &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &no},
 			Seccomp: &features.Seccomp{
@@ -79,7 +80,8 @@ func featuresOf() *features.Features {
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
-		Annotations: map[string]string{"dev.bulkhead.version": program.Version, "dev.bulkhead.commit": program.Commit},
+		PotentiallyUnsafeConfigAnnotations: []string{container.AnnotationPrefix},
+		Annotations:                        map[string]string{"dev.bulkhead.version": program.Version, "dev.bulkhead.commit": program.Commit},
 	}
 	for _, k := range bundle.HookKinds(nil) {
 		f.Hooks = append(f.Hooks, k.Name)

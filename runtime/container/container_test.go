@@ -215,13 +215,6 @@ func TestCreateFails(t *testing.T) {
 		{name: "bad console socket", args: []string{"sleep"}, change: func(s *specs.Spec) { s.Process.Terminal = true }, option: func(c *Create) { c.ConsoleSocket = "/nonexistent" }, want: "set up the terminal: console socket: "},
 		{name: "no such descriptors", args: []string{"sleep"}, option: func(c *Create) { c.PreserveFDs = 900 }, want: "open descriptors: --preserve-fds=900: descriptor "},
 		{name: "foreign pid namespace", args: []string{"sleep"}, change: func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/self/ns/pid" }, want: "linux.namespaces[0].path: a sandbox cannot join a pid namespace"},
-		{name: "no namespace", args: []string{"sleep"}, change: func(s *specs.Spec) {
-			for i := range s.Linux.Namespaces {
-				if s.Linux.Namespaces[i].Type == specs.NetworkNamespace {
-					s.Linux.Namespaces[i].Path = "/dev/null"
-				}
-			}
-		}, want: "start the sandbox: join network namespace /dev/null: invalid argument"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			r := runtimeFor(t)

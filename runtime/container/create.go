@@ -22,6 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// AnnotationPrefix is what the names of all annotations of ours begin with.
+const AnnotationPrefix = "dev.bulkhead."
+
 // Annotations that a bundle can carry.
 const (
 	isolationAnnotation = "dev.bulkhead.isolation" // sentry, vm, auto
@@ -201,6 +204,7 @@ func (n *creation) choose(context.Context) error {
 	if err := n.chooseFiles(); err != nil {
 		return err
 	}
+	n.rt.grantable(n.ID, n.spec.Process)
 	if err := n.checkNetwork(); err != nil {
 		return err
 	}
@@ -430,9 +434,9 @@ func (n *creation) shareFiles() error {
 		g := agent.GoferMount{Source: m.Source, Destination: m.Destination, Sockets: sockets && maySockets(m.Source)}
 		for _, o := range m.Options {
 			switch o {
-			case "ro":
+			case "ro", "rro":
 				g.ReadOnly = true
-			case "rw":
+			case "rw", "rrw":
 				g.ReadOnly = false
 			case "rbind":
 				g.Recursive = true
@@ -494,6 +498,14 @@ func (n *creation) adjust(pid int) {
 		unix.Prlimit(pid, r, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}, nil)
 	}
 	unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) // a core would hold the application's memory
+	if p := n.spec.Process.IOPriority; p != nil {
+		// Before they have threads, which get it from them.
+		for _, pid := range []int{pid, n.c.State.Gofer.PID} {
+			if err := setIOPriority(pid, p); err != nil {
+				n.rt.Log.Warn("process.ioPriority not set", "container", n.ID, "err", err)
+			}
+		}
+	}
 	if adj := n.spec.Process.OOMScoreAdj; adj != nil {
 		for _, p := range []int{pid, n.c.State.Gofer.PID} {
 			if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p), []byte(strconv.Itoa(*adj)), 0); err != nil {
@@ -501,6 +513,17 @@ func (n *creation) adjust(pid int) {
 			}
 		}
 	}
+}
+
+// setIOPriority is ioprio_set(2), for which x/sys/unix has no words.
+func setIOPriority(pid int, p *specs.LinuxIOPriority) error {
+	const whoProcess, classShift = 1, 13
+	classes := map[specs.IOPriorityClass]int{specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3}
+	_, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, whoProcess, uintptr(pid), uintptr(classes[p.Class]<<classShift|p.Priority))
+	if errno != 0 {
+		return os.NewSyscallError("ioprio_set", errno)
+	}
+	return nil
 }
 
 // prepareCgroup settles where the control group will be.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"bulkhead/runtime/agent"
+	"bulkhead/runtime/bundle"
 	"bulkhead/runtime/console"
 	"bulkhead/runtime/program"
 	"bulkhead/runtime/state"
@@ -16,6 +17,15 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
+
+// grantable takes capabilities away that nobody knows, and warns of them: "Any value which
+// cannot be mapped to a relevant kernel interface, or cannot be granted otherwise MUST be
+// logged as a warning by the runtime" (config.md, "Linux Process").
+func (r *Runtime) grantable(id string, p *specs.Process) {
+	for _, name := range bundle.UnknownCapabilities(p.Capabilities) {
+		r.Log.Warn("a capability is not known and not granted", "container", id, "capability", name)
+	}
+}
 
 // Exec is a process inside that was started from outside.
 type Exec struct {
@@ -37,6 +47,7 @@ func (c *Container) Exec(ctx context.Context, p *specs.Process, files []*os.File
 	if err != nil {
 		return nil, err
 	}
+	c.rt.grantable(c.State.ID, p)
 	pid, err := client.Exec(ctx, &agent.ExecRequest{Container: c.inside(), Process: p}, files)
 	if err != nil {
 		client.Close()

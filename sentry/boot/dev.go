@@ -1,7 +1,9 @@
 package boot
 
 import (
+	"errors"
 	"fmt"
+	"path"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -48,6 +50,25 @@ func (c *container) finishDev() error {
 	return nil
 }
 
+// bindConsole shows the first program's terminal as /dev/console too (config-linux.md,
+// "Default Devices"), where there is a /dev of the container's own to show it in.
+func (c *container) bindConsole(terminal int) error {
+	ctx := vfs.SentryContext()
+	start := vfs.Start{Root: c.root, At: c.root}
+	pts, err := vfs.Resolve(ctx, start, "/dev/pts/"+itoa(uint64(terminal)), 0)
+	if err != nil {
+		return err
+	}
+	at, err := c.mountPoint("/dev/console", true)
+	switch {
+	case err == nil:
+		return c.ns.Bind(ctx, pts, at, false, 0)
+	case errors.Is(err, unix.EROFS):
+		return nil
+	}
+	return err
+}
+
 // device makes one node. Those whose number the Sentry does not know can be
 // seen, and opening them is ENXIO.
 func (c *container) device(d specs.LinuxDevice) error {
@@ -58,9 +79,13 @@ func (c *container) device(d specs.LinuxDevice) error {
 	}
 	ctx := vfs.SentryContext()
 	start := vfs.Start{Root: c.root, At: c.root}
-	p, err := vfs.Mknod(ctx, start, d.Path, types[d.Type]|mode, unix.Mkdev(uint32(d.Major), uint32(d.Minor)))
+	if err := mkdirAll(start, path.Dir(d.Path), 0o755); err != nil {
+		return err
+	}
+	number := unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+	p, err := vfs.Mknod(ctx, start, d.Path, types[d.Type]|mode, number)
 	if err == unix.EEXIST {
-		return nil
+		return c.matches(d, types[d.Type], number)
 	}
 	if err != nil {
 		return err
@@ -73,6 +98,22 @@ func (c *container) device(d specs.LinuxDevice) error {
 		gid = *d.GID
 	}
 	return vfs.Chown(ctx, p, uid, gid)
+}
+
+// matches looks whether what is at a device's path already is that device: "If a file
+// already exists at path that does not match the requested device, the runtime MUST
+// generate an error" (config-linux.md, "Devices").
+func (c *container) matches(d specs.LinuxDevice, kind uint32, number uint64) error {
+	ctx := vfs.SentryContext()
+	p, err := vfs.Resolve(ctx, vfs.Start{Root: c.root, At: c.root}, d.Path, 0)
+	if err != nil {
+		return err
+	}
+	a, err := vfs.Stat(ctx, p)
+	if err == nil && (a.Type() != kind || kind != unix.S_IFIFO && a.Rdev != number) {
+		err = fmt.Errorf("there is another file: %w", unix.EEXIST)
+	}
+	return err
 }
 
 // cgroupLimits are the container's.

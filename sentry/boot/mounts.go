@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"bulkhead/runtime/agent"
 	"bulkhead/sentry/fs/gofer"
 	"bulkhead/sentry/fs/tmpfs"
 	"bulkhead/sentry/memory"
@@ -57,42 +58,14 @@ func (c *container) mountAll() (err error) {
 	return err
 }
 
-// optionFlags are the words of fstab(5) that are flags of a mount.
-var optionFlags = map[string]struct {
-	clear bool
-	flag  vfs.MountFlags
-}{
-	"ro": {false, unix.MS_RDONLY}, "rw": {true, unix.MS_RDONLY},
-	"nosuid": {false, unix.MS_NOSUID}, "suid": {true, unix.MS_NOSUID},
-	"nodev": {false, unix.MS_NODEV}, "dev": {true, unix.MS_NODEV},
-	"noexec": {false, unix.MS_NOEXEC}, "exec": {true, unix.MS_NOEXEC},
-	"noatime": {false, unix.MS_NOATIME}, "atime": {true, unix.MS_NOATIME},
-	"nodiratime": {false, unix.MS_NODIRATIME}, "diratime": {true, unix.MS_NODIRATIME},
-	"relatime": {false, unix.MS_RELATIME}, "norelatime": {true, unix.MS_RELATIME},
-}
-
-// noData are words that neither the mount nor the file system looks at: how
-// mounts propagate has no meaning in a tree that nobody else sees.
-var noData = []string{"bind", "rbind", "private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable",
-	"runbindable", "defaults", "async", "sync", "strictatime", "nostrictatime", "lazytime", "rro", "rrw", "tmpcopyup"}
-
 // parseOptions divides a mount's options into flags and the file system's data.
 func parseOptions(options []string) (flags vfs.MountFlags, data string) {
-	var rest []string
-	for _, o := range options {
-		switch f, ok := optionFlags[o]; {
-		case ok && f.clear:
-			flags &^= f.flag
-		case ok:
-			flags |= f.flag
-		case !slices.Contains(noData, o):
-			rest = append(rest, o)
-		}
-	}
-	if flags&unix.MS_NOATIME == 0 && !slices.Contains(options, "strictatime") {
+	all, data := agent.ParseMountOptions(options)
+	flags = vfs.MountFlags(all &^ unix.MS_STRICTATIME)
+	if all&(unix.MS_NOATIME|unix.MS_STRICTATIME) == 0 {
 		flags |= unix.MS_RELATIME // as mount(2) has it
 	}
-	return flags, strings.Join(rest, ",")
+	return flags, data
 }
 
 // mount does one entry of the specification's list.

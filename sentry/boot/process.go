@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"bulkhead/runtime/agent"
 	"bulkhead/sentry/fs/devpts"
 	"bulkhead/sentry/kernel"
 	"bulkhead/sentry/loader"
@@ -73,6 +74,7 @@ func (c *container) prepare(p *specs.Process, terminal bool, files []*os.File) (
 	if p.OOMScoreAdj != nil {
 		t.Group().OOMScoreAdj.Store(int32(*p.OOMScoreAdj))
 	}
+	c.schedule(t, p)
 	img, err := c.load(t, p, limits)
 	if err != nil {
 		t.Abandon()
@@ -80,9 +82,40 @@ func (c *container) prepare(p *specs.Process, terminal bool, files []*os.File) (
 	}
 	if proc.bridge != nil {
 		proc.bridge.Terminal().Control(t.Group())
+		if c.init == nil {
+			if err := c.bindConsole(proc.bridge.Terminal().Index()); err != nil {
+				t.Abandon()
+				return nil, fmt.Errorf("/dev/console: %w", err)
+			}
+		}
 	}
 	t.Adopt(img)
 	return proc, nil
+}
+
+// policies are those of sched(7) that need no right on the host; the bundle's check
+// refuses others.
+var policies = map[specs.LinuxSchedulerPolicy]int32{specs.SchedOther: unix.SCHED_NORMAL, specs.SchedBatch: unix.SCHED_BATCH, specs.SchedIdle: unix.SCHED_IDLE}
+
+// schedule gives a task what decides where and when it runs, as far as the Sentry keeps
+// it, and its execution domain. An affinity is exec's alone (config.md, "Linux Process").
+func (c *container) schedule(t *kernel.Task, p *specs.Process) {
+	if s := p.Scheduler; s != nil {
+		t.Nice.Store(s.Nice)
+		t.Policy.Store(policies[s.Policy])
+	}
+	if a := p.ExecCPUAffinity; a != nil && c.init != nil {
+		cpus, _ := agent.ParseCPUs(a.Final) // was checked
+		var mask uint64
+		for _, n := range cpus {
+			mask |= 1 << n
+		}
+		t.Affinity.Store(mask)
+	}
+	if l := c.config.Spec.Linux; l != nil && l.Personality != nil && l.Personality.Domain == specs.PerLinux32 {
+		const perLinux32 = 8 // include/uapi/linux/personality.h
+		t.Personality.Store(perLinux32)
+	}
 }
 
 // load finds the program in PATH and loads it.

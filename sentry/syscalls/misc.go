@@ -139,10 +139,20 @@ const (
 	Machine = "x86_64"
 )
 
+// Of personality(2), include/uapi/linux/personality.h.
+const (
+	perMask    = 0xff
+	perLinux32 = 0x8
+)
+
 func uname(t *kernel.Task, a *Args) (uintptr, error) {
 	var b [6 * 65]byte
 	host, domain := t.Namespaces().UTS.Names()
-	for i, s := range []string{Sysname, host, Release, Version, Machine, domain} {
+	machine := Machine
+	if t.Personality.Load()&perMask == perLinux32 {
+		machine = "i686" // kernel/sys.c, override_architecture
+	}
+	for i, s := range []string{Sysname, host, Release, Version, machine, domain} {
 		copy(b[65*i:65*i+64], s)
 	}
 	return 0, out(t, a.Addr(0), b[:])

@@ -63,7 +63,6 @@ func TestBadInput(t *testing.T) {
 		{name: "program_not_on_path", args: []string{"nosuchprogram"}, names: []string{"nosuchprogram"}},
 		{name: "program_is_a_directory", args: []string{"/etc"}, names: []string{"/etc"}},
 		{name: "program_not_executable", args: []string{"/etc/passwd"}, names: []string{"/etc/passwd"}},
-		{name: "unknown_capability", edit: func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_MAGIC"} }, names: []string{"CAP_MAGIC"}},
 		{name: "unknown_rlimit", edit: func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_MAGIC"}} }, names: []string{"RLIMIT_MAGIC"}},
 		{name: "unknown_mount_type", edit: func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Type: "magicfs", Source: "x"})

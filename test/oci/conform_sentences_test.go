@@ -2,10 +2,12 @@ package oci
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -81,6 +83,13 @@ func TestSentences(t *testing.T) {
 			t.Errorf("%s: %v", r.name, err)
 		} else if !strings.Contains(text, plain(r.says)) || r.says == "" {
 			t.Errorf("%s: %s has no %q", r.name, r.in, plain(r.says))
+		}
+	}
+	for _, list := range [][]string{slow, slices.Collect(maps.Keys(runcReasons))} {
+		for _, name := range list {
+			if !names[name] {
+				t.Errorf("there is no rule %s", name)
+			}
 		}
 	}
 	t.Logf("%d rules", len(names))

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -59,13 +60,25 @@ type rule struct {
 
 	ours string // why bulkhead does not keep it
 	runc string // why runc 1.1.5 does not
-	crun string // why crun 1.8.1 does not
 }
 
 // all the rules, by what they are about.
 func conformance() []rule {
 	return slices.Concat(lifecycleRules(), hookRules(), configRules(), processRules(), mountRules(), linuxRules(), resourceRules(), seccompRules(), featureRules())
 }
+
+// slow are rules that make test does without: each costs a container, and what it sees
+// another rule sees nearly as well. BULKHEAD_SLOW has them.
+var slow = strings.Fields(`
+	state_stopped config_gone_after_create query_deleted create_over_stopped create_runs_another start_args_at_start start_paused
+	kill_created_term kill_default_term delete_paused delete_frees_id delete_kills_the_rest scope bundle_root_in_bundle unpreserved_descriptors
+	hooks_prestart_before_createRuntime hooks_createContainer_after_createRuntime hooks_startContainer_before_program
+	hooks_createRuntime_namespaces hooks_poststop_once hooks_poststop_warning hooks_state_pid_outside hooks_startContainer_inside
+	hooks_argv0 hooks_no_args hooks_timeout_in_time hooks_unknown_kind
+	hooks_prestart_failure hooks_createContainer_failure hooks_createRuntime_absent hooks_startContainer_absent hooks_startContainer_timeout
+	version_1_0_0-rc5-dev version_1_1_0_plus_build_5 version_1_3_0 root_relative_elsewhere annotations_empty_map nulls unknown_in_seccomp
+	features_min features_max process_relative_program process_path_of_env seccomp_default_errno
+	propagation_slave propagation_private namespace_joined cgroup_path_consistent cgroup_path_relative namespace_ipc`)
 
 // control is a runtime that the suite itself is held against.
 func control(t *testing.T, name string) *program {
@@ -85,10 +98,14 @@ func TestConformance(t *testing.T) {
 		return
 	}
 	t.Run("runc", func(t *testing.T) {
-		judge(t, rules, func(t *testing.T) *program { return control(t, "runc") }, func(r *rule) string { return r.runc })
+		judge(t, rules, func(t *testing.T) *program { return control(t, "runc") }, func(r *rule) string { return first(r.runc, runcReasons[r.name]) })
 	})
 	t.Run("crun", func(t *testing.T) {
-		judge(t, rules, func(t *testing.T) *program { return control(t, "crun") }, func(r *rule) string { return r.crun })
+		p := control(t, "crun")
+		if r := p.run(t, nil, "true"); r.Code != 0 { // 1.8.1 has no way with control groups of both versions
+			t.Skipf("crun runs nothing here: %s", r)
+		}
+		judge(t, rules, func(t *testing.T) *program { return control(t, "crun") }, nil)
 	})
 }
 
@@ -96,6 +113,12 @@ func TestConformance(t *testing.T) {
 // a reason that has gone stale is an error too.
 func judge(t *testing.T, rules []rule, open func(*testing.T) *program, excuse func(*rule) string) {
 	verdict := func(t *testing.T, r *rule, failures []string) {
+		if excuse == nil { // only looked at
+			if len(failures) > 0 {
+				t.Logf("not kept: %s: “%s”\n%s", r.in, r.says, strings.Join(failures, "\n"))
+			}
+			return
+		}
 		reason := excuse(r)
 		switch {
 		case len(failures) > 0 && reason != "":
@@ -109,6 +132,9 @@ func judge(t *testing.T, rules []rule, open func(*testing.T) *program, excuse fu
 	batches := map[string][]*rule{}
 	for i := range rules {
 		r := &rules[i]
+		if os.Getenv("BULKHEAD_SLOW") == "" && slices.Contains(slow, r.name) {
+			continue
+		}
 		if key := r.batchKey(); key != "" {
 			batches[key] = append(batches[key], r)
 			continue
@@ -223,8 +249,8 @@ func (r *rule) alone(x *trial) {
 				}
 			}
 		}
-		if state := x.do("state", name); state.Code == 0 {
-			x.errorf("after a failed create there is a container: %s", state)
+		if _, err := os.Stat(filepath.Join(x.p.root, name)); err == nil {
+			x.errorf("after a failed create there is a container")
 		}
 	default:
 		for r, printed := range x.see(nil, []*rule{r}) {
@@ -249,6 +275,7 @@ type trial struct {
 	*testing.T
 	p        *program
 	failures []string
+	pids     map[string]int // of the containers' processes, as create wrote them down
 }
 
 // enough ends a trial early.
@@ -374,7 +401,15 @@ func (x *trial) rewrite(dir string, change func(map[string]any)) {
 // create makes a container, and deletes it in the end.
 func (x *trial) create(name, dir string, flags ...string) rig.Result {
 	x.forget(name)
-	return x.do(append(append([]string{"create", "--bundle", dir}, flags...), name)...)
+	pid := filepath.Join(dir, "pid")
+	r := x.do(append(append([]string{"create", "--bundle", dir, "--pid-file", pid}, flags...), name)...)
+	if text, err := os.ReadFile(pid); err == nil && r.Code == 0 {
+		if x.pids == nil {
+			x.pids = map[string]int{}
+		}
+		x.pids[name], _ = strconv.Atoi(strings.TrimSpace(string(text)))
+	}
+	return r
 }
 
 // forget deletes a container in the end, if there is one then.
@@ -411,9 +446,7 @@ func (x *trial) state(name string) specs.State {
 
 // ended waits for the end of a container that is about to end by itself.
 func (x *trial) ended(name string) {
-	if s := x.state(name); s.Pid != 0 {
-		x.gone(s.Pid)
-	}
+	x.gone(x.pids[name])
 }
 
 // gone waits for a process's end.
@@ -447,9 +480,9 @@ func (x *trial) see(edit func(*specs.Spec), batch []*rule) map[*rule]string {
 	const mark = "==== rule "
 	var script strings.Builder
 	for i, r := range batch {
-		fmt.Fprintf(&script, "echo '%s%d'\n( %s\n) 2>&1\n", mark, i, r.look)
+		fmt.Fprintf(&script, "echo; echo '%s%d'\n( %s\n) 2>&1\n", mark, i, r.look)
 	}
-	fmt.Fprintf(&script, "echo '%send'\n", mark)
+	fmt.Fprintf(&script, "echo; echo '%send'\n", mark)
 	r := &rule{edit: edit, raw: batch[0].raw}
 	if edit == nil {
 		r.edit = batch[0].edit

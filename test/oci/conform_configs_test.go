@@ -1,3 +1,0 @@
-package oci
-
-func configRules() []rule { return nil }

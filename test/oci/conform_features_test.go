@@ -1,3 +1,0 @@
-package oci
-
-func featureRules() []rule { return nil }

@@ -1,3 +1,0 @@
-package oci
-
-func linuxRules() []rule { return nil }

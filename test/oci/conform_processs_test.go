@@ -1,3 +1,0 @@
-package oci
-
-func processRules() []rule { return nil }

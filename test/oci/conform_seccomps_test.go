@@ -1,3 +1,0 @@
-package oci
-
-func seccompRules() []rule { return nil }
