@@ -39,10 +39,11 @@ type app struct {
 	outTerm   bool // out is a terminal
 	errTerm   bool
 
-	json, verbose, quick bool
-	html, from, compare  string
-	require              []string
-	budget               time.Duration
+	json, labels        bool
+	verbose, quick      bool
+	html, from, compare string
+	require             []string
+	budget              time.Duration
 }
 
 // Main runs the program and gives its exit status.
@@ -103,6 +104,7 @@ Exit status: 0, or 1 if --require names a wall that cannot stand, or 2 for an er
   hwtest --json > here.json               for programs and for later
   hwtest --html here.html                 a page with charts, to hand on
   hwtest --require vm && vmm boot …       in a script, without measuring
+  kubectl label node N $(hwtest --quick --labels)
   hwtest --compare here.json there.json   what differs; with one file: from this host
   hwtest --from here.json --html h.html   a page from an old report, or a console's log`,
 		Args:              a.args,
@@ -114,6 +116,7 @@ Exit status: 0, or 1 if --require names a wall that cannot stand, or 2 for an er
 	f := root.Flags()
 	f.SortFlags = false
 	f.BoolVar(&a.json, "json", false, "write the report as JSON (hwtest/schema.json)")
+	f.BoolVar(&a.labels, "labels", false, "write the verdict as labels of a Kubernetes node, KEY=VALUE a line")
 	f.StringVar(&a.html, "html", "", "write it as one self-contained page to `FILE` (- for standard output)")
 	f.StringSliceVar(&a.require, "require", nil, "say only whether `WALL` can stand, by the exit status too: "+strings.Join(verdict.Names(), ", "))
 	f.StringVar(&a.compare, "compare", "", "say how the report in the argument, or this host, differs from `A.json`")
@@ -142,6 +145,8 @@ func (a *app) args(_ *cobra.Command, args []string) error {
 		return fmt.Errorf("--compare takes two reports, not %d", len(args)+1)
 	case a.compare != "" && len(args) == 1 && a.from != "":
 		return errors.New("--compare with two reports and --from a third: leave one out")
+	case a.json && a.labels:
+		return errors.New("--json and --labels: both write to standard output; leave one out")
 	case a.budget <= 0:
 		return fmt.Errorf("--budget %v: it must be more than nothing", a.budget)
 	}
@@ -167,8 +172,11 @@ func (a *app) run(_ *cobra.Command, args []string) error {
 			return nil
 		}
 	}
-	if a.json {
+	switch {
+	case a.json:
 		return r.WriteJSON(a.out)
+	case a.labels:
+		return r.WriteLabels(a.out)
 	}
 	return r.WriteText(a.out, a.style())
 }

@@ -69,6 +69,26 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// TestLabels: what the labels say is what the report says.
+func TestLabels(t *testing.T) {
+	here := filepath.Join(t.TempDir(), "here.json")
+	for _, row := range []struct{ change, want string }{
+		{`"class":"none","walls":[{"name":"sentry-kvm","yes":false},{"name":"sentry-ptrace","yes":true},{"name":"vm","yes":false}]`,
+			"bulkhead.dev/class=none\nbulkhead.dev/sentry=ptrace\nbulkhead.dev/vm=false\n"},
+		{`"class":"full","walls":[{"name":"sentry-kvm","yes":true},{"name":"sentry-ptrace","yes":true},{"name":"vm","yes":true}]`,
+			"bulkhead.dev/class=full\nbulkhead.dev/sentry=kvm\nbulkhead.dev/vm=true\n"},
+		{`"class":"none","walls":[]`, "bulkhead.dev/class=none\nbulkhead.dev/sentry=none\nbulkhead.dev/vm=false\n"},
+	} {
+		text := `{"schema":1,"tool":"hwtest",` + row.change + `}`
+		if err := os.WriteFile(here, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if status, out, errs := hwtest(t, "--from", here, "--labels"); status != 0 || out != row.want {
+			t.Errorf("%s: status %d, %q, %s", row.change, status, out, errs)
+		}
+	}
+}
+
 func TestRequire(t *testing.T) {
 	r, err := report.Read([]byte(quick()))
 	if err != nil {
