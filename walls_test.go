@@ -58,7 +58,7 @@ var rooms = []room{
 	{"runtime", []string{
 		"runtime/agent", "runtime/spec", "runtime/spelling", "runtime/install", "sentry/boot", "sentry/gofer", "sentry/syscalls", "vmm/host", "vmm/sandbox", "vmm/share", "vmm/image",
 		"github.com/opencontainers/", "github.com/containerd/", "github.com/spf13/", "github.com/moby/",
-		"google.golang.org/", "github.com/BurntSushi/toml", "github.com/godbus/", "github.com/coreos/", "github.com/vishvananda/netlink",
+		"google.golang.org/", "github.com/BurntSushi/toml", "github.com/godbus/", "github.com/coreos/", "github.com/vishvananda/netlink", "github.com/cilium/ebpf",
 	}, "OCI verbs; that only main.go links in the Sentry and the VMM is TestOnlyMainLinksWalls's"},
 
 	{"virtio", []string{"virtio/ratelimit"}, "devices see queues and guest memory, never KVM or a machine"},

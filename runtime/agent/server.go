@@ -96,6 +96,24 @@ var methods = map[string]func(ctx context.Context, h Handler, body []byte, files
 		}
 		return nil, o.OOM(ctx, container, files[0])
 	},
+	"forward": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
+		f, ok := h.(Forwarding)
+		var r ForwardRequest
+		err := json.Unmarshal(body, &r)
+		switch {
+		case !ok:
+			err = &Error{Message: "agent: this sandbox forwards no connections", Errno: unix.ENOSYS}
+		case err != nil:
+			err = fmt.Errorf("agent: parse forward: %w", err)
+		case len(files) != 1:
+			err = errors.New("agent: forward without a connection")
+		}
+		if err != nil {
+			closeAll(files)
+			return nil, err
+		}
+		return nil, f.Forward(ctx, &r, files[0])
+	},
 	"signal": plain(func(ctx context.Context, h Handler, r SignalRequest) (any, error) {
 		return nil, h.Signal(ctx, &r)
 	}),

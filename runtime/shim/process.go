@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"syscall"
@@ -71,6 +72,7 @@ type taskState struct {
 	rt         *container.Runtime
 	init       *process
 	kills      *container.OOMWatch // nil: the sandbox does not tell
+	forwards   io.Closer           // nil: of no pod's loopback
 
 	mu    sync.Mutex
 	execs map[string]*process

@@ -179,6 +179,7 @@ func (s *service) create(ctx context.Context, r *task.CreateTaskRequest) (_ *tas
 	c.Release()
 	t.init.stdio, t.init.pid = o, uint32(c.State.Sandbox.PID)
 	t.kills = s.listen(c)
+	s.forward(t, c.ForwardsFrom(b.Spec))
 	return t, c, nil
 }
 
@@ -210,6 +211,9 @@ func (s *service) watch(t *taskState, child, gofer *os.Process) {
 	end := s.tellKills(t)
 	code, crash := t.awaitSandbox(child, c)
 	end()
+	if t.forwards != nil {
+		t.forwards.Close()
+	}
 	if n, _ := c.HostOOMKills(); n > 0 { // of the sandbox itself, whose memory the host limits as well
 		s.killed(t)
 	}

@@ -1,8 +1,10 @@
 package boot
 
 import (
+	"context"
 	"fmt"
 	"net"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -58,4 +60,9 @@ var networkCalls = []seccomp.Row{
 	{NR: unix.SYS_RECVMMSG, Name: "recvmmsg", Why: "frames in"},
 	{NR: unix.SYS_SENDMMSG, Name: "sendmmsg", Why: "frames out"},
 	{NR: unix.SYS_EVENTFD2, Name: "eventfd2", Why: "to stop who waits for frames"},
+}
+
+// Forward implements agent.Forwarding.
+func (s *sandbox) Forward(ctx context.Context, r *agent.ForwardRequest, conn *os.File) error {
+	return syscalls.NetOf(s.kernel, vfs.SentryContext()).Forward(ctx, r.Port, conn)
 }

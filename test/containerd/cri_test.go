@@ -2,9 +2,11 @@ package containerd
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -195,6 +197,7 @@ func (k *kubelet) life(t *testing.T) string {
 	}, "sleep", "1000000")
 	say("localhost", k.exec(t, client, "wget", "-qO-", "http://127.0.0.1/"))
 	say("its address", k.exec(t, client, "wget", "-qO-", "http://"+status.Network.Ip+"/"))
+	say("forwarded", forwarded(t, k, pod))
 	say("who", k.exec(t, client, "sh", "-c", "hostname; id -u; echo $GREETING; cat /volume/ready; ps -o comm | grep -cx sleep; exit 3"))
 	say("the other's files", k.exec(t, client, "ls", "/tmp"))
 	say("limit", k.exec(t, client, "sh", "-c", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"))
@@ -223,6 +226,31 @@ func (k *kubelet) life(t *testing.T) string {
 	return said.String()
 }
 
+// forwarded connects as the CRI plugin does for kubectl port-forward: to localhost in the
+// network namespace that it made for the pod.
+func forwarded(t *testing.T, k *kubelet, pod string) string {
+	t.Helper()
+	info := must(t, k.PodSandboxStatus, &cri.PodSandboxStatusRequest{PodSandboxId: pod, Verbose: true}).Info["info"]
+	var of struct {
+		RuntimeSpec struct {
+			Linux struct{ Namespaces []struct{ Type, Path string } }
+		}
+	}
+	if err := json.Unmarshal([]byte(info), &of); err != nil {
+		t.Fatal(err)
+	}
+	for _, ns := range of.RuntimeSpec.Linux.Namespaces {
+		if ns.Type == "network" {
+			out, err := exec.Command("nsenter", "--net="+ns.Path, "busybox", "wget", "-qO-", "http://localhost/").CombinedOutput()
+			if err != nil {
+				return fmt.Sprintln(err, string(out))
+			}
+			return string(out)
+		}
+	}
+	return "the pod has no network namespace\n"
+}
+
 // same says which namespaces two containers share.
 func same(t *testing.T, volume string) string {
 	t.Helper()
@@ -249,6 +277,7 @@ const lived = `localhost: served
 0
 its address: served
 0
+forwarded: served
 who: pod
 1000
 hello

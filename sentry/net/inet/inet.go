@@ -50,6 +50,7 @@ type Stack struct {
 	sysctls Sysctls
 	owner   *vfs.UserNamespace // whose capabilities count; nil: the first
 	relay   *nameRelay         // from Relay, or nil
+	guests  sync.Map           // the library's ends of Forward's connections, of endpoint
 
 	configMu sync.Mutex // held by who changes the configuration, and who starts the library with it
 	config   atomic.Pointer[config]

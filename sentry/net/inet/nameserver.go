@@ -93,9 +93,13 @@ func (n *Stack) Relay(d NameServer) error {
 	return nil
 }
 
-// relayed says that an address and port are the name server's: though the address is
-// this stack's, the other end of a connection to it is not one of its sockets.
+// relayed says that an address and port are the name server's, or of a connection that comes
+// from outside (Forward): though the address is this stack's, the other end of a connection
+// to it is not one of its sockets.
 func (n *Stack) relayed(a tcpip.Address, port uint16) bool {
+	if _, guest := n.guests.Load(endpoint{a, port}); guest {
+		return true
+	}
 	return n.relay != nil && port == n.relay.at.Port && plain(a) == n.relay.at.Addr
 }
 
