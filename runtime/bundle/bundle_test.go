@@ -209,6 +209,32 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
+// TestRootIsALink: a root that is a symlink is the directory to which that leads, as with runc,
+// or refused by what it leads to.
+func TestRootIsALink(t *testing.T) {
+	dir := write(t, edit(t, func(s *specs.Spec) { s.Root.Path = "link" }))
+	link := filepath.Join(dir, "link")
+	real, err := filepath.EvalSymlinks(filepath.Join(dir, "rootfs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct{ to, want string }{
+		{"rootfs", ""}, {real, ""}, {"config.json", "not a directory"}, {"nowhere", "no such directory"}, {"link", "too many levels of symbolic links"},
+	} {
+		_ = os.Remove(link)
+		if err := os.Symlink(row.to, link); err != nil {
+			t.Fatal(err)
+		}
+		b, err := Load(dir)
+		switch {
+		case row.want == "" && (err != nil || b.Spec.Root.Path != real):
+			t.Errorf("to %s: %v", row.to, err)
+		case row.want != "" && (err == nil || !strings.Contains(err.Error(), "root.path") || !strings.Contains(err.Error(), row.want)):
+			t.Errorf("to %s: %v, want %s", row.to, err, row.want)
+		}
+	}
+}
+
 func TestUnknownFieldsAreIgnored(t *testing.T) {
 	config := strings.Replace(edit(t, nil), `{"ociVersion"`, `{"future":{"a":[1]},"ociVersion"`, 1)
 	if _, err := Load(write(t, config)); err != nil {

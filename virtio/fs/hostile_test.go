@@ -161,6 +161,31 @@ func TestHostileLinks(t *testing.T) {
 	o.check(t)
 }
 
+// TestMagicLinks: the links of proc, which lead where no name does (proc(5), /proc/PID/root), are
+// links like others in a share that has them.
+func TestMagicLinks(t *testing.T) {
+	c := direct(t, newDevice(t, Options{Dir: "/proc/self"}))
+	for _, name := range []string{"root", "cwd", "exe"} {
+		e, err := c.lookup(root, name)
+		must(t, err)
+		if e.Mode&unix.S_IFMT != unix.S_IFLNK {
+			t.Errorf("%s is of mode %o", name, e.Mode)
+		}
+		if _, err := c.lookup(e.NodeId, "etc"); err != unix.ENOTDIR {
+			t.Errorf("lookup through %s: %v", name, err)
+		}
+		if _, err := c.openDir(e.NodeId); err == nil {
+			t.Errorf("opendir of %s works", name)
+		}
+		if _, err := c.open(e.NodeId, unix.O_RDONLY); err == nil {
+			t.Errorf("open of %s works", name)
+		}
+		if _, _, err := c.create(e.NodeId, "new", unix.O_RDWR); err == nil {
+			t.Errorf("create through %s works", name)
+		}
+	}
+}
+
 // TestHostileRace swaps a directory and a symlink that leads out, while the
 // guest walks through the name. Whatever it gets at, it is in the share.
 func TestHostileRace(t *testing.T) {
