@@ -29,14 +29,15 @@ func main() {
 	runs := flag.Int("runs", 5, "how often each number is measured; the median is printed")
 	starts := flag.Int("starts", 15, "how often a container is started")
 	only := flag.String("only", "", "comma-separated columns, such as native,kvm; all by default")
+	network := flag.Bool("network", false, "only what goes over a network")
 	flag.Parse()
-	if err := bench(*asJSON, *runs, *starts, *only); err != nil {
+	if err := bench(*asJSON, *network, *runs, *starts, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func bench(asJSON bool, runs, starts int, only string) error {
+func bench(asJSON, network bool, runs, starts int, only string) error {
 	dir, err := os.MkdirTemp("", "bulkhead-bench-")
 	if err != nil {
 		return err
@@ -55,7 +56,11 @@ func bench(asJSON bool, runs, starts int, only string) error {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "bench: %s …\n", c.name)
-		if err := t.fill(c, runs, starts); err != nil {
+		measure := func() error { return t.fill(c, runs, starts) }
+		if network {
+			measure = func() error { return t.network(c, runs) }
+		}
+		if err := measure(); err != nil {
 			// One runtime that fails here does not keep the others from being measured.
 			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", c.name, err)
 		}
@@ -117,7 +122,10 @@ func makeRoot(dir string) (string, error) {
 			return "", err
 		}
 	}
-	return root, os.WriteFile(filepath.Join(root, "file"), make([]byte, 64<<10), 0o644)
+	if err := os.WriteFile(filepath.Join(root, "file"), make([]byte, 64<<10), 0o644); err != nil {
+		return "", err
+	}
+	return root, furnish(dir, root)
 }
 
 type table struct {

@@ -24,6 +24,7 @@ type column struct {
 	runtime []string // empty: natively
 	dir     string
 	root    string
+	netns   string // of iproute2's, that it runs in; "": a new one, or natively ours
 }
 
 func columns(dir, root string) []column {
@@ -39,11 +40,11 @@ func columns(dir, root string) []column {
 		kvm.Close()
 	}
 	for _, platform := range platforms {
-		all = append(all, column{platform, []string{bulkhead, "--platform=" + platform, "--root=" + filepath.Join(dir, platform)}, dir, root})
+		all = append(all, column{name: platform, runtime: []string{bulkhead, "--platform=" + platform, "--root=" + filepath.Join(dir, platform)}, dir: dir, root: root})
 	}
 	for _, name := range []string{"runc", "crun", "runsc"} {
 		if path, err := exec.LookPath(name); err == nil {
-			all = append(all, column{name, []string{path, "--root", filepath.Join(dir, name)}, dir, root})
+			all = append(all, column{name: name, runtime: []string{path, "--root", filepath.Join(dir, name)}, dir: dir, root: root})
 		}
 	}
 	return all
@@ -52,14 +53,17 @@ func columns(dir, root string) []column {
 // command is args run this way; id names the container.
 func (c column) command(verb, id string, args ...string) (*exec.Cmd, error) {
 	if len(c.runtime) == 0 {
-		cmd := exec.Command(filepath.Join(c.root, args[0]), args[1:]...)
-		return cmd, nil
+		args = append([]string{filepath.Join(c.root, args[0])}, args[1:]...)
+		if c.netns != "" {
+			args = append([]string{"ip", "netns", "exec", c.netns}, args...)
+		}
+		return exec.Command(args[0], args[1:]...), nil
 	}
 	bundle := filepath.Join(c.dir, id)
 	if err := os.MkdirAll(bundle, 0o755); err != nil {
 		return nil, err
 	}
-	config, err := json.Marshal(spec(c.root, args))
+	config, err := json.Marshal(spec(c, args))
 	if err != nil {
 		return nil, err
 	}
@@ -69,17 +73,21 @@ func (c column) command(verb, id string, args ...string) (*exec.Cmd, error) {
 	return exec.Command(c.runtime[0], append(c.runtime[1:], verb, "--bundle", bundle, id)...), nil
 }
 
-func spec(root string, args []string) *specs.Spec {
+func spec(c column, args []string) *specs.Spec {
+	network := specs.LinuxNamespace{Type: "network"}
+	if c.netns != "" {
+		network.Path = "/var/run/netns/" + c.netns
+	}
 	return &specs.Spec{
 		Version: "1.0.2",
-		Root:    &specs.Root{Path: root, Readonly: true},
+		Root:    &specs.Root{Path: c.root, Readonly: true},
 		Process: &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=65536k"}},
 			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=1777"}},
 		},
-		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "network"}}},
+		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, network}},
 	}
 }
 
@@ -126,6 +134,9 @@ func (t *table) fill(c column, runs, starts int) error {
 		took = append(took, float64(time.Since(begin)))
 	}
 	t.add(c.name, "start of `true` to its exit", "ns", took)
+	if err := t.network(c, runs); err != nil {
+		return err
+	}
 	if len(c.runtime) == 0 {
 		return nil
 	}
