@@ -54,9 +54,9 @@ type linux struct {
 	MountLabel        string                           `json:"mountLabel,omitempty"`
 	Personality       *specs.LinuxPersonality          `json:"personality,omitempty"`
 	TimeOffsets       map[string]specs.LinuxTimeOffset `json:"timeOffsets,omitempty"`
+	MemoryPolicy      *specs.LinuxMemoryPolicy         `json:"memoryPolicy,omitempty"`
 
-	IntelRdt     *anything `json:"intelRdt,omitempty"`
-	MemoryPolicy *anything `json:"memoryPolicy,omitempty"`
+	IntelRdt *anything `json:"intelRdt,omitempty"`
 }
 
 // anything is a member that is there. A null is not: a pointer stays nil.
@@ -80,7 +80,7 @@ func Parse(text []byte) (*specs.Spec, error) {
 			UIDMappings: l.UIDMappings, GIDMappings: l.GIDMappings, Sysctl: l.Sysctl, Resources: l.Resources, CgroupsPath: l.CgroupsPath,
 			Namespaces: l.Namespaces, Devices: l.Devices, NetDevices: l.NetDevices, Seccomp: l.Seccomp, RootfsPropagation: l.RootfsPropagation,
 			MaskedPaths: l.MaskedPaths, ReadonlyPaths: l.ReadonlyPaths, MountLabel: l.MountLabel, Personality: l.Personality, TimeOffsets: l.TimeOffsets,
-			IntelRdt: empty[specs.LinuxIntelRdt](l.IntelRdt), MemoryPolicy: empty[specs.LinuxMemoryPolicy](l.MemoryPolicy),
+			IntelRdt: empty[specs.LinuxIntelRdt](l.IntelRdt), MemoryPolicy: l.MemoryPolicy,
 		}
 	}
 	s.Solaris, s.Windows, s.VM = empty[specs.Solaris](w.Solaris), empty[specs.Windows](w.Windows), empty[specs.VM](w.VM)
@@ -106,7 +106,7 @@ func Format(s *specs.Spec) ([]byte, error) {
 			UIDMappings: l.UIDMappings, GIDMappings: l.GIDMappings, Sysctl: l.Sysctl, Resources: l.Resources, CgroupsPath: l.CgroupsPath,
 			Namespaces: l.Namespaces, Devices: l.Devices, NetDevices: l.NetDevices, Seccomp: l.Seccomp, RootfsPropagation: l.RootfsPropagation,
 			MaskedPaths: l.MaskedPaths, ReadonlyPaths: l.ReadonlyPaths, MountLabel: l.MountLabel, Personality: l.Personality, TimeOffsets: l.TimeOffsets,
-			IntelRdt: is(l.IntelRdt), MemoryPolicy: is(l.MemoryPolicy),
+			IntelRdt: is(l.IntelRdt), MemoryPolicy: l.MemoryPolicy,
 		}
 	}
 	return json.Marshal(&w)

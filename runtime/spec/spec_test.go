@@ -79,7 +79,7 @@ func TestAsTheirs(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.Solaris, want.Windows, want.VM, want.ZOS, want.FreeBSD = &specs.Solaris{}, &specs.Windows{}, &specs.VM{}, nil, nil
-	want.Linux.IntelRdt, want.Linux.MemoryPolicy = &specs.LinuxIntelRdt{}, &specs.LinuxMemoryPolicy{}
+	want.Linux.IntelRdt = &specs.LinuxIntelRdt{}
 	got, err := Parse(text)
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("Parse: %+v, %v\nwant %+v", got, err, want)

@@ -215,7 +215,10 @@ func TestCounters(t *testing.T) {
 		p.do(t, "exec", name, "sh", "-c", "ping -c 5 -i 0.2 -s 1000 10.77.0.1; ping -c 2 -i 0.2 fd77::1; nc 10.77.0.1 9 </dev/null")
 		o3, i2, o4 := beyond(), inside(), beyond()
 		for i := range i1 {
-			if n, least, most := i2[i]-i1[i], o3[i%4]-o2[i%4], o4[i%4]-o1[i%4]; n < least || n > most || n < 5 {
+			// The kernel of the host's own end of the cable inside sends reports of multicast groups,
+			// which the container neither sent nor counts.
+			slack := []int{3, 300}[i%2]
+			if n, least, most := i2[i]-i1[i], o3[i%4]-o2[i%4], o4[i%4]-o1[i%4]; n < least-slack || n > most || n < 5 {
 				t.Errorf("counter %d went from %d to %d, the other end's by %d to %d", i, i1[i], i2[i], least, most)
 			}
 		}
@@ -450,6 +453,40 @@ func TestNetworkAgain(t *testing.T) {
 		out, err := exec.Command("ip", "-n", w.inside, "-o", "addr", "show", "dev", "eth0").CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "10.77.0.2/24 brd 10.77.0.255") || !strings.Contains(string(out), "fd77::2/64") {
 			t.Errorf("addresses afterwards: %s%v", out, err)
+		}
+	})
+}
+
+// TestUnrouted: an address that brings no route to its network, as CNI's ptp leaves it, has none
+// inside, and what is not on the link goes by the gateway; afterwards it is as it was.
+func TestUnrouted(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, p *program) {
+		w := newWire(t)
+		for _, line := range []string{
+			"address del 10.77.0.2/24 dev eth0", "address add 10.77.0.2/16 dev eth0 noprefixroute", "route add 10.77.0.1 dev eth0 scope link", "route add default via 10.77.0.1",
+			"route add 10.77.0.0/16 via 10.77.0.1",
+		} {
+			if out, err := exec.Command("ip", append([]string{"-n", w.inside}, strings.Fields(line)...)...).CombinedOutput(); err != nil {
+				t.Fatalf("ip %s: %v: %s", line, err, out)
+			}
+		}
+		if out, err := exec.Command("ip", "-n", w.outside, "address", "add", "10.77.9.9/32", "dev", "lo").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		routes := func() string {
+			out, err := exec.Command("ip", "-n", w.inside, "route").CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			return string(out)
+		}
+		before := routes()
+		r := p.run(t, func(s *specs.Spec) { w.join(s); mayPing(s) }, "sh", "-c", "ip route; ping -c 1 10.77.9.9 | grep received")
+		if want := "default via 10.77.0.1 dev eth0 \n10.77.0.0/16 via 10.77.0.1 dev eth0 \n10.77.0.1 dev eth0 scope link \n1 packets transmitted, 1 packets received, 0% packet loss\n"; r.Out != want {
+			t.Errorf("inside: %s", r)
+		}
+		if after := routes(); after != before {
+			t.Errorf("afterwards the routes are\n%sand were\n%s", after, before)
 		}
 	})
 }
