@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 
 	"github.com/vishvananda/netlink"
@@ -58,6 +59,9 @@ func configure(l netlink.Link, r *rpc.Interface) error {
 			return err
 		}
 		c.Addresses = append(c.Addresses, p)
+		if slices.Contains(r.Unrouted, a) {
+			c.Unrouted = append(c.Unrouted, p)
+		}
 	}
 	for _, r := range r.Routes {
 		route, err := parseRoute(r)

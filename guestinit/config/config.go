@@ -127,6 +127,7 @@ type Interface struct {
 	MAC       string         `json:"mac,omitempty"`
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	Routes    []Route        `json:"routes,omitempty"`
+	Unrouted  []netip.Prefix `json:"unrouted,omitempty"` // addresses that bring no route to their network
 	MTU       int            `json:"mtu,omitempty"`
 }
 

@@ -25,7 +25,7 @@ func Configure(link netlink.Link, i config.Interface) error {
 		return fmt.Errorf("bring it up: %w", err)
 	}
 	for _, prefix := range i.Addresses {
-		if err := addAddress(link, prefix); err != nil {
+		if err := addAddress(link, prefix, slices.Contains(i.Unrouted, prefix)); err != nil {
 			return fmt.Errorf("add the address %v: %w", prefix, err)
 		}
 	}
@@ -39,10 +39,13 @@ func Configure(link netlink.Link, i config.Interface) error {
 
 // addAddress skips IPv6's detection of duplicates, which would keep the address
 // unusable for a second: host and guest are alone on the wire.
-func addAddress(link netlink.Link, prefix netip.Prefix) error {
+func addAddress(link netlink.Link, prefix netip.Prefix, unrouted bool) error {
 	addr := &netlink.Addr{IPNet: ipNet(prefix)}
 	if prefix.Addr().Is6() {
 		addr.Flags = unix.IFA_F_NODAD
+	}
+	if unrouted {
+		addr.Flags |= unix.IFA_F_NOPREFIXROUTE
 	}
 	return netlink.AddrReplace(link, addr)
 }

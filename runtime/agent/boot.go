@@ -118,6 +118,10 @@ type Device struct {
 	Offload   bool           `json:"offload,omitempty"` // PACKET_VNET_HDR is on
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	Routes    []Route        `json:"routes,omitempty"` // but for those that the addresses bring
+
+	// Unrouted are those of Addresses that bring no route to their network: whoever gave them
+	// took it away (CNI's ptp does), as one is not to look for others on the link.
+	Unrouted []netip.Prefix `json:"unrouted,omitempty"`
 }
 
 // Route is a way to a destination; without a gateway that is on the link.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -97,6 +98,8 @@ func take(l netlink.Link, d *agent.Device) error {
 	if err != nil {
 		return fmt.Errorf("list its addresses: %w", err)
 	}
+	up := l.Attrs().Flags&net.FlagUp != 0
+	var brought []string
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: d.Index, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
 		if err != nil {
@@ -104,6 +107,9 @@ func take(l netlink.Link, d *agent.Device) error {
 		}
 		for _, r := range routes {
 			if r.Protocol == unix.RTPROT_KERNEL || r.Type != unix.RTN_UNICAST {
+				if r.Dst != nil {
+					brought = append(brought, r.Dst.String())
+				}
 				continue // an address brings it
 			}
 			route, err := parseRoute(r)
@@ -119,7 +125,20 @@ func take(l netlink.Link, d *agent.Device) error {
 			return err
 		}
 		d.Addresses = append(d.Addresses, p)
+		if up && !p.IsSingleIP() && !slices.Contains(brought, p.Masked().String()) {
+			d.Unrouted = append(d.Unrouted, p)
+		}
 	}
+	// What others lead through first.
+	slices.SortStableFunc(d.Routes, func(a, b agent.Route) int {
+		switch {
+		case a.Gateway.IsValid() == b.Gateway.IsValid():
+			return 0
+		case a.Gateway.IsValid():
+			return 1
+		}
+		return -1
+	})
 	for i := range addresses {
 		if err := netlink.AddrDel(l, &addresses[i]); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // gone with the one before
 			return fmt.Errorf("take its address %v: %w", d.Addresses[i], err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -40,6 +41,9 @@ func refill(l netlink.Link, d agent.Device) error {
 		given := &netlink.Addr{IPNet: ipNet(a)}
 		if a.Addr().Is6() {
 			given.Flags = unix.IFA_F_NODAD
+		}
+		if slices.Contains(d.Unrouted, a) {
+			given.Flags |= unix.IFA_F_NOPREFIXROUTE
 		}
 		if err := netlink.AddrReplace(l, given); err != nil {
 			return fmt.Errorf("address %v: %w", a, err)

@@ -28,7 +28,7 @@ func (s *sandbox) attachNetwork() error {
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", d.Name, err)
 		}
-		r := inet.Device{Index: d.Index, Name: d.Name, Ethernet: ethernet, MTU: uint32(d.MTU), FD: d.FD, Offload: d.Offload, Addresses: d.Addresses, Limit: limit}
+		r := inet.Device{Index: d.Index, Name: d.Name, Ethernet: ethernet, MTU: uint32(d.MTU), FD: d.FD, Offload: d.Offload, Addresses: d.Addresses, Unrouted: d.Unrouted, Limit: limit}
 		for _, route := range d.Routes {
 			r.Routes = append(r.Routes, inet.DeviceRoute{Destination: route.Destination, Gateway: route.Gateway})
 		}

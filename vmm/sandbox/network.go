@@ -55,6 +55,9 @@ func (s *sandbox) interfaces() []*rpc.Interface {
 		for _, a := range d.Addresses {
 			r.Addresses = append(r.Addresses, a.String())
 		}
+		for _, a := range d.Unrouted {
+			r.Unrouted = append(r.Unrouted, a.String())
+		}
 		for _, route := range d.Routes {
 			w := &rpc.Route{Destination: route.Destination.String()}
 			if route.Gateway.IsValid() {

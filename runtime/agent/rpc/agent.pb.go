@@ -260,6 +260,7 @@ type Interface struct {
 	Mtu           uint32                 `protobuf:"varint,3,opt,name=mtu,proto3" json:"mtu,omitempty"`            // bytes
 	Addresses     []string               `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"` // with their prefixes, as 10.0.0.2/24
 	Routes        []*Route               `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`       // but for those that the addresses bring
+	Unrouted      []string               `protobuf:"bytes,6,rep,name=unrouted,proto3" json:"unrouted,omitempty"`   // addresses that bring no route to their network
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -325,6 +326,13 @@ func (x *Interface) GetAddresses() []string {
 func (x *Interface) GetRoutes() []*Route {
 	if x != nil {
 		return x.Routes
+	}
+	return nil
+}
+
+func (x *Interface) GetUnrouted() []string {
+	if x != nil {
+		return x.Unrouted
 	}
 	return nil
 }
@@ -2196,13 +2204,14 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"interfaces\x18\x03 \x03(\v2\x1c.bulkhead.agent.v1.InterfaceR\n" +
 	"interfaces\x12\x14\n" +
-	"\x05disks\x18\x04 \x01(\rR\x05disks\"\x9d\x01\n" +
+	"\x05disks\x18\x04 \x01(\rR\x05disks\"\xb9\x01\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bethernet\x18\x02 \x01(\fR\bethernet\x12\x10\n" +
 	"\x03mtu\x18\x03 \x01(\rR\x03mtu\x12\x1c\n" +
 	"\taddresses\x18\x04 \x03(\tR\taddresses\x120\n" +
-	"\x06routes\x18\x05 \x03(\v2\x18.bulkhead.agent.v1.RouteR\x06routes\"C\n" +
+	"\x06routes\x18\x05 \x03(\v2\x18.bulkhead.agent.v1.RouteR\x06routes\x12\x1a\n" +
+	"\bunrouted\x18\x06 \x03(\tR\bunrouted\"C\n" +
 	"\x05Route\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\"\x0f\n" +

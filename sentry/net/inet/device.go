@@ -25,6 +25,7 @@ type Device struct {
 	FD        int  // a packet socket bound to it (packet(7)); the stack's for good
 	Offload   bool // frames carry a struct virtio_net_hdr (PACKET_VNET_HDR), and may be of 64 KiB
 	Addresses []netip.Prefix
+	Unrouted  []netip.Prefix   // those of them that bring no route to their network
 	Routes    []DeviceRoute    // but for those that the addresses bring
 	Limit     ratelimit.Limits // of what is sent
 }
@@ -65,6 +66,9 @@ func (c *config) attach(d Device, end *cable) {
 	it := &c.nics[len(c.nics)-1]
 	for _, p := range d.Addresses {
 		a := address{index: d.Index, net: p, scope: scopeOf(p.Addr())}
+		if slices.Contains(d.Unrouted, p) {
+			a.flags = unix.IFA_F_NOPREFIXROUTE
+		}
 		if p.Addr().Is4() {
 			a.label = d.Name
 			if p.Bits() < 31 {
