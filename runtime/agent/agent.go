@@ -59,6 +59,10 @@ type AddRequest struct {
 	// Share are the namespaces of the sandbox's first container that it is in, of
 	// ipc, uts and pid; the network is always that one's.
 	Share []string `json:"share,omitempty"`
+
+	// PIDsOf is another of the pod's containers, whose pid namespace this one is in; "": as
+	// Share says. A machine's have none such (ENOSYS).
+	PIDsOf string `json:"pidsOf,omitempty"`
 }
 
 // TraceRequest says which calls are wanted; the zero value stands for all.

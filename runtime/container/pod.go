@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -95,8 +96,9 @@ func (n *creation) choosePod() error {
 }
 
 // podNamespaces are those of the pod's first container that the specification asks for: by
-// the namespaces of that one's process on the host.
-func (n *creation) podNamespaces() (share []string, err error) {
+// the namespaces of that one's process on the host. pidsOf is another of the pod's containers,
+// if the pid namespace is to be that one's.
+func (n *creation) podNamespaces() (share []string, pidsOf string, err error) {
 	kinds := map[specs.LinuxNamespaceType]string{specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts", specs.PIDNamespace: "pid", specs.NetworkNamespace: "net"}
 	own := map[specs.LinuxNamespaceType]bool{}
 	for i, ns := range n.spec.Linux.Namespaces {
@@ -109,21 +111,44 @@ func (n *creation) podNamespaces() (share []string, err error) {
 		if ok {
 			ours, err := os.Stat(fmt.Sprintf("/proc/%d/ns/%s", n.pod.State.Sandbox.PID, file))
 			if err != nil {
-				return nil, err
+				return nil, "", err
 			}
 			theirs, err := os.Stat(ns.Path)
 			same = err == nil && os.SameFile(ours, theirs)
 		}
+		if ns.Type == specs.PIDNamespace {
+			if pidsOf = n.siblingAt(ns.Path); pidsOf != "" {
+				continue
+			}
+		}
 		if !same {
-			return nil, fmt.Errorf("linux.namespaces[%d].path: %s is not the pod's %s namespace, and its containers are in no other", i, bundle.OneLine(ns.Path), ns.Type)
+			return nil, "", fmt.Errorf("linux.namespaces[%d].path: %s is not the pod's %s namespace, and its containers are in no other", i, bundle.OneLine(ns.Path), ns.Type)
 		}
 	}
 	for _, t := range []specs.LinuxNamespaceType{specs.IPCNamespace, specs.UTSNamespace, specs.PIDNamespace} {
-		if !own[t] {
+		if !own[t] && (t != specs.PIDNamespace || pidsOf == "") {
 			share = append(share, kinds[t])
 		}
 	}
-	return share, nil
+	return share, pidsOf, nil
+}
+
+// siblingAt is the further container of the pod whose process on the host a path of a pid
+// namespace names, as /proc/PID/ns/pid: so engines ask for a container's (CRI's
+// NamespaceMode TARGET, kubectl debug --target). The process is a stand-in, by whose own
+// namespace nobody is found. "" if there is none.
+func (n *creation) siblingAt(path string) string {
+	pid, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(path, "/proc/"), "/ns/pid"))
+	if err != nil || pid == n.pod.State.Sandbox.PID {
+		return ""
+	}
+	ids, _ := state.List(n.rt.Root)
+	for _, id := range ids {
+		if c, err := n.rt.Open(id); err == nil && c.State.Pod == n.pod.State.ID && c.State.Sandbox.PID == pid {
+			return id
+		}
+	}
+	return ""
 }
 
 // openPodFiles says what files the container has.
@@ -182,14 +207,17 @@ func (n *creation) startGofer() (err error) {
 
 // add has the pod's sandbox make the container, and leaves a stand-in for it.
 func (n *creation) add(ctx context.Context) error {
-	share, err := n.podNamespaces()
+	share, pidsOf, err := n.podNamespaces()
 	if err != nil {
 		return err
+	}
+	if pidsOf != "" && n.c.isMachine() {
+		return fmt.Errorf("linux.namespaces: the pid namespace of container %s cannot be shared in a machine; the pod's can", pidsOf)
 	}
 	s := n.c.State
 	r := &agent.AddRequest{
 		Container: n.ID, Spec: spec.Of(n.spec), Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
-		OrdinaryInit: n.OrdinaryInit, Share: share, GoferMounts: bindMounts(n.spec),
+		OrdinaryInit: n.OrdinaryInit, Share: share, PIDsOf: pidsOf, GoferMounts: bindMounts(n.spec),
 	}
 	if r.Cgroup, err = n.c.within(s.Resources); err != nil {
 		return err

@@ -221,6 +221,13 @@ func (c *container) makeHome() (err error) {
 			return fmt.Errorf("a %s namespace cannot be shared: %w", ns, unix.EINVAL)
 		}
 	}
+	if name := c.config.PIDsOf; name != "" {
+		other, err := c.sandbox.find(name)
+		if err != nil {
+			return fmt.Errorf("the container %s, whose pid namespace it is to share: %w", name, err)
+		}
+		h.PIDs = other.home.PIDs()
+	}
 	if c.home, err = c.kernel.NewHome(h); err != nil {
 		return err
 	}

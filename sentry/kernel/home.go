@@ -44,7 +44,8 @@ func (k *Kernel) firstHome() *Home {
 // namespaces are the first container's.
 type HomeConfig struct {
 	CgroupConfig
-	ShareUTS, ShareIPC, SharePID bool // with the first container
+	ShareUTS, ShareIPC, SharePID bool          // with the first container
+	PIDs                         *PIDNamespace // another container's; nil: as SharePID says
 	Hostname, Domain             string
 	OrdinaryInit                 bool // of a pid namespace of its own
 }
@@ -53,7 +54,10 @@ type HomeConfig struct {
 func (k *Kernel) NewHome(c HomeConfig) (*Home, error) {
 	first := k.first.set
 	pids := first.PIDForChildren
-	if !c.SharePID {
+	switch {
+	case c.PIDs != nil:
+		pids = c.PIDs
+	case !c.SharePID:
 		var err error
 		if pids, err = newPIDNamespace(k.root, nil); err != nil {
 			return nil, err
