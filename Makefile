@@ -12,7 +12,7 @@ GO_BUILD_SMALL = go build -buildvcs=false -trimpath -ldflags '-s -w'
 
 .DEFAULT_GOAL := help
 include kernels/kernel.mk
-.PHONY: help build test unit e2e fuzz demo bench lint install clean lab test-apps fuzz-table leaks
+.PHONY: help build test unit e2e fuzz demo bench lint install clean lab test-apps fuzz-table leaks dist image kubernetes
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,17 @@ install: build ## install the programs to PREFIX (/usr/local)
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/bulkhead bin/containerd-shim-bulkhead-v1 bin/vmm bin/hwtest
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/bulkhead bin/guestinit
 	@[ ! -e bin/vmlinux ] || install -v -D -m 0644 -t $(DESTDIR)$(PREFIX)/libexec/bulkhead bin/vmlinux
+
+dist: build kernel ## a tarball and a Debian package in out/dist, with manual pages, completions and SBOM; the same bytes every time
+	@scripts/dist
+
+image: build kernel ## the image with which a DaemonSet installs the runtime on Kubernetes' nodes (deploy/README.md)
+	$(GO_BUILD_SMALL) -o bin/installer ./deploy/installer
+	@go run ./deploy/installer/image
+
+kubernetes: image ## a real cluster on this machine, and what people do with one, in the sandbox (deploy/e2e; the first time it builds Kubernetes)
+	@scripts/need kubernetes
+	@go run ./deploy/e2e $(E2E)
 
 clean: ## remove what the other targets made
 	rm -rf bin out

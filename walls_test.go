@@ -86,6 +86,9 @@ var rooms = []room{
 	{"hwtest", []string{"kvm", "vmm", "kernels", "sentry/platform", "sentry/platform/kvm", "github.com/spf13/", "github.com/u-root/u-root/pkg/cpio", "github.com/klauspost/compress/"},
 		"what a machine can do, proven by doing; and the lab"},
 
+	{"deploy", []string{"github.com/spf13/"}, "Kubernetes and packages: it sees the product as a person does"},
+	{"deploy/dist", []string{"runtime", "vmm", "hwtest", "github.com/spf13/"}, "manual pages and completions are made of the commands"},
+
 	{"test", []string{"runtime/agent", "github.com/opencontainers/"}, "programs beside the product: they see it as a person does"},
 }
 

@@ -78,6 +78,9 @@ func terminal(f *os.File) bool {
 	return err == nil
 }
 
+// Command is the program's tree of commands, for what is made of it: manual pages, completions.
+func Command() *cobra.Command { return (&app{}).root() }
+
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "hwtest",

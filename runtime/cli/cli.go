@@ -189,6 +189,9 @@ const examples = `  Try a command behind the wall, with the host's files to read
     bulkhead install                               # shows what it writes, and asks
     docker run --rm --runtime=bulkhead busybox uname -a`
 
+// Command is the program's tree of commands, for what is made of it: manual pages, completions.
+func Command() *cobra.Command { return (&app{}).root() }
+
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "bulkhead",

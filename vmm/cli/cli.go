@@ -31,8 +31,10 @@ func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 // are in machine.Reason.
 const failed = 1
 
-// Main runs the program and gives its exit code.
-func (p Program) Main(args []string) int {
+// Command is the program's tree of commands, for what is made of it: manual pages, completions.
+func Command() *cobra.Command { return Program{}.root() }
+
+func (p Program) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "vmm",
 		Short:         "Run Linux in a small virtual machine",
@@ -41,6 +43,12 @@ func (p Program) Main(args []string) int {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(p.boot(), info(), version())
+	return root
+}
+
+// Main runs the program and gives its exit code.
+func (p Program) Main(args []string) int {
+	root := p.root()
 	root.SetArgs(args)
 	var code exit
 	switch err := root.Execute(); {
