@@ -178,6 +178,7 @@ state = "%[1]s/containerd.run"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = %[2]q
   stream_server_address = "127.0.0.1"
+  restrict_oom_score_adj = true # runc's pods ask for a score below this process's, which may be forbidden
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = %[3]q
@@ -222,6 +223,7 @@ tlsCertFile: %[5]s/kubelet.crt
 tlsPrivateKeyFile: %[5]s/kubelet.key
 evictionHard: {memory.available: 100Mi}
 imageGCHighThresholdPercent: 100
+syncFrequency: 10s
 failSwapOn: false
 maxPods: 200
 registryPullQPS: 0
@@ -294,6 +296,11 @@ func (c *cluster) controllers() error {
 }
 
 func (c *cluster) ready() error {
+	// Without it no pod is admitted; a controller makes it.
+	err := until("the default service account", time.Minute, func() error { _, err := c.kubectl("get", "serviceaccount", "default"); return err })
+	if err != nil {
+		return err
+	}
 	return c.kubelet.answers(func() error {
 		out, err := c.kubectl("get", "node", node, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].message}`)
 		if err == nil && !strings.HasPrefix(out, "True") {
