@@ -113,12 +113,24 @@ func listenIn(ns int) (sockets []*net.TCPListener, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		// Never unlocked: the thread ends with the goroutine, and its namespace is nobody's.
+		// Back again afterwards: should this be the process's first thread, which does not end with
+		// a goroutine, its namespace is what /proc/PID/ns/net says of the process.
 		runtime.LockOSThread()
+		home, herr := os.Open("/proc/thread-self/ns/net")
+		if herr != nil {
+			err = herr
+			return
+		}
+		defer home.Close()
 		if err = unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
 			err = fmt.Errorf("enter: %w", err)
 			return
 		}
+		defer func() {
+			if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+				runtime.UnlockOSThread() // else the thread ends with the goroutine
+			}
+		}()
 		var of net.ListenConfig
 		of.SetMultipathTCP(false) // whose sockets no map of BPF's takes
 		for _, at := range []string{"127.0.0.1:0", "[::1]:0"} {

@@ -78,6 +78,21 @@ func TestListen(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
+	// The process stays where it is, whichever of its threads went there.
+	home, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		l, err := Listen("/proc/" + pid + "/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+	}
+	if now, err := os.Readlink("/proc/self/ns/net"); now != home {
+		t.Errorf("the process is in %s, was in %s, %v", now, home, err)
+	}
 	if got := ask("127.0.0.1:80"); !strings.Contains(got, "refused") {
 		t.Errorf("after its end: %q", got)
 	}
