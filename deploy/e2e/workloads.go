@@ -76,7 +76,7 @@ func (c *cluster) deployment() (string, error) {
 		func() error { return c.apply(web("one") + podOf("client", "", box("client", "exec sleep 1000000"))) },
 		func() error { return c.rollout("deployment/web") },
 		func() error { return c.waits("--for=condition=Ready", "pod/client") },
-		// The kernel is ours, which dmesg tells as nobody else's does.
+		// The kernel is ours, as /proc/version says.
 		func() error {
 			out, err := c.kubectl("exec", "client", "--", "cat", "/proc/version")
 			if err == nil && !strings.Contains(strings.ToLower(out), "bulkhead") {

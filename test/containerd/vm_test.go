@@ -42,14 +42,14 @@ var build = sync.OnceValue(func() error {
 })
 
 // withMachines is true where machines are run: in the lab, in which it has this test started
-// again. It takes minutes there: make lab.
+// again. It takes minutes there: BULKHEAD_SLOW=1.
 func withMachines(t *testing.T) bool {
 	t.Helper()
 	if inLab() {
 		return true
 	}
 	if os.Getenv("BULKHEAD_SLOW") == "" {
-		t.Skip("containerd's machines take minutes in the lab: make lab")
+		t.Skip("containerd's machines take minutes in the lab: BULKHEAD_SLOW=1 go test -run TestMachines ./test/containerd")
 	}
 	rig.NeedRoot(t)
 	rig.Need(t, "containerd", "ctr", "runc", "busybox")
