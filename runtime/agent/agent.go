@@ -244,6 +244,20 @@ type Stats struct {
 
 	Calls  uint64 `json:"calls,omitempty"`  // system calls served
 	Faults uint64 `json:"faults,omitempty"` // page faults answered
+
+	// Interfaces are BootConfig.Devices, in their order, which are the sandbox's: its first
+	// container's alone. They have no names here, for the container may change those.
+	Interfaces []Traffic `json:"interfaces,omitempty"`
+}
+
+// Traffic is what an interface has carried, seen from inside, with the headers of its link.
+type Traffic struct {
+	RxPackets uint64 `json:"rxPackets"`
+	RxBytes   uint64 `json:"rxBytes"`
+	RxDropped uint64 `json:"rxDropped,omitempty"`
+	TxPackets uint64 `json:"txPackets"`
+	TxBytes   uint64 `json:"txBytes"`
+	TxDropped uint64 `json:"txDropped,omitempty"`
 }
 
 // Limits are enforced by the sandbox upon what runs inside it. The host's cgroup

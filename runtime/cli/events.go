@@ -29,9 +29,16 @@ type stats struct {
 	Blkio   blkioStats          `json:"blkio"`
 	Hugetlb struct{}            `json:"hugetlb"`
 	RDT     struct{}            `json:"intel_rdt"`
-	Network []struct{}          `json:"network_interfaces"`
+	Network []networkInterface  `json:"network_interfaces"`
 	// Sandbox is ours: the same from inside, without the Sentry's own share.
 	Sandbox any `json:"sandbox,omitempty"`
+}
+
+// networkInterface has runc's names, which has no tags there. Errors of frames there are none.
+type networkInterface struct {
+	Name                                    string
+	RxBytes, RxPackets, RxErrors, RxDropped uint64
+	TxBytes, TxPackets, TxErrors, TxDropped uint64
 }
 
 type cpuStats struct {
@@ -184,7 +191,11 @@ func killed(ctx context.Context, c *container.Container, before *uint64) <-chan 
 // convert takes time and pressure from the host, who pays for the Sentry, too;
 // numbers of processes and limits from inside, where they are the container's.
 func convert(s *container.Stats) *stats {
-	r := &stats{Network: []struct{}{}}
+	r := &stats{Network: []networkInterface{}}
+	for _, i := range s.Network {
+		r.Network = append(r.Network, networkInterface{Name: i.Name, RxBytes: i.RxBytes, RxPackets: i.RxPackets, RxDropped: i.RxDropped,
+			TxBytes: i.TxBytes, TxPackets: i.TxPackets, TxDropped: i.TxDropped})
+	}
 	if h := s.Host; h != nil {
 		c := h.CpuStats
 		r.CPU.Usage.Total, r.CPU.Usage.Percpu = c.CpuUsage.TotalUsage, c.CpuUsage.PercpuUsage

@@ -23,7 +23,7 @@ func (a *app) metrics() *cobra.Command {
 		Short: "Print or serve what containers have counted, for Prometheus",
 		Long: `Print what the containers under --root have counted (all, or those named) in the text
 format of Prometheus, or with --listen serve it at /metrics until you interrupt:
-system calls by name and outcome, faults, memory, tasks, descriptors, starts and
+system calls by name and outcome, faults, memory, tasks, descriptors, network, starts and
 ends, CPU time, what the platform counts, and the Sentry's own share.
 
 The figures are asked of the sandboxes when somebody reads them; nothing runs
@@ -126,6 +126,11 @@ func measured(ctx context.Context, c *container.Container) *metrics.Container {
 	var err error
 	if m.Inside, err = c.Metrics(ctx); err != nil {
 		m.Inside = nil
+	}
+	if n := s.Network; n != nil {
+		for _, d := range n.Devices {
+			m.Interfaces = append(m.Interfaces, d.Name)
+		}
 	}
 	if h, err := c.HostStats(); err == nil && h != nil {
 		m.Host = &metrics.Host{CPU: h.CpuStats.CpuUsage.TotalUsage, Memory: h.MemoryStats.Usage.Usage}

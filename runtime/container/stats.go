@@ -14,6 +14,16 @@ import (
 type Stats struct {
 	Host   *cgroups.Stats // the sandbox's processes, the Sentry included
 	Inside *agent.Stats
+
+	// Network is what the sandbox's interfaces have carried, under the names that their engine
+	// gave them. A pod's has its first container alone.
+	Network []Interface
+}
+
+// Interface is one that a sandbox has taken over.
+type Interface struct {
+	Name string
+	agent.Traffic
 }
 
 // Stats asks the host and, unless it is frozen, the sandbox.
@@ -37,8 +47,23 @@ func (c *Container) Stats(ctx context.Context) (*Stats, error) {
 		if err == nil && c.State.Pod != "" {
 			s.Host = nil // it has the stand-in alone; what the container uses the pod's group counts
 		}
+		if err == nil {
+			s.Network = c.Interfaces(s.Inside)
+		}
 	}
 	return s, nil
+}
+
+// Interfaces name what the sandbox tells of its interfaces. It may tell of fewer, or more,
+// than there are.
+func (c *Container) Interfaces(s *agent.Stats) (all []Interface) {
+	if c.State.Network == nil {
+		return nil
+	}
+	for i, d := range c.State.Network.Devices[:min(len(c.State.Network.Devices), len(s.Interfaces))] {
+		all = append(all, Interface{d.Name, s.Interfaces[i]})
+	}
+	return all
 }
 
 // HostStats is what the host's control group has counted, nil if there is none.

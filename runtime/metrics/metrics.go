@@ -30,6 +30,10 @@ type Container struct {
 	Isolation string
 	Inside    *agent.Metrics // nil: the sandbox did not answer, or is paused
 	Host      *Host          // nil: no control group
+
+	// Interfaces are the names that the engine gave those of Inside.Interfaces; what is beyond
+	// them there is no interface.
+	Interfaces []string
 }
 
 // Host is what the host's control group says, the Sentry's own share included.
@@ -134,6 +138,12 @@ var families = []family{
 				emit(float64(m.EndedCore), "how", "core")
 			}
 		}}),
+	{"bulkhead_network_bytes_total", "counter", "Bytes that an interface has carried, with the headers of its link.", carried(
+		func(t *agent.Traffic) (received, sent uint64) { return t.RxBytes, t.TxBytes })},
+	{"bulkhead_network_packets_total", "counter", "Packets that an interface has carried; of up to 64 KiB, where the other end is on this host.", carried(
+		func(t *agent.Traffic) (received, sent uint64) { return t.RxPackets, t.TxPackets })},
+	{"bulkhead_network_dropped_total", "counter", "Packets that an interface has lost for want of room, or that nobody takes.", carried(
+		func(t *agent.Traffic) (received, sent uint64) { return t.RxDropped, t.TxDropped })},
 	{"bulkhead_platform_total", "counter", "What the platform counts: calls by the way they came, exits, faults, call sites patched or refused; of a machine exits, interrupts, requests of its devices.", platform(false)},
 	{"bulkhead_platform", "gauge", "What the platform has: virtual CPUs, stub processes, a machine's memory.", platform(true)},
 	gauge("bulkhead_sandbox_goroutines", "Goroutines of its process.", func(m *agent.Metrics) uint64 { return m.Goroutines }),
@@ -198,6 +208,20 @@ func eachErrno(c *Container, _ *Names, emit func(float64, ...string)) {
 	slices.Sort(es)
 	for _, e := range es {
 		emit(float64(c.Inside.ByErrno[e]), "errno", unix.ErrnoName(unix.Errno(e)))
+	}
+}
+
+// carried is a figure of each interface, both ways.
+func carried(of func(t *agent.Traffic) (received, sent uint64)) func(c *Container, _ *Names, emit func(float64, ...string)) {
+	return func(c *Container, _ *Names, emit func(float64, ...string)) {
+		if c.Inside == nil {
+			return
+		}
+		for i, name := range c.Interfaces[:min(len(c.Interfaces), len(c.Inside.Interfaces))] {
+			received, sent := of(&c.Inside.Interfaces[i])
+			emit(float64(received), "interface", name, "direction", "received")
+			emit(float64(sent), "interface", name, "direction", "sent")
+		}
 	}
 }
 

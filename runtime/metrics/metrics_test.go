@@ -33,7 +33,8 @@ func TestPage(t *testing.T) {
 		ByErrno: map[int]uint64{2: 2}, Platform: []agent.PlatformCounter{{Name: "calls_by_stop", Value: 6}, {Name: "stub_processes", Value: 1, Level: true}},
 	}
 	m.CPUUser = 1_500_000_000
-	got := page(t, Container{ID: "a", Status: "running", Platform: "ptrace", Inside: m}, Container{ID: "b", Status: "paused"})
+	m.Interfaces = []agent.Traffic{{RxBytes: 10, TxPackets: 20}, {TxDropped: 30}, {RxBytes: 40}} // of three, where two are known
+	got := page(t, Container{ID: "a", Status: "running", Platform: "ptrace", Inside: m, Interfaces: []string{"eth0", "eth1"}}, Container{ID: "b", Status: "paused"})
 	for _, want := range []string{
 		"# TYPE bulkhead_up gauge\nbulkhead_up{container=\"a\"} 1\nbulkhead_up{container=\"b\"} 0\n",
 		`bulkhead_syscalls_total{container="a",name="read",outcome="ok"} 3` + "\n",
@@ -43,6 +44,9 @@ func TestPage(t *testing.T) {
 		`bulkhead_cpu_seconds_total{container="a",mode="user"} 1.5` + "\n",
 		`bulkhead_platform_total{container="a",event="calls_by_stop"} 6` + "\n",
 		`bulkhead_platform{container="a",event="stub_processes"} 1` + "\n",
+		`bulkhead_network_bytes_total{container="a",interface="eth0",direction="received"} 10` + "\n",
+		`bulkhead_network_packets_total{container="a",interface="eth0",direction="sent"} 20` + "\n",
+		`bulkhead_network_dropped_total{container="a",interface="eth1",direction="sent"} 30` + "\n# HELP",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)

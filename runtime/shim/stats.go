@@ -15,10 +15,10 @@ import (
 // metrics are a container's in the shape that containerd's users expect on a host with
 // this version of control groups. Time and memory are what the host counts, the Sentry's
 // own share included; the limit of memory and the number of processes are what the
-// container has inside.
+// container has inside, and so is the traffic of its interfaces.
 func metrics(s *container.Stats, unified bool) proto.Message {
 	if s.Host == nil {
-		s = &container.Stats{Host: fromInside(s), Inside: s.Inside}
+		s = &container.Stats{Host: fromInside(s), Inside: s.Inside, Network: s.Network}
 	}
 	if unified {
 		return unifiedMetrics(s)
@@ -74,6 +74,10 @@ func legacyMetrics(s *container.Stats) *cgroup1.Metrics {
 		if in.MemoryLimit > 0 {
 			m.Memory.Usage.Limit = in.MemoryLimit
 		}
+	}
+	for _, n := range s.Network {
+		m.Network = append(m.Network, &cgroup1.NetworkStat{Name: n.Name, RxBytes: n.RxBytes, RxPackets: n.RxPackets, RxDropped: n.RxDropped,
+			TxBytes: n.TxBytes, TxPackets: n.TxPackets, TxDropped: n.TxDropped})
 	}
 	return m
 }
@@ -131,6 +135,10 @@ func unifiedMetrics(s *container.Stats) *cgroup2.Metrics {
 		if in.MemoryLimit > 0 {
 			m.Memory.UsageLimit = in.MemoryLimit
 		}
+	}
+	for _, n := range s.Network {
+		m.Network = append(m.Network, &cgroup2.NetworkStat{Name: n.Name, RxBytes: n.RxBytes, RxPackets: n.RxPackets, RxDropped: n.RxDropped,
+			TxBytes: n.TxBytes, TxPackets: n.TxPackets, TxDropped: n.TxDropped})
 	}
 	return m
 }

@@ -243,6 +243,7 @@ func (s *sandbox) Stats(_ context.Context, container string) (*agent.Stats, erro
 	st.CPUUser, st.CPUSystem = int64(u), int64(sys)
 	if c == s.first {
 		st.Calls, st.Faults = s.calls.Served(), s.kernel.Faults.Load()
+		st.Interfaces = s.traffic()
 	}
 	return st, nil
 }

@@ -45,6 +45,20 @@ func (s *sandbox) attachNetwork() error {
 	return nil
 }
 
+// traffic is what the interfaces have carried that attachNetwork attached.
+func (s *sandbox) traffic() []agent.Traffic {
+	all := make([]agent.Traffic, len(s.config.Devices))
+	for _, l := range syscalls.NetOf(s.kernel, vfs.SentryContext()).Links() {
+		for i, d := range s.config.Devices {
+			if d.Index == l.Index {
+				all[i] = agent.Traffic{RxPackets: l.Stats.RxPackets, RxBytes: l.Stats.RxBytes, RxDropped: l.Stats.RxDropped + l.Stats.RxMissed,
+					TxPackets: l.Stats.TxPackets, TxBytes: l.Stats.TxBytes, TxDropped: l.Stats.TxDropped}
+			}
+		}
+	}
+	return all
+}
+
 // nameServerCalls are those of a name server's relay: its sockets, and no other, connect.
 func (s *sandbox) nameServerCalls() (rows []seccomp.Row) {
 	if d := s.config.NameServer; d != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -86,6 +87,9 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
+// sentMore is docker's word for some KB received, and 3 MB sent with their headers.
+var sentMore = regexp.MustCompile(`^[0-9.]+kB / 3\.[0-9]+MB$`)
+
 func pair(t *testing.T, d *daemon, beside func(...string) *exec.Cmd, runtime, other string) {
 	d.detached(t, other, "--name", "peer", "--network", "one", "--network-alias", "other", "box", "httpd", "-f", "-p", "80", "-h", "/etc")
 	made := d.must(t, "create", "--runtime="+runtime, "--name", "itself", "--network", "one", "-p", "8080:80", "box", "httpd", "-f", "-p", "80", "-h", "/etc")
@@ -105,6 +109,12 @@ func pair(t *testing.T, d *daemon, beside func(...string) *exec.Cmd, runtime, ot
 	}
 	if out := d.must(t, "exec", "peer", "wget", "-q", "-O", "-", "http://itself/passwd"); !strings.HasPrefix(out, "root:") {
 		t.Errorf("from the peer: %q", out)
+	}
+	// Docker reads the counters of the interfaces in the network namespace, which are there still.
+	d.must(t, "exec", made, "sh", "-c", "head -c 3000000 /dev/zero >/etc/zeroes")
+	d.must(t, "exec", "peer", "wget", "-q", "-O", "/dev/null", "http://itself/zeroes")
+	if out := d.must(t, "stats", "--no-stream", "--format", "{{.NetIO}}", made); !sentMore.MatchString(out) {
+		t.Errorf("docker stats says %s of 3 MB sent", out)
 	}
 	for _, at := range []string{"127.0.0.1", "172.30.0.1"} { // through docker-proxy, and by translation
 		out, err := beside("busybox", "wget", "-q", "-O", "-", "http://"+at+":8080/passwd").CombinedOutput()

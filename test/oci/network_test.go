@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/md5"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -222,6 +223,9 @@ func TestCounters(t *testing.T) {
 				t.Errorf("counter %d went from %d to %d, the other end's by %d to %d", i, i1[i], i2[i], least, most)
 			}
 		}
+		if p.name != "runc" { // which knows of an interface only what its bundle says of the host's end
+			counted(t, p, name, i2, inside)
+		}
 		snmp := p.do(t, "exec", name, "cat", "/proc/net/snmp", "/proc/net/snmp6", "/proc/net/netstat").Out
 		column := func(row, field string) int {
 			lines := strings.Split(snmp, "\n")
@@ -248,6 +252,41 @@ func TestCounters(t *testing.T) {
 			}
 		}
 	})
+}
+
+// counted: statistics and metrics have of a container's interface what the container reads of it,
+// which it did before and will after.
+func counted(t *testing.T, p *program, name string, before [8]int, inside func() [8]int) {
+	t.Helper()
+	type traffic struct {
+		Name                                   string
+		RxPackets, RxBytes, TxPackets, TxBytes int
+	}
+	var event struct {
+		Data struct {
+			Interfaces []traffic `json:"network_interfaces"`
+		}
+	}
+	if err := json.Unmarshal([]byte(p.must(t, "events", "--stats", name)), &event); err != nil {
+		t.Fatal(err)
+	}
+	page := p.must(t, "metrics", name)
+	after := inside()
+	if len(event.Data.Interfaces) != 1 || event.Data.Interfaces[0].Name != "eth0" {
+		t.Fatalf("statistics have the interfaces %+v", event.Data.Interfaces)
+	}
+	i := event.Data.Interfaces[0]
+	for at, n := range []int{i.RxPackets, i.RxBytes, i.TxPackets, i.TxBytes} {
+		if n < before[at] || n > after[at] {
+			t.Errorf("statistics: counter %d is %d, inside it was %d and then %d", at, n, before[at], after[at])
+		}
+		series := fmt.Sprintf(`bulkhead_network_%s_total{container="%s",interface="eth0",direction="%s"} `, []string{"packets", "bytes"}[at%2], name, []string{"received", "sent"}[at/2])
+		_, value, _ := strings.Cut(page, series)
+		value, _, _ = strings.Cut(value, "\n")
+		if m, err := strconv.Atoi(value); err != nil || m < n || m > after[at] {
+			t.Errorf("metrics: %s%q, statistics said %d, inside it was %d then", series, value, n, after[at])
+		}
+	}
 }
 
 // TestWebServer: nginx inside serves ten thousand short requests, a thousand connections at once and a

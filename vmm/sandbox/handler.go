@@ -222,11 +222,15 @@ func (s *sandbox) Stats(ctx context.Context, name string) (*agent.Stats, error) 
 	s.mu.Lock()
 	l := c.limits
 	s.mu.Unlock()
-	return &agent.Stats{
+	st := &agent.Stats{
 		Processes: a.Processes, PidsLimit: uint64(max(l.Pids, 0)),
 		Memory: a.Memory, Cache: a.Cache, MemoryMax: a.MemoryMax, MemoryLimit: uint64(max(l.Memory, 0)), OOMKills: a.OomKills,
 		CPUUser: a.CpuUser, CPUSystem: a.CpuSystem, Faults: a.Faults,
-	}, nil
+	}
+	if c == s.first {
+		st.Interfaces = s.wires.traffic()
+	}
+	return st, nil
 }
 
 // OOM implements agent.Starving.

@@ -41,9 +41,25 @@ func (s *sandbox) networks() ([]machine.Device, error) {
 		if err != nil {
 			return nil, err
 		}
+		if i < len(s.config.Devices) {
+			s.wires = append(s.wires, device)
+		}
 		all = append(all, machine.Device{Name: fmt.Sprintf("net%d", i), Device: device})
 	}
 	return all, nil
+}
+
+// wires are the devices that have one, which are of config.Devices.
+type wires []*net.Device
+
+// traffic is what has passed them. The guest is not asked for it.
+func (w wires) traffic() (all []agent.Traffic) {
+	for _, d := range w {
+		t := d.Stats()
+		all = append(all, agent.Traffic{RxPackets: t.Received, RxBytes: t.ReceivedBytes, RxDropped: t.ReceiveDropped,
+			TxPackets: t.Sent, TxBytes: t.SentBytes, TxDropped: t.SendDropped})
+	}
+	return all
 }
 
 // interfaces are what the guest is to make of them.

@@ -60,6 +60,7 @@ type sandbox struct {
 	lines   *switchboard // connections from the guest
 	share   *remote.Client
 	disks   []*blk.Device
+	wires   wires
 	balloon target // told with mu held
 	vm      *machine.Machine
 	machine life // the same
