@@ -109,6 +109,8 @@ func (t *Task) Exec(img Image) {
 	g.ProcessKeyring.Store(0)
 	g.Membarrier.Store(0)
 	t.robust, t.RSeq, t.altStack, t.restart = RobustList{}, RSeq{}, AltStack{}, nil
+	t.meterOut(old.Platform(), false)
+	t.meterIn(img.MM.Platform())
 	k.mu.Lock()
 	t.mm = img.MM
 	t.mm.SetOwner(t.PID())

@@ -30,7 +30,6 @@ func (t *Task) ExitGroup(status int32) {
 
 // exit takes the task apart; it is the last thing its goroutine does.
 func (t *Task) exit() {
-	t.account(&t.sys)
 	k := t.k
 	t.joinDump()
 	t.exitEvent()
@@ -53,6 +52,8 @@ func (t *Task) exit() {
 		rss = mm.Sizes().Resident
 	}
 	t.view.Store(nil)
+	t.account(&t.sys)
+	t.meterOut(t.mm.Platform(), true)
 	t.mm.Release()
 	t.releaseVfork()
 	t.fds.Unref()

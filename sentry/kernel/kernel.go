@@ -8,7 +8,7 @@
 // that links tasks to each other stands under one lock.
 //
 // Lock order: Kernel.mu, then SignalHandlers.mu, then locks of the rooms above
-// (memory, vfs). Listener.mu and ioSignals.mu are leaves. Kernel.mu is never held while waiting or while application
+// (memory, vfs). Listener.mu, ioSignals.mu and cpuTimes.mu are leaves. Kernel.mu is never held while waiting or while application
 // memory is touched.
 package kernel
 
@@ -60,6 +60,7 @@ type Kernel struct {
 	Futex   futexTable
 	pi      piTable
 	io      ioSignals
+	cpu     cpuTimes
 	Faults  atomic.Uint64 // page faults answered
 	Forks   atomic.Uint64 // tasks made by clone(2) and fork(2)
 	Started atomic.Uint64 // processes made, by these or from outside

@@ -98,8 +98,9 @@ type Task struct {
 	pdeath     unix.Signal
 
 	// CPU time, for clocks and /proc. Written by the task's goroutine.
-	user, sys           atomic.Int64 // nanoseconds
-	entered             atomic.Int64 // when the present part began
+	user, sys           spent
+	entered             atomic.Int64  // when the present part began
+	weighed             time.Duration // when the task looks at its meters next
 	voluntary, involunt atomic.Uint64
 	MinFaults           atomic.Uint64
 
@@ -414,6 +415,7 @@ func (t *Task) main() {
 			t.sleeper.Store(&s)
 		}
 		defer thread.Close()
+		t.meterIn(t.mm.Platform())
 		t.loop()
 	}
 	t.exit()
@@ -448,6 +450,7 @@ func (t *Task) loop() {
 	t.ctx.Dirty = platform.DirtyAll
 	t.entered.Store(int64(t.k.Clock.sinceStart()))
 	for {
+		t.account(&t.sys)
 		t.inApp.Store(1)
 		if t.work.Load() != 0 {
 			t.inApp.Store(0)
@@ -456,7 +459,6 @@ func (t *Task) loop() {
 			}
 			continue
 		}
-		t.account(&t.sys)
 		ev, err := t.thread.Run(&t.ctx, t.mm.Platform())
 		t.account(&t.user)
 		t.inApp.Store(0)
@@ -467,13 +469,6 @@ func (t *Task) loop() {
 		}
 		t.handle(ev)
 	}
-}
-
-// account adds the time since the last call to what.
-func (t *Task) account(what *atomic.Int64) {
-	now := int64(t.k.Clock.sinceStart())
-	what.Store(what.Load() + now - t.entered.Load())
-	t.entered.Store(now)
 }
 
 func (t *Task) handle(ev platform.Event) {
@@ -551,17 +546,6 @@ func (t *Task) AwaitPage(m *memory.Missing) error {
 	}
 	defer w.Cancel()
 	return t.Block(w.C)
-}
-
-// CPUTime is the user and system time of the thread so far.
-func (t *Task) CPUTime() (user, sys time.Duration) {
-	user, sys = time.Duration(t.user.Load()), time.Duration(t.sys.Load())
-	if t.inApp.Load() != 0 {
-		if d := int64(t.k.Clock.sinceStart()) - t.entered.Load(); d > 0 {
-			user += time.Duration(d)
-		}
-	}
-	return
 }
 
 // Switches is how often the task slept, and how often it was interrupted.

@@ -9,6 +9,7 @@ package platform
 
 import (
 	"errors"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -171,6 +172,14 @@ type AddressSpace interface {
 
 	// Release gives everything back. No thread runs in it any more.
 	Release()
+}
+
+// Metered is an AddressSpace whose application code runs in a process of its own,
+// so that the host's scheduler can say how long.
+type Metered interface {
+	// CPUTime is what all threads have used in the address space, kernel time
+	// included. Any goroutine may call it, also while threads run there.
+	CPUTime() (time.Duration, error)
 }
 
 // Thread executes application code. NewThread, Run, Save and Close belong to one

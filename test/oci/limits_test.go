@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -64,6 +65,29 @@ func TestMemoryHog(t *testing.T) {
 			}
 			p.must(t, "delete", "--force", neighbour)
 		})
+	})
+}
+
+// TestCPUTime: what programs are told that they used is what the host gave them, not
+// the time that they would have liked to.
+func TestCPUTime(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, p *program) {
+		for _, x := range []struct {
+			what  string
+			quota int64 // microseconds of 100,000
+			cpus  float64
+		}{{"no limit", -1, float64(runtime.NumCPU())}, {"a fifth of a CPU", 20_000, 0.2}} {
+			period := uint64(100_000)
+			r := p.run(t, func(s *specs.Spec) { s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: &x.quota, Period: &period} }, "acts", "spin")
+			var used, took float64
+			if n, err := fmt.Sscan(r.Out, &used, &took); n != 2 || r.Code != 0 {
+				t.Fatalf("%s: %v: %s%s", x.what, err, r, p.logged())
+			}
+			const slack = 200 // ms: what was left of a first and a last period, and roundings
+			if used <= 0 || used > took*x.cpus+slack {
+				t.Errorf("%s: %v ms of CPU time in %v ms", x.what, used, took)
+			}
+		}
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -233,6 +234,17 @@ func describe(err error, what string, from, to platform.Addr, x *tracee) error {
 		return err
 	}
 	return fmt.Errorf("ptrace: %s [%#x, %#x) in stub %d: %w", what, uint64(from), uint64(to), x.proc.pid, err)
+}
+
+// CPUTime implements platform.Metered, by the process's CPU clock: anybody may read
+// a process's, a thread's only threads of the same (kernel/time/posix-cpu-timers.c, pid_for_clock).
+func (as *space) CPUTime() (time.Duration, error) {
+	const sched, whole = 2, 3 // CPUCLOCK_SCHED, and the bits below the process's number
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^as.proc.pid)<<whole|sched, &ts); err != nil {
+		return 0, fmt.Errorf("ptrace: read the CPU clock of stub %d: %w", as.proc.pid, err)
+	}
+	return time.Duration(ts.Nano()), nil
 }
 
 // Release implements platform.AddressSpace. The process is emptied for further

@@ -6,8 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 int main(int argc, char **argv)
@@ -42,6 +44,25 @@ int main(int argc, char **argv)
 		for (;;)
 			if (fork() < 0 && argc > 2)
 				return 0;
+	}
+	if (!strcmp(act, "spin")) { // five compute for a second; what they used, in ms, and how long it took
+		struct timespec t, u;
+		struct rusage r;
+		clock_gettime(CLOCK_MONOTONIC, &t);
+		for (int i = 0; i < 5; i++)
+			if (!fork())
+				for (;;) {
+					clock_gettime(CLOCK_MONOTONIC, &u);
+					if (u.tv_sec - t.tv_sec + (u.tv_nsec - t.tv_nsec) / 1e9 > 1)
+						_exit(0);
+				}
+		while (wait(NULL) > 0)
+			;
+		clock_gettime(CLOCK_MONOTONIC, &u);
+		getrusage(RUSAGE_CHILDREN, &r);
+		printf("%ld %ld\n", (r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1000 + (r.ru_utime.tv_usec + r.ru_stime.tv_usec) / 1000,
+			(u.tv_sec - t.tv_sec) * 1000 + (u.tv_nsec - t.tv_nsec) / 1000000);
+		return 0;
 	}
 	if (!strcmp(act, "hog")) { // touches memory until it is killed
 		for (long size = 0; size < 2L << 30; size += 1 << 20) {
