@@ -89,6 +89,11 @@ func (t *Timer) Take() (missed int64) {
 // Set arms the timer for next on its clock (0 disarms), then every interval. It
 // returns what was left and the old interval.
 func (t *Timer) Set(next, interval time.Duration) (left, old time.Duration) {
+	return t.set(next, interval, func() {})
+}
+
+// set is Set; forget is called when the old setting no longer fires, and the new one not yet.
+func (t *Timer) set(next, interval time.Duration, forget func()) (left, old time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	left, old = t.leftLocked(), t.interval
@@ -97,6 +102,7 @@ func (t *Timer) Set(next, interval time.Duration) (left, old time.Duration) {
 	if t.timer != nil {
 		t.timer.Stop()
 	}
+	forget()
 	if next != 0 {
 		t.armLocked()
 	}
@@ -285,14 +291,14 @@ func (p *pendingSignals) of(t *Timer) *SigInfo {
 	return nil
 }
 
-// Settime is timer_settime(2): Timer.Set, and what the timer has told is forgotten.
+// Settime is timer_settime(2): Timer.Set, and what the old setting has told is forgotten.
 func (ts *Timers) Settime(t *Timer, next, interval time.Duration) (left, old time.Duration) {
-	left, old = t.Set(next, interval)
-	k := ts.g.k
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	ts.g.forgetLocked(t)
-	return left, old
+	return t.set(next, interval, func() {
+		k := ts.g.k
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		ts.g.forgetLocked(t)
+	})
 }
 
 // taken is told that a signal leaves the queue: the timer that sent it goes on, and what

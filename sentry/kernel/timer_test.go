@@ -47,3 +47,20 @@ func TestStaleTimer(t *testing.T) {
 		t.Errorf("pending: %#x", g.pending.set)
 	}
 }
+
+// TestEarlyTimer: a timer that goes off while it is still being set keeps its signal.
+func TestEarlyTimer(t *testing.T) {
+	g := &ThreadGroup{k: &Kernel{}}
+	g.Timers.init(g)
+	var timer *Timer
+	timer = NewPatientTimer(func() time.Duration { // asked for when it is armed
+		g.pending.add(TimerInfo(10, timer.ID, 0, 0), 1, true)
+		return 0
+	}, false, func(int64) {})
+	timer.Sigev.Signal = 10
+	g.Timers.Settime(timer, time.Hour, 0)
+	if g.pending.of(timer) == nil {
+		t.Error("its signal is lost")
+	}
+	timer.timer.Stop()
+}
