@@ -144,10 +144,8 @@ type Handler interface {
 	// Update changes limits while the container runs; see Limits.
 	Update(ctx context.Context, r *UpdateRequest) error
 
-	// Pause and Resume stop and continue all application threads. The runtime
-	// freezes the sandbox's cgroup after Pause, and thaws it before Resume, so
-	// doing nothing is a correct implementation for a sandbox that needs no
-	// warning of being frozen.
+	// Pause and Resume stop and continue all application threads of a container's. Where one
+	// is alone in the Sentry the runtime does not ask, and freezes the sandbox's cgroup.
 	Pause(ctx context.Context, container string) error
 	Resume(ctx context.Context, container string) error
 

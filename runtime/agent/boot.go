@@ -72,9 +72,6 @@ type BootConfig struct {
 	// Start lets init run as soon as the sandbox is ready, without a call of Start.
 	Start bool `json:"start,omitempty"`
 
-	// Pod says that further containers will come (Podding).
-	Pod bool `json:"pod,omitempty"`
-
 	// OrdinaryInit lets signals end init as they end any process, though it is
 	// process 1. Who types `bulkhead do sleep 100` expects ^C to work.
 	OrdinaryInit bool `json:"ordinaryInit,omitempty"`

@@ -156,23 +156,28 @@ func (c *Container) condition() *agent.Condition {
 }
 
 func (c *Container) frozen() bool {
-	if c.pausesInside() {
-		if c.State.Pausing && !c.attended() {
-			return c.condition().Paused
-		}
-		return c.State.Paused
+	if c.pausedInside() {
+		return true
 	}
 	g, err := c.group()
 	return err == nil && g != nil && g.Frozen()
 }
 
+// pausedInside says that the sandbox has been told to pause the container.
+func (c *Container) pausedInside() bool {
+	if c.State.Pausing && !c.attended() {
+		return c.condition().Paused
+	}
+	return c.State.Paused
+}
+
 // pausesInside tells one whose pause is its sandbox's: a machine stops its vCPUs, and the
-// Sentry the tasks of one container of a pod, whose others go on. To freeze a machine's
+// Sentry the tasks of one container of several, whose others go on. To freeze a machine's
 // control group (version 2) did not come to an end in the lab's Linux 6.1. It was not
 // looked into; KVM's kernel thread of each machine is in that group there, and no
 // freezer stops it (arch/x86/kvm/mmu/mmu.c, kvm_mmu_post_init_vm).
 func (c *Container) pausesInside() bool {
-	return c.isMachine() || c.State.Pod != "" || podSandbox(c.State.Annotations)
+	return c.isMachine() || c.State.Pod != "" || podSandbox(c.State.Annotations) || len(c.guests()) > 0
 }
 
 func (c *Container) isMachine() bool { return c.State.Isolation == vmWall }

@@ -193,12 +193,21 @@ func (n *creation) choose(context.Context) error {
 	default:
 		return fmt.Errorf("platform %q is unknown (auto, kvm, ptrace)", s.Platform)
 	}
-	if s.Isolation == autoWall {
-		s.Isolation = first(n.podWall(), n.chooseWall())
-	} else if err := n.pickWall(s.Isolation); err != nil {
+	pod, err := n.findPod()
+	if err != nil {
 		return err
 	}
-	if err := n.choosePod(); err != nil {
+	switch {
+	case s.Isolation == autoWall && pod != nil: // auto does not part them
+		s.Isolation = pod.State.Isolation
+	case s.Isolation == autoWall:
+		s.Isolation = n.chooseWall()
+	default:
+		if err := n.pickWall(s.Isolation); err != nil {
+			return err
+		}
+	}
+	if err := n.choosePod(pod); err != nil {
 		return err
 	}
 	if err := n.chooseFiles(); err != nil {
@@ -672,7 +681,7 @@ func (n *creation) boot(ctx context.Context) (err error) {
 	c := &agent.BootConfig{
 		ID: n.ID, Bundle: n.Bundle.Dir, Spec: spec.Of(n.spec), Platform: s.Platform,
 		Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
-		Network: n.network(), Pod: podSandbox(n.spec.Annotations), Terminal: n.spec.Process.Terminal,
+		Network: n.network(), Terminal: n.spec.Process.Terminal,
 		Start: n.startsAtOnce(), OrdinaryInit: n.OrdinaryInit, LogLevel: "info", LogFormat: n.rt.LogFormat, Began: n.rt.Began,
 	}
 	if n.rt.Debug {

@@ -17,13 +17,14 @@ import (
 const networkAnnotation = "dev.bulkhead.network"
 
 // network is host where the specification asks for no network namespace, or names the
-// host's own, as docker does (and so the sandbox joins none).
+// host's own, as docker does (and so the sandbox joins none). A stand-in of ours, whose
+// own it is, stands for its container's network.
 func (n *creation) network() string {
 	if n.spec.Annotations[networkAnnotation] == "none" {
 		return "none"
 	}
 	for _, ns := range n.spec.Linux.Namespaces {
-		if ns.Type == specs.NetworkNamespace && !hostNetwork(ns.Path) {
+		if ns.Type == specs.NetworkNamespace && (!hostNetwork(ns.Path) || n.rt.processAt(ns.Path, "net") != nil) {
 			return "sandbox"
 		}
 	}
@@ -81,7 +82,7 @@ func (n *creation) takeNetwork(c *agent.BootConfig) error {
 		if holder != "" {
 			empty, err := network.Empty()
 			if err == nil && !empty {
-				err = fmt.Errorf("its network namespace is that of %s as well: a sandbox, or a machine, has its network for itself (but for the containers of a pod, which are in one); the annotation %s: none gives loopback alone", holder, networkAnnotation)
+				err = fmt.Errorf("its network namespace is that of %s as well: a sandbox, or a machine, has its network for itself and its own containers; the annotation %s: none gives loopback alone", holder, networkAnnotation)
 			}
 			return err
 		}

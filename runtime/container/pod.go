@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A pod is a container that is its sandbox, and others that name it. All are in that one's
+// A pod is a container that is its sandbox, and others that name it, or its network (join.go). All are in that one's
 // sandbox, the Sentry or a machine: it begins with the first and ends with it. On the host
 // a further one is a stand-in, as a process that exec has started is, whose end and
 // status are the container's. A machine gets its files by the share that it has; the Sentry
@@ -55,37 +54,33 @@ func podSandbox(annotations map[string]string) bool {
 	return false
 }
 
-// podWall is that of the container's pod, if it has one: auto does not part them.
-func (n *creation) podWall() string {
+// findPod is the container in whose sandbox this one is to be, nil for none.
+func (n *creation) findPod() (*Container, error) {
 	id := podOf(n.spec.Annotations)
-	if id == "" || id == n.ID {
-		return ""
+	if id == "" {
+		return n.holder(), nil
+	}
+	if id == n.ID {
+		return nil, nil
 	}
 	pod, err := n.rt.Open(id)
 	if err != nil {
-		return ""
+		return nil, fmt.Errorf("its pod %s: %w", bundle.OneLine(id), err)
 	}
-	return pod.State.Isolation
+	return pod, nil
 }
 
-// choosePod finds the sandbox that a further container is to be in.
-func (n *creation) choosePod() error {
-	s := n.c.State
-	id := podOf(n.spec.Annotations)
-	if id == "" || id == n.ID {
+// choosePod has a further container be in the sandbox that there is.
+func (n *creation) choosePod(pod *Container) error {
+	if pod == nil {
 		return nil
 	}
-	pod, err := n.rt.Open(id)
-	if err != nil {
-		return fmt.Errorf("its pod %s: %w", bundle.OneLine(id), err)
-	}
+	s, id := n.c.State, pod.State.ID
 	switch {
 	case pod.State.Isolation != s.Isolation:
 		return fmt.Errorf("isolation %s: its pod %s has isolation %s", s.Isolation, id, pod.State.Isolation)
 	case pod.State.Pod != "":
 		return fmt.Errorf("its pod %s is itself in the pod %s", id, pod.State.Pod)
-	case s.Isolation == sentryWall && !podSandbox(pod.State.Annotations):
-		return fmt.Errorf("its pod %s is no pod's sandbox by its annotations", id)
 	}
 	if err := pod.alive(specs.StateCreated, specs.StateRunning); err != nil {
 		return fmt.Errorf("its pod %s: %w", id, err)
@@ -116,10 +111,13 @@ func (n *creation) podNamespaces() (share []string, pidsOf string, err error) {
 			theirs, err := os.Stat(ns.Path)
 			same = err == nil && os.SameFile(ours, theirs)
 		}
-		if ns.Type == specs.PIDNamespace {
-			if pidsOf = n.siblingAt(ns.Path); pidsOf != "" {
-				continue
-			}
+		switch sibling := n.siblingAt(ns.Path, file); {
+		case sibling == "":
+		case ns.Type == specs.PIDNamespace:
+			pidsOf = sibling
+			continue
+		case ns.Type == specs.NetworkNamespace: // which is the pod's
+			continue
 		}
 		if !same {
 			return nil, "", fmt.Errorf("linux.namespaces[%d].path: %s is not the pod's %s namespace, and its containers are in no other", i, bundle.OneLine(ns.Path), ns.Type)
@@ -133,20 +131,13 @@ func (n *creation) podNamespaces() (share []string, pidsOf string, err error) {
 	return share, pidsOf, nil
 }
 
-// siblingAt is the further container of the pod whose process on the host a path of a pid
+// siblingAt is the further container of the pod whose process on the host the path of a
 // namespace names, as /proc/PID/ns/pid: so engines ask for a container's (CRI's
-// NamespaceMode TARGET, kubectl debug --target). The process is a stand-in, by whose own
-// namespace nobody is found. "" if there is none.
-func (n *creation) siblingAt(path string) string {
-	pid, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(path, "/proc/"), "/ns/pid"))
-	if err != nil || pid == n.pod.State.Sandbox.PID {
-		return ""
-	}
-	ids, _ := state.List(n.rt.Root)
-	for _, id := range ids {
-		if c, err := n.rt.Open(id); err == nil && c.State.Pod == n.pod.State.ID && c.State.Sandbox.PID == pid {
-			return id
-		}
+// NamespaceMode TARGET, kubectl debug --target; docker run --network=container:ID). The
+// process is a stand-in, by whose own namespace nobody is found. "" if there is none.
+func (n *creation) siblingAt(path, file string) string {
+	if c := n.rt.processAt(path, file); c != nil && c.State.Pod == n.pod.State.ID {
+		return c.State.ID
 	}
 	return ""
 }
@@ -233,6 +224,9 @@ func (n *creation) add(ctx context.Context) error {
 	}
 	if n.gofer != nil {
 		files = append(append(files[:len(files):len(files)], n.config.Preserve...), n.gofer)
+	}
+	if err := n.pod.makeRoom(); err != nil {
+		return err
 	}
 	client, err := n.c.dial(ctx)
 	if err != nil {

@@ -72,8 +72,8 @@ func (c *Container) Signal(ctx context.Context, n unix.Signal, all bool) error {
 	return err
 }
 
-// Pause stops the container and Resume lets it go on: first the Sentry is told,
-// then its processes are frozen. Where it pauses inside no more is needed.
+// Pause stops the container and Resume lets it go on: its processes on the host are
+// frozen, or its sandbox does it.
 func (c *Container) Pause(ctx context.Context) error {
 	if err := c.lock(); err != nil {
 		return err
@@ -94,9 +94,6 @@ func (c *Container) Pause(ctx context.Context) error {
 	if g == nil {
 		return errors.New("cannot pause: the container has no control group")
 	}
-	if err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Pause(ctx, c.inside()) }); err != nil {
-		return err
-	}
 	return g.Freeze(true)
 }
 
@@ -112,20 +109,16 @@ func (c *Container) Resume(ctx context.Context) error {
 		}
 		return errors.New("container is not paused")
 	}
-	resume := func() error {
+	if !c.pausedInside() {
+		return c.thaw()
+	}
+	return c.pauseInside(false, func() error {
 		err := c.ask(ctx, func(ctx context.Context, a *agent.Client) error { return a.Resume(ctx, c.inside()) })
 		if errors.Is(err, ErrNotRunning) || errors.Is(err, agent.ErrGone) {
 			return nil // it went on, and ended: by a signal that came while it was paused
 		}
 		return err
-	}
-	if c.pausesInside() {
-		return c.pauseInside(false, resume)
-	}
-	if err := c.thaw(); err != nil {
-		return err
-	}
-	return resume()
+	})
 }
 
 // pauseInside has the sandbox pause the container or not, and says so before and after:

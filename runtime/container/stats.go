@@ -114,10 +114,21 @@ func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResource
 		return err
 	}
 	if g != nil {
-		if err := g.Set(c.outside(c.asMade(r))); err != nil {
+		room := c.outside(c.asMade(r))
+		if !c.isMachine() {
+			room = with(room, c.guests())
+		}
+		if err := g.Set(room); err != nil {
 			return err
 		}
 	}
 	c.State.Resources = r
-	return c.dir.Save(c.State)
+	if err := c.dir.Save(c.State); err != nil || c.State.Pod == "" {
+		return err
+	}
+	pod, err := c.rt.Open(c.State.Pod)
+	if err != nil {
+		return err
+	}
+	return pod.makeRoom()
 }

@@ -273,8 +273,7 @@ func (s *sandbox) Update(_ context.Context, r *agent.UpdateRequest) error {
 	return nil
 }
 
-// Pause and Resume leave the work to the host's freezer where the container is alone in its
-// sandbox.
+// Pause and Resume stop one container's tasks, and let them go on.
 func (s *sandbox) Pause(_ context.Context, container string) error { return s.freeze(container, true) }
 func (s *sandbox) Resume(_ context.Context, container string) error {
 	return s.freeze(container, false)
@@ -282,7 +281,7 @@ func (s *sandbox) Resume(_ context.Context, container string) error {
 
 func (s *sandbox) freeze(container string, frozen bool) error {
 	c, err := s.find(container)
-	if err == nil && s.config.Pod {
+	if err == nil {
 		c.home.Cgroup().Freeze(frozen)
 	}
 	return err

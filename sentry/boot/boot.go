@@ -210,7 +210,7 @@ func (s *sandbox) makeKernel() (err error) {
 	c, group := s.first, s.first.groupConfig()
 	s.kernel, err = kernel.New(kernel.Config{
 		Platform: s.plat, Arena: group.Arena, Calls: calls, Log: s.log,
-		Hostname: spec.Hostname, Domain: spec.Domainname, Pod: s.config.Pod,
+		Hostname: spec.Hostname, Domain: spec.Domainname,
 		PIDs: group.PIDs, Memory: group.Memory, CPUs: group.CPUs, Local: group.Local,
 		World: syscalls.NewWorld(), NewNet: syscalls.NewNet(), OrdinaryInit: s.config.OrdinaryInit,
 	})

@@ -139,9 +139,6 @@ func (s *sandbox) Add(_ context.Context, r *agent.AddRequest, files []*os.File) 
 func (s *sandbox) reserve(name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.config.Pod {
-		return fmt.Errorf("this sandbox is no pod's: %w", unix.EINVAL)
-	}
 	if _, there := s.further[name]; there || name == s.config.ID {
 		return fmt.Errorf("container %s: %w", name, unix.EEXIST)
 	}

@@ -24,15 +24,12 @@ func (h *Home) IPC() *ipc.Namespace { return h.set.IPC.Contents().(*ipc.Namespac
 // Home is the first container's.
 func (k *Kernel) Home() *Home { return k.first }
 
-// firstHome makes the first container's. In a pod its pid namespace has a parent that
-// nobody sees: the containers' stand beside each other there, as on a host.
+// firstHome makes the first container's. Its pid namespace has a parent that nobody sees:
+// the containers' stand beside each other there, as on a host.
 func (k *Kernel) firstHome() *Home {
 	k.root, _ = newPIDNamespace(nil, nil)
-	pids := k.root
-	if k.Pod {
-		k.root.base = 1
-		pids, _ = newPIDNamespace(k.root, nil)
-	}
+	k.root.base = 1
+	pids, _ := newPIDNamespace(k.root, nil)
 	pids.ordinary = k.OrdinaryInit
 	return &Home{
 		cgroup: k.NewCgroup(CgroupConfig{Arena: k.Arena, PIDs: k.PIDs, Memory: k.Memory, CPUs: k.CPUs, Local: k.Local}),
@@ -50,7 +47,7 @@ type HomeConfig struct {
 	OrdinaryInit                 bool // of a pid namespace of its own
 }
 
-// NewHome makes one, in a kernel that is a Pod's.
+// NewHome makes one.
 func (k *Kernel) NewHome(c HomeConfig) (*Home, error) {
 	first := k.first.set
 	pids := first.PIDForChildren

@@ -45,9 +45,7 @@ type Config struct {
 	Local    any
 	// OrdinaryInit lets signals end process 1 as they end any other.
 	OrdinaryInit bool
-	// Pod: there will be further containers (NewHome), whose pid namespaces are beside the first's.
-	Pod   bool
-	World any // what rooms above keep for the whole sandbox; see syscalls.World
+	World        any // what rooms above keep for the whole sandbox; see syscalls.World
 	// NewNet makes what is in a network namespace; nil: nothing.
 	NewNet NewContents
 }

@@ -76,6 +76,10 @@ func TestNetworks(t *testing.T) {
 			t.Run(runtime+" and "+other, func(t *testing.T) { pair(t, d, beside, runtime, other) })
 		}
 		t.Run(runtime+" alone", func(t *testing.T) { apart(t, d, runtime) })
+		t.Run(runtime+" joined", func(t *testing.T) { joined(t, d, runtime) })
+		if runtime != "runc" {
+			t.Run(runtime+" mixed", func(t *testing.T) { mixed(t, d, runtime) })
+		}
 	}
 	for _, runtime := range ours {
 		if check(runtime, "runc"); os.Getenv("BULKHEAD_SLOW") != "" {
@@ -135,18 +139,64 @@ func apart(t *testing.T, d *daemon, runtime string) {
 	if r := run("box", "sh", "-c", "ping -c 1 -W 5 172.30.0.1 | grep received"); r.Out != "1 packets transmitted, 1 packets received, 0% packet loss\n" {
 		t.Errorf("bridge: %s", r)
 	}
-	first := d.detached(t, runtime, "box", "sleep", "1000")
-	second, host := run("--network=container:"+first, "box", "ip", "-o", "-4", "addr", "show", "eth0"), run("--network=host", "box", "ip", "-o", "-4", "addr", "show", "docker0")
+	host := run("--network=host", "box", "ip", "-o", "-4", "addr", "show", "docker0")
 	if runtime == "runc" {
-		if second.Code != 0 || host.Code != 0 {
-			t.Errorf("container: %s\nhost: %s", second, host)
+		if host.Code != 0 {
+			t.Errorf("host: %s", host)
 		}
 		return
 	}
-	if second.Code == 0 || !strings.Contains(second.Err, "has its network for itself") {
-		t.Errorf("container: %s", second)
-	}
 	if host.Code == 0 || !strings.Contains(host.Err, "the host's network is not to be had in a sandbox") {
 		t.Errorf("host: %s", host)
+	}
+}
+
+// joined are containers that have another's network (--network=container:), and one that has
+// the network of one of those.
+func joined(t *testing.T, d *daemon, runtime string) {
+	first := d.detached(t, runtime, "--memory=64m", "--pids-limit=20", "box", "httpd", "-f", "-p", "127.0.0.1:80", "-h", "/etc")
+	second := d.detached(t, runtime, "--network=container:"+first, "--memory=96m", "box", "httpd", "-f", "-p", "127.0.0.1:81", "-h", "/bin")
+	address := "ip -o -4 addr show dev eth0 | sed 's/ *\\\\.*//'; hostname"
+	want := d.must(t, "exec", first, "sh", "-c", address)
+	for _, at := range []string{first, second} {
+		r := d.do(t, "run", "--rm", "--runtime="+runtime, "--network=container:"+at, "box", "sh", "-c", address+"; wget -q -O - http://127.0.0.1/passwd | wc -l; wget -q -O - http://127.0.0.1:81/busybox | head -c 4 | tail -c 3; ps | grep -c ' [h]ttpd -f'")
+		if r.Out != want+"\n2\nELF0\n" {
+			t.Errorf("in the network of %s: %s\nwant %q", at, r, want)
+		}
+	}
+	// Each has its own limits, processes and pause.
+	if out := d.must(t, "exec", second, "sh", "-c", "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes; head -c 80000000 /dev/zero | tail | wc -c"); out != "100663296\n80000000" {
+		t.Errorf("80 MB in a container that has 96 MiB, with the network of one that has 64: %q", out)
+	}
+	d.must(t, "pause", first)
+	if out := d.must(t, "exec", second, "wget", "-q", "-O", "/dev/null", "http://127.0.0.1:81/busybox"); out != "" {
+		t.Errorf("beside a paused container: %q", out)
+	}
+	d.must(t, "unpause", first)
+	if out := d.must(t, "exec", second, "sh", "-c", "wget -q -O - http://127.0.0.1/passwd | wc -l"); out != "2" {
+		t.Errorf("from one that was paused: %q", out)
+	}
+	d.must(t, "rm", "-f", first)
+	if runtime != "runc" { // with which the namespace, and what is in it, outlives the container
+		d.until(t, second, ".State.Status", "exited")
+	}
+	d.must(t, "rm", "-f", second)
+}
+
+// mixed is what comes of a network that containers with the Sentry and with runc are to share: a
+// refusal, or an interface without an address and a loopback apart.
+func mixed(t *testing.T, d *daemon, ours string) {
+	other := d.detached(t, "runc", "box", "sleep", "1000")
+	r := d.do(t, "run", "--rm", "--runtime="+ours, "--network=container:"+other, "box", "true")
+	if r.Code == 0 || !strings.Contains(r.Err, "its network namespace is that of process ") || !strings.Contains(r.Err, "has its network for itself and its own containers") {
+		t.Errorf("one of ours with runc's network: %s", r)
+	}
+	mine := d.detached(t, ours, "box", "httpd", "-f", "-p", "80", "-h", "/etc")
+	r = d.do(t, "run", "--rm", "--runtime=runc", "--network=container:"+mine, "box", "sh", "-c", "ip -o -4 addr show dev eth0; wget -O - http://127.0.0.1/passwd")
+	if r.Code == 0 || r.Out != "" || !strings.Contains(r.Err, "Connection refused") {
+		t.Errorf("one of runc's with our network: %s", r)
+	}
+	if out := d.must(t, "exec", mine, "sh", "-c", "ping -c 1 -W 5 172.30.0.1 | grep -c '1 packets received'"); out != "1" {
+		t.Errorf("ours after that: %q", out)
 	}
 }
