@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -398,5 +400,22 @@ func TestStartIsWhole(t *testing.T) {
 	}
 	if c, err := s.Condition(t.Context(), ""); err != nil || !c.Begun {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// The collector is at its usual pace again when the start is over, and never out of bounds.
+func TestHoldCollector(t *testing.T) {
+	before, limit := debug.SetGCPercent(100), debug.SetMemoryLimit(-1)
+	defer func() { debug.SetGCPercent(before); debug.SetMemoryLimit(limit) }()
+	release := holdCollector()
+	if most := debug.SetMemoryLimit(-1); most > 1<<30 {
+		t.Errorf("a start that takes much is not collected below %d bytes", most)
+	}
+	release()
+	if got := debug.SetGCPercent(100); got != 50 {
+		t.Errorf("after the start the collector's pace is %d", got)
+	}
+	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 {
+		t.Errorf("after the start there is a limit of %d bytes", got)
 	}
 }
