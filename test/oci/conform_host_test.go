@@ -53,7 +53,7 @@ func (x *trial) copyRoot(dir, name string) {
 	if err != nil {
 		x.Fatal(err)
 	}
-	if out, err := exec.Command("cp", "-a", from, filepath.Join(dir, name)).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-ax", from, filepath.Join(dir, name)).CombinedOutput(); err != nil {
 		x.Fatalf("%v: %s", err, out)
 	}
 }

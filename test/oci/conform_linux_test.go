@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"strings"
 
+	"bulkhead/test/rig"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -73,9 +75,10 @@ func linuxRules() []rule {
 		{name: "namespace_network", in: namespaces, says: "network the container will have its own network stack.", batch: "sys", look: "ls /sys/class/net; grep -c : /proc/net/dev", sees: "lo\n1"},
 		{name: "namespace_mount", in: namespaces, says: "mount the container will have an isolated mount table.", look: "grep -c -e ' /sys/fs/cgroup' -e '/boot' /proc/mounts", sees: "0"},
 		{name: "namespace_ipc", in: namespaces, says: "ipc processes inside the container will only be able to communicate to other processes inside the same container via system level IPC.", steps: func(x *trial) {
+			rig.Need(x, "ipcmk", "ipcrm")
 			out, err := exec.Command("ipcmk", "-M", "4096").Output()
 			if err != nil {
-				x.Skipf("needs ipcmk: %v", err)
+				x.Fatal(err)
 			}
 			fields := strings.Fields(string(out))
 			defer exec.Command("ipcrm", "-m", fields[len(fields)-1]).Run()
@@ -124,6 +127,7 @@ func linuxRules() []rule {
 			}
 		}},
 		{name: "namespace_joined_name", in: namespaces, says: "The runtime MUST place the container process in the namespace associated with that path.", steps: func(x *trial) {
+			rig.Need(x, "unshare")
 			// A uts namespace with a name of its own.
 			holder := exec.Command("unshare", "--uts", "sh", "-c", "hostname joined; echo ready; read x")
 			in, err := holder.StdinPipe()
@@ -135,7 +139,7 @@ func linuxRules() []rule {
 				x.Fatal(err)
 			}
 			if err := holder.Start(); err != nil {
-				x.Skipf("needs unshare: %v", err)
+				x.Fatal(err)
 			}
 			defer holder.Wait()
 			defer in.Close()

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // processRules are config.md's "Process" and what is beneath.
@@ -227,8 +228,10 @@ func processRules() []rule {
 			soft = 1 << 33
 		case "NOFILE":
 			soft = 999
+		case "NPROC", "SIGPENDING", "MSGQUEUE": // below what a host has by default
+			soft = 1 << 13
 		}
-		rules = append(rules, rule{name: "rlimit_" + name, in: posix, says: "rlim.rlim_cur MUST match the configured value.", batch: "rlimits", edit: func(s *specs.Spec) {
+		rules = append(rules, rule{name: "rlimit_" + name, in: posix, says: "rlim.rlim_cur MUST match the configured value.", batch: "rlimits", host: unraised(name, soft+7), edit: func(s *specs.Spec) {
 			if name == "NOFILE" {
 				s.Process.Rlimits = s.Process.Rlimits[1:] // the bundle's own
 			}
@@ -261,6 +264,25 @@ func processRules() []rule {
 }
 
 func pointer[T any](v T) *T { return &v }
+
+// unraised says of a limit that this host's root has too little of it, and may not have more:
+// a program that runs on the host's kernel is not given it.
+func unraised(name string, want uint64) string {
+	numbers := map[string]int{"NICE": unix.RLIMIT_NICE, "RTPRIO": unix.RLIMIT_RTPRIO, "NPROC": unix.RLIMIT_NPROC, "SIGPENDING": unix.RLIMIT_SIGPENDING,
+		"MSGQUEUE": unix.RLIMIT_MSGQUEUE, "MEMLOCK": unix.RLIMIT_MEMLOCK, "NOFILE": unix.RLIMIT_NOFILE}
+	n, ok := numbers[name]
+	var l unix.Rlimit
+	if !ok || unix.Getrlimit(n, &l) != nil || l.Max >= want || mayRaise() {
+		return ""
+	}
+	return fmt.Sprintf("this host's root has a hard limit of %d, and no CAP_SYS_RESOURCE", l.Max)
+}
+
+func mayRaise() bool {
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var d [2]unix.CapUserData
+	return unix.Capget(&h, &d[0]) == nil && d[0].Effective>>unix.CAP_SYS_RESOURCE&1 == 1
+}
 
 // prints demands what a container prints.
 func (x *trial) prints(want string, edit func(*specs.Spec), args ...string) {
