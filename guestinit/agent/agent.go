@@ -198,6 +198,9 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 		return fmt.Errorf("container %q: %w", r.Container, unix.EEXIST)
 	}
 	c := &container{name: r.Container, ordinary: r.OrdinaryInit, filter: r.Filter, share: r.Share, first: s.first}
+	if parsed.Linux != nil && parsed.Linux.Personality != nil {
+		c.domain = parsed.Linux.Personality.Domain
+	}
 	if c.first == nil && len(c.share) > 0 {
 		s.mu.Unlock()
 		return fmt.Errorf("container %q: there is none to share namespaces with", r.Container)
@@ -226,7 +229,7 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 		sp.drop()
 		return err
 	}
-	st := &stage{Spec: spec.Of(parsed), Process: parsed.Process, Root: r.Root, Binds: r.Binds, Overlay: r.Overlay, Share: r.Share}
+	st := &stage{Spec: spec.Of(parsed), Process: parsed.Process, Root: r.Root, Binds: r.Binds, Overlay: r.Overlay, Share: r.Share, Domain: c.domain}
 	if st.Disks, err = s.disksOf(r.Disks); err != nil {
 		return err
 	}
@@ -340,7 +343,7 @@ func (s *server) exec(ctx context.Context, r *rpc.ExecRequest) (int, error) {
 	if len(p.Args) == 0 {
 		return 0, errors.New("the process has no program")
 	}
-	x, err := s.launch(ctx, c, &stage{Process: p, Join: true, Init: c.init.pid}, r.Streams, nil)
+	x, err := s.launch(ctx, c, &stage{Process: p, Join: true, Init: c.init.pid, Domain: c.domain}, r.Streams, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -3,6 +3,8 @@ package agent
 import (
 	"slices"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"bulkhead/runtime/agent/rpc"
 )
 
@@ -12,8 +14,9 @@ type container struct {
 	ordinary bool // signals end its init as they end any process
 	group    *group
 	filter   *rpc.Filter // that its programs are under, or nil
-	flush    bool        // it writes to a disk that outlives the guest
-	share    []string    // namespaces that are first's: ipc, uts, pid
+	domain   specs.LinuxPersonalityDomain
+	flush    bool     // it writes to a disk that outlives the guest
+	share    []string // namespaces that are first's: ipc, uts, pid
 	first    *container
 	init     *process
 	others   []*process // started by Exec and not yet waited for

@@ -46,6 +46,8 @@ type stage struct {
 	Join    bool              `json:"join,omitempty"`
 	Init    int               `json:"init,omitempty"` // the container's, as the guest has it, to join
 
+	Domain specs.LinuxPersonalityDomain `json:"domain,omitempty"` // linux.personality's
+
 	Filter      []byte `json:"filter,omitempty"` // the container's seccomp filter
 	FilterFlags uint32 `json:"filterFlags,omitempty"`
 
@@ -116,6 +118,7 @@ func (st *stage) prepare() (path string, err error) {
 		{"set up the terminal", st.openTerminal},
 		{"", st.finishRoot},
 		{"", st.changeDirectory},
+		{"", st.schedule},
 		{"process.rlimits", st.limit},
 		{"", st.becomeUser},
 	}

@@ -14,7 +14,7 @@ import (
 
 // checks are the demands upon a specification, in the order in which they are
 // reported: the first that is not met is the error. Fields that are not
-// mentioned here or in refusals are honoured or mean nothing behind a wall.
+// mentioned here are honoured or mean nothing behind a wall (Fields).
 var checks = []func(*specs.Spec) error{
 	checkVersion,
 	func(s *specs.Spec) error {
@@ -339,6 +339,9 @@ func CheckResources(r *specs.LinuxResources) error {
 		if m.Swappiness != nil && *m.Swappiness > 100 {
 			return complain("memory.swappiness", "%d is above 100", *m.Swappiness)
 		}
+		if m.DisableOOMKiller != nil && *m.DisableOOMKiller {
+			return complain("memory.disableOOMKiller", "behind a wall a program that goes beyond the limit is killed, and cannot wait")
+		}
 	}
 	if c := r.CPU; c != nil {
 		// kernel/sched/core.c: a period is from 1 ms to 1 s, a quota at least 1 ms.
@@ -380,32 +383,6 @@ func checkPaths(s *specs.Spec) error {
 	propagation := []string{"", "shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable"}
 	if !slices.Contains(propagation, s.Linux.RootfsPropagation) {
 		return complain("linux.rootfsPropagation", "%q is unknown", s.Linux.RootfsPropagation)
-	}
-	return nil
-}
-
-// refusals are fields that cannot be honoured and must not be ignored.
-var refusals = []struct {
-	field string
-	given func(*specs.Spec) bool
-	why   string
-}{
-	{"linux.uidMappings", func(s *specs.Spec) bool { return len(s.Linux.UIDMappings) > 0 }, "user namespaces are not supported"},
-	{"linux.gidMappings", func(s *specs.Spec) bool { return len(s.Linux.GIDMappings) > 0 }, "user namespaces are not supported"},
-	{"linux.timeOffsets", func(s *specs.Spec) bool { return len(s.Linux.TimeOffsets) > 0 }, "time namespaces are not supported"},
-	{"linux.netDevices", func(s *specs.Spec) bool { return len(s.Linux.NetDevices) > 0 }, "moving the host's network devices is not supported"},
-	{"linux.intelRdt", func(s *specs.Spec) bool { return s.Linux.IntelRdt != nil }, "resource director technology is not supported"},
-	{"linux.memoryPolicy", func(s *specs.Spec) bool { return s.Linux.MemoryPolicy != nil }, "NUMA policies are not supported"},
-	{"vm", func(s *specs.Spec) bool { return s.VM != nil }, "this wall has no virtual machine to configure"},
-	{"windows", func(s *specs.Spec) bool { return s.Windows != nil }, "this runtime runs Linux containers"},
-	{"solaris", func(s *specs.Spec) bool { return s.Solaris != nil }, "this runtime runs Linux containers"},
-}
-
-func refuse(s *specs.Spec) error {
-	for _, r := range refusals {
-		if r.given(s) {
-			return complain(r.field, "%s", r.why)
-		}
 	}
 	return nil
 }

@@ -48,8 +48,13 @@ func checkScheduler(p *specs.Process) error {
 	for i, f := range s.Flags {
 		return complain(fmt.Sprintf("scheduler.flags[%d]", i), "%q cannot be honoured", f)
 	}
-	if s.Runtime != 0 || s.Deadline != 0 || s.Period != 0 {
-		return complain("scheduler", "runtime, deadline and period are SCHED_DEADLINE's")
+	for _, of := range []struct {
+		name  string
+		value uint64
+	}{{"runtime", s.Runtime}, {"deadline", s.Deadline}, {"period", s.Period}} {
+		if of.value != 0 {
+			return complain("scheduler."+of.name, "%d is SCHED_DEADLINE's", of.value)
+		}
 	}
 	return nil
 }

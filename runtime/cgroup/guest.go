@@ -32,9 +32,6 @@ func Guest(r *specs.LinuxResources) (map[string]string, error) {
 		}
 	}
 	if m := r.Memory; m != nil {
-		if m.DisableOOMKiller != nil && *m.DisableOOMKiller {
-			return nil, noFile("memory.disableOOMKiller", "a guest's kernel always kills what goes beyond its limit")
-		}
 		set("memory.low", amount(max(value(m.Reservation), 0)), m.Reservation != nil)
 		if m.Swap != nil && *m.Swap != 0 {
 			swap := int64(-1) // of both together; version 2 has swap by itself

@@ -17,7 +17,6 @@ func TestGuest(t *testing.T) {
 		{`{"memory":{"limit":100,"reservation":50,"swap":130},"pids":{"limit":7}}`, `map[memory.low:50 memory.swap.max:30] <nil>`},
 		{`{"memory":{"limit":100,"swap":100,"swappiness":1}}`, `map[memory.swap.max:0] <nil>`},
 		{`{"memory":{"reservation":-1,"swap":-1,"disableOOMKiller":false}}`, `map[memory.low:0 memory.swap.max:max] <nil>`},
-		{`{"memory":{"disableOOMKiller":true}}`, `map[] linux.resources.memory.disableOOMKiller: a guest's kernel always kills what goes beyond its limit`},
 		{`{"cpu":{"shares":1024,"quota":50000,"cpus":"0-1","mems":"0"}}`, `map[cpu.max:50000 100000 cpu.weight:100 cpuset.cpus:0-1] <nil>`},
 		{`{"cpu":{"quota":-1,"period":20000,"burst":5}}`, `map[cpu.max:max 20000 cpu.max.burst:5] <nil>`},
 		{`{"cpu":{"shares":1024,"idle":1}}`, `map[cpu.idle:1] <nil>`},

@@ -95,14 +95,25 @@ func featuresOf() *features.Features {
 }
 
 func (a *app) features() *cobra.Command {
-	return &cobra.Command{
-		Use: "features", Short: "Print what of the OCI specification is honoured, as JSON", Args: cobra.NoArgs,
+	var fields bool
+	c := &cobra.Command{
+		Use:   "features [flags]",
+		Short: "Print what of the OCI specification is honoured, as JSON",
+		Long: `Print what of the OCI specification is honoured, as JSON (features.md of that
+specification). With --fields a table for people: each field of a configuration, and
+whether it is honoured, refused by its name or means nothing, behind each wall.`,
+		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if fields {
+				return bundle.WriteFields(os.Stdout)
+			}
 			out := json.NewEncoder(os.Stdout)
 			out.SetIndent("", "  ")
 			return out.Encode(featuresOf())
 		},
 	}
+	c.Flags().BoolVar(&fields, "fields", false, "every field of a configuration, in Markdown")
+	return c
 }
 
 func (a *app) syscalls() *cobra.Command {

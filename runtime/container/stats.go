@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"fmt"
 
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/cgroup"
@@ -108,6 +109,9 @@ func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResource
 		defer g.Freeze(true)
 	}
 	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) error {
+		if err := c.checkBefore(ctx, a, r.Memory); err != nil {
+			return err
+		}
 		return a.Update(ctx, &agent.UpdateRequest{Container: c.inside(), Limits: cgroup.Inside(r), Cgroup: files})
 	})
 	if err != nil {
@@ -131,4 +135,20 @@ func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResource
 		return err
 	}
 	return pod.makeRoom()
+}
+
+// checkBefore refuses a limit below what is in use, if the configuration says that it is to
+// be looked at: else the programs that are in excess are killed (config-linux.md, "Memory").
+func (c *Container) checkBefore(ctx context.Context, a *agent.Client, m *specs.LinuxMemory) error {
+	if m == nil || m.CheckBeforeUpdate == nil || !*m.CheckBeforeUpdate || m.Limit == nil || *m.Limit <= 0 {
+		return nil
+	}
+	used, err := a.Stats(ctx, c.inside())
+	if err != nil {
+		return err
+	}
+	if used.Memory > uint64(*m.Limit) {
+		return fmt.Errorf("linux.resources.memory.limit: %d is below the %d bytes that are in use, and checkBeforeUpdate is set", *m.Limit, used.Memory)
+	}
+	return nil
 }

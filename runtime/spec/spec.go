@@ -35,6 +35,8 @@ type whole struct {
 	Solaris *anything `json:"solaris,omitempty"`
 	Windows *anything `json:"windows,omitempty"`
 	VM      *anything `json:"vm,omitempty"`
+	ZOS     *anything `json:"zos,omitempty"`
+	FreeBSD *anything `json:"freebsd,omitempty"`
 }
 
 // linux is specs.Linux likewise.
@@ -84,6 +86,7 @@ func Parse(text []byte) (*specs.Spec, error) {
 		}
 	}
 	s.Solaris, s.Windows, s.VM = empty[specs.Solaris](w.Solaris), empty[specs.Windows](w.Windows), empty[specs.VM](w.VM)
+	s.ZOS, s.FreeBSD = empty[specs.ZOS](w.ZOS), empty[specs.FreeBSD](w.FreeBSD)
 	return s, nil
 }
 
@@ -99,7 +102,7 @@ func Format(s *specs.Spec) ([]byte, error) {
 	w := whole{
 		Version: s.Version, Process: s.Process, Root: s.Root, Hostname: s.Hostname, Domainname: s.Domainname,
 		Mounts: s.Mounts, Hooks: s.Hooks, Annotations: s.Annotations,
-		Solaris: is(s.Solaris), Windows: is(s.Windows), VM: is(s.VM),
+		Solaris: is(s.Solaris), Windows: is(s.Windows), VM: is(s.VM), ZOS: is(s.ZOS), FreeBSD: is(s.FreeBSD),
 	}
 	if l := s.Linux; l != nil {
 		w.Linux = &linux{
