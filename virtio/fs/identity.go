@@ -20,19 +20,26 @@ import (
 type creator struct {
 	able  bool
 	umask uint32 // the process's, which hides bits that the guest asked for
-	caps  [2]unix.CapUserData
 }
 
 func newCreator() (*creator, error) {
 	c := &creator{}
-	if err := unix.Capget(capHeader(), &c.caps[0]); err != nil {
-		return nil, fmt.Errorf("fs: read own capabilities: %w", err)
+	caps, err := capabilities()
+	if err != nil {
+		return nil, err
 	}
 	const needed = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
-	c.able = c.caps[0].Effective&needed == needed
-	var err error
+	c.able = caps[0].Effective&needed == needed
 	c.umask, err = readUmask()
 	return c, err
+}
+
+// capabilities are this thread's.
+func capabilities() (caps [2]unix.CapUserData, err error) {
+	if err = unix.Capget(capHeader(), &caps[0]); err != nil {
+		err = fmt.Errorf("fs: read own capabilities: %w", err)
+	}
+	return caps, err
 }
 
 func capHeader() *unix.CapUserHeader {
@@ -70,6 +77,12 @@ func (c *creator) as(uid, gid uint32, create func() error) error {
 }
 
 func (c *creator) become(uid, gid uint32) error {
+	// Now: the process may have given up some since it made the tree (vmm/share does), and
+	// would ask for them again.
+	caps, err := capabilities()
+	if err != nil {
+		return err
+	}
 	if err := setfs(unix.SetfsgidRetGid, gid); err != nil {
 		return err
 	}
@@ -79,7 +92,7 @@ func (c *creator) become(uid, gid uint32) error {
 	if uid == 0 {
 		return nil
 	}
-	return unix.Capset(capHeader(), &c.caps[0])
+	return unix.Capset(capHeader(), &caps[0])
 }
 
 // back makes the thread what it was. A thread that cannot be made so stays

@@ -146,6 +146,7 @@ var commands = []struct {
 	{"much output", "", "head -c 300000 /dev/zero", "", outcome{0, strings.Repeat("\x00", 300000), ""}},
 	{"user, groups, environment", "-u 1000:1001 -g 7 -e A=b", "id -u; id -g; echo $HOME $A $EXTRA $PATH; grep Groups /proc/self/status", "",
 		outcome{0, "1000\n1001\n/home/user b 1 /bin\nGroups:\t7 \n", ""}},
+	{"user's file", "-u 1000:1001", "echo x >/vol/all/theirs && stat -c %u:%g /vol/all/theirs", "", outcome{0, "1000:1001\n", ""}},
 	{"working directory", "--cwd /tmp", "pwd", "", outcome{0, "/tmp\n", ""}},
 	{"terminal", "-t", "tty; echo x >&2; exit 4", "", outcome{4, "/dev/pts/0\r\nx\r\n", ""}},
 }
@@ -203,6 +204,8 @@ func testContainer(t *testing.T, wall string) {
 	volume := t.TempDir()
 	must(t, os.Chmod(volume, 0o755))
 	must(t, os.WriteFile(filepath.Join(volume, "in"), []byte("in\n"), 0o644))
+	must(t, os.Mkdir(filepath.Join(volume, "all"), 0o777))
+	must(t, os.Chmod(filepath.Join(volume, "all"), 0o777))
 	c.spec.Root.Readonly = true
 	c.spec.Hostname = "inside"
 	for _, set := range []*[]string{&c.spec.Process.Capabilities.Bounding, &c.spec.Process.Capabilities.Effective, &c.spec.Process.Capabilities.Permitted} {
