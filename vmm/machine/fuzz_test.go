@@ -84,7 +84,7 @@ func FuzzState(f *testing.F) {
 		return b
 	}
 	for _, c := range [][2]string{
-		{`"TSCKHz":1000000`, `"TSCKHz":-1`}, {`"ID":2`, `"ID":1`}, {`"CMOS":{"Index":0`, `"CMOS":{"Index":200`}, {`"Enable":0`, `"Enable":255`},
+		{`"TSCKHz":1000000`, `"TSCKHz":-1`}, {`"Chips":"A`, `"Chips":"B`}, {`"PIT":"`, `"PIT":"AAAA`}, {`"MSRs":""`, `"MSRs":"AAAA"`}, {`"CMOS":{"Index":0`, `"CMOS":{"Index":200`}, {`"Enable":0`, `"Enable":255`},
 		{`"Control":1,"Pending":0`, `"Control":1,"Pending":1`}, {`"Clock":5`, `"Clock":5,"Clock":6`}, {`"Clock":5`, `"clock":5`}, {`"In":null`, `"In":"` + strings.Repeat("AAAA", 50) + `"`},
 	} {
 		if _, err := parseState(changed(c[0], c[1])); err == nil {

@@ -25,8 +25,8 @@ type state struct {
 	Clock    uint64 // ns of kvmclock
 	TSCKHz   int
 	CPUs     []cpuState
-	Chips    []kvm.IRQChip
-	PIT      kvm.PIT
+	Chips    records[kvm.IRQChip]
+	PIT      record[kvm.PIT]
 	UART     serial.State
 	Keyboard i8042.State
 	CMOS     rtc.State
@@ -99,7 +99,7 @@ func (m *Machine) state() (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.PIT = *pit
+	s.PIT.is = *pit
 	for _, d := range m.slots {
 		saved, err := d.transport.Save()
 		if err != nil {
@@ -285,7 +285,7 @@ func (m *Machine) restoreChips(s *state, away time.Duration) error {
 			return err
 		}
 	}
-	if err := m.vm.SetPIT(&s.PIT); err != nil {
+	if err := m.vm.SetPIT(&s.PIT.is); err != nil {
 		return err
 	}
 	m.uart.Restore(s.UART)

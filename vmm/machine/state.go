@@ -8,16 +8,16 @@ import (
 
 // cpuState is all that a vCPU remembers.
 type cpuState struct {
-	CPUID     []kvm.CPUIDEntry
+	CPUID     records[kvm.CPUIDEntry]
 	MP        kvm.MPState
-	Regs      kvm.Regs
-	Sregs     kvm.Sregs
-	XCRs      kvm.XCRs
+	Regs      record[kvm.Regs]
+	Sregs     record[kvm.Sregs]
+	XCRs      record[kvm.XCRs]
 	XSave     []byte
-	DebugRegs kvm.DebugRegs
+	DebugRegs record[kvm.DebugRegs]
 	LAPIC     []byte
-	MSRs      []kvm.MSR
-	Events    kvm.Events
+	MSRs      records[kvm.MSR]
+	Events    record[kvm.Events]
 }
 
 // msrTSC counts on while a machine is kept; msrDeadline is in its terms, and KVM
@@ -37,13 +37,13 @@ func (s *cpuState) save(c *kvm.VCPU, msrs []uint32) error {
 		// The kernel settles what MPState shows only when it is asked (api.rst,
 		// KVM_GET_MP_STATE), and events depend on it.
 		keep(&s.MP, c.MPState),
-		keep(&s.CPUID, c.CPUID),
-		keep(&s.Regs, c.Regs), keep(&s.Sregs, c.Sregs), keep(&s.XCRs, c.XCRs),
+		func() (err error) { s.CPUID, err = c.CPUID(); return err },
+		keep(&s.Regs.is, c.Regs), keep(&s.Sregs.is, c.Sregs), keep(&s.XCRs.is, c.XCRs),
 		func() error { return c.XSave(&xsave) },
-		keep(&s.DebugRegs, c.DebugRegs),
+		keep(&s.DebugRegs.is, c.DebugRegs),
 		func() error { return c.LAPIC(&lapic) },
 		func() (err error) { s.MSRs, err = readMSRs(c, msrs); return err },
-		keep(&s.Events, c.Events),
+		keep(&s.Events.is, c.Events),
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -77,14 +77,14 @@ func (s *cpuState) restore(c *kvm.VCPU, ticks uint64) error {
 	steps := []func() error{
 		func() error { return c.SetCPUID(s.CPUID) },
 		func() error { return c.SetMPState(s.MP) },
-		func() error { return c.SetRegs(&s.Regs) },
-		func() error { return c.SetSregs(&s.Sregs) },
-		func() error { return c.SetXCRs(&s.XCRs) },
+		func() error { return c.SetRegs(&s.Regs.is) },
+		func() error { return c.SetSregs(&s.Sregs.is) },
+		func() error { return c.SetXCRs(&s.XCRs.is) },
 		func() error { return c.SetXSave(&xsave) },
-		func() error { return c.SetDebugRegs(&s.DebugRegs) },
+		func() error { return c.SetDebugRegs(&s.DebugRegs.is) },
 		func() error { return c.SetLAPIC(&lapic) },
 		func() error { return setMSRs(c, msrs) },
-		func() error { return c.SetEvents(&s.Events) },
+		func() error { return c.SetEvents(&s.Events.is) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {

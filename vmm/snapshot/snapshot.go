@@ -20,7 +20,7 @@ import (
 )
 
 // Version of the file and of the state in it: another is refused.
-const Version = 1
+const Version = 2
 
 const (
 	page = 4096
