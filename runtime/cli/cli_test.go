@@ -245,6 +245,17 @@ func TestDoDescribes(t *testing.T) {
 	if !slices.ContainsFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace && ns.Path == "" }) {
 		t.Errorf("no network namespace of its own: %+v", s.Linux.Namespaces)
 	}
+	d.netns = "/proc/self/ns/net"
+	if o, err = d.container([]string{"ls"}); err != nil {
+		t.Fatal(err)
+	}
+	if s := o.Bundle.Spec; !slices.ContainsFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace && ns.Path == d.netns }) {
+		t.Errorf("not the network namespace that was named: %+v", s.Linux.Namespaces)
+	}
+	d.netns = "nobody-made-this"
+	if _, err := d.container([]string{"ls"}); err == nil || err.Error() != "do: --netns=nobody-made-this: no such file or directory" {
+		t.Errorf("a network namespace that is not there: %v", err)
+	}
 }
 
 func TestExecDescribes(t *testing.T) {

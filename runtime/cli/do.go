@@ -25,6 +25,7 @@ import (
 type doFlags struct {
 	rw, ro, env []string
 	cwd, user   string
+	netns       string
 }
 
 func (a *app) do() *cobra.Command {
@@ -38,7 +39,8 @@ writes stays in memory and is gone afterwards, but for directories named by
 --rw. It ends with the command's exit status.`,
 		Example: `  bulkhead do uname -a
   bulkhead do --rw . make            # what make writes here, stays
-  bulkhead do bash                   # a shell, with a terminal`,
+  bulkhead do bash                   # a shell, with a terminal
+  bulkhead do --netns web nginx      # with the interfaces of "ip netns add web", while it runs`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("do: COMMAND is missing; see bulkhead do --help")
@@ -65,9 +67,13 @@ writes stays in memory and is gone afterwards, but for directories named by
 	f.StringArrayVarP(&d.env, "env", "e", nil, "set NAME=VALUE, or leave out -NAME; may be repeated")
 	f.StringVarP(&d.cwd, "cwd", "C", "", "working directory (default: this one)")
 	f.StringVarP(&d.user, "user", "u", "", "run as UID[:GID] (default: as we are)")
+	f.StringVar(&d.netns, "netns", "", "take over the interfaces of a network namespace, by its name (ip netns) or path (default: loopback alone)")
 	a.metricsFlag(c)
 	return c
 }
+
+// namedNamespaces is where ip(8) keeps network namespaces.
+const namedNamespaces = "/var/run/netns"
 
 // doPrefix begins the names of our containers.
 const doPrefix = "do-"
@@ -144,6 +150,11 @@ func (d *doFlags) container(args []string) (*container.Create, error) {
 		return nil, err
 	}
 	spec.Linux.Namespaces = bundle.StandardNamespaces()
+	if d.netns != "" {
+		if err := d.setNetwork(spec.Linux.Namespaces); err != nil {
+			return nil, fmt.Errorf("do: --netns=%s: %w", bundle.OneLine(d.netns), err)
+		}
+	}
 	for _, list := range []struct {
 		flag, mode string
 		paths      []string
@@ -160,6 +171,27 @@ func (d *doFlags) container(args []string) (*container.Create, error) {
 		ID: doPrefix + strings.ToLower(rand.Text()[:12]), Bundle: &bundle.Bundle{Dir: cwd, Spec: spec},
 		NoCgroup: true, DieWithCaller: true, OrdinaryInit: true, RootShared: true,
 	}, nil
+}
+
+// setNetwork names the network namespace that the flag does.
+func (d *doFlags) setNetwork(namespaces []specs.LinuxNamespace) error {
+	path := d.netns
+	if !strings.Contains(path, "/") {
+		path = filepath.Join(namedNamespaces, path)
+	}
+	path, err := filepath.Abs(path)
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	if pe := (*os.PathError)(nil); errors.As(err, &pe) {
+		err = pe.Err
+	}
+	for i := range namespaces {
+		if namespaces[i].Type == specs.NetworkNamespace {
+			namespaces[i].Path = path
+		}
+	}
+	return err
 }
 
 // visible is a mount of the host's path upon itself.

@@ -143,7 +143,7 @@ func Start(c *Config) (_ *Sandbox, err error) {
 			files = append(files, d.File)
 		}
 	}
-	err = within(c.Join, func() (err error) {
+	err = c.joined(func() (err error) {
 		s.Process, err = start(name, verb, files, c.sandboxAttr(true))
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 			// No user namespaces here (user.max_user_namespaces is 0), or the
@@ -161,6 +161,23 @@ func Start(c *Config) (_ *Sandbox, err error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// joined runs f in the namespaces to join. A thread that has started a process which is to die
+// with us stays as long as we do: it is the thread's end that the kernel looks at
+// (prctl(2), PR_SET_PDEATHSIG).
+func (c *Config) joined(f func() error) error {
+	if len(c.Join) == 0 || !c.DieWithCaller {
+		return within(c.Join, f)
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- within(c.Join, func() error {
+			done <- f()
+			select {}
+		})
+	}()
+	return <-done
 }
 
 func (c *Config) startGofer(verb string, socket *os.File) (*os.Process, error) {

@@ -53,13 +53,20 @@ func main() {
 	platforms := flag.String("platforms", "kvm,ptrace", "comma-separated")
 	report := flag.String("o", "", "file for the report, in Markdown; the table is printed in any case")
 	limit := flag.Duration("timeout", 20*time.Minute, "for one program on one platform")
+	onWire := flag.Bool("wire", false, "with an interface, natively and inside, whose cable leads to another network namespace")
 	keep := flag.String("logs", "out/apps", "directory for what failed programs printed")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	pattern, err := regexp.Compile(*only)
 	if err == nil {
-		err = run(ctx, pattern, strings.Split(*platforms, ","), *report, *keep, *limit)
+		r := runner{only: pattern, platforms: strings.Split(*platforms, ","), report: *report, logs: *keep, limit: *limit}
+		if *onWire {
+			r.wire, err = newWire()
+		}
+		if err == nil {
+			err = errors.Join(r.run(ctx), r.wire.remove())
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "apps:", err)
@@ -67,7 +74,17 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, only *regexp.Regexp, platforms []string, report, logs string, limit time.Duration) error {
+// runner is what the flags say.
+type runner struct {
+	only         *regexp.Regexp
+	platforms    []string
+	report, logs string
+	limit        time.Duration
+	wire         *wire // or nil
+}
+
+func (r *runner) run(ctx context.Context) error {
+	platforms, logs, limit := r.platforms, r.logs, r.limit
 	bulkhead, err := filepath.Abs("bin/bulkhead")
 	if err != nil {
 		return err
@@ -82,7 +99,7 @@ func run(ctx context.Context, only *regexp.Regexp, platforms []string, report, l
 	var results []result
 	failed := 0
 	for _, a := range apps() {
-		if !only.MatchString(a.name) {
+		if !r.only.MatchString(a.name) {
 			continue
 		}
 		if ctx.Err() != nil {
@@ -95,7 +112,7 @@ func run(ctx context.Context, only *regexp.Regexp, platforms []string, report, l
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "apps: %s …", a.name)
-		want, err := a.run(ctx, nil, limit)
+		want, err := a.run(ctx, r.wire.natively(), limit)
 		if ctx.Err() != nil {
 			break
 		} else if err != nil {
@@ -103,17 +120,17 @@ func run(ctx context.Context, only *regexp.Regexp, platforms []string, report, l
 		}
 		fmt.Fprintf(os.Stderr, " native %.1f s", want.seconds)
 		for _, p := range platforms {
-			got, err := a.run(ctx, []string{bulkhead, "--platform=" + p, "do"}, limit)
+			got, err := a.run(ctx, append([]string{bulkhead, "--platform=" + p, "do"}, r.wire.inside()...), limit)
 			if ctx.Err() != nil {
 				break // what is known is still reported
 			} else if err != nil {
 				return err
 			}
-			r := a.judge(want, got)
-			r.platform = p
-			results = append(results, r)
-			fmt.Fprintf(os.Stderr, ", %s %.1f s %s", p, got.seconds, r.verdict)
-			if r.verdict == "failed" {
+			v := a.judge(want, got)
+			v.platform = p
+			results = append(results, v)
+			fmt.Fprintf(os.Stderr, ", %s %.1f s %s", p, got.seconds, v.verdict)
+			if v.verdict == "failed" {
 				failed++
 				name := strings.Map(func(c rune) rune {
 					if strings.ContainsRune(" /:", c) {
@@ -121,7 +138,7 @@ func run(ctx context.Context, only *regexp.Regexp, platforms []string, report, l
 					}
 					return c
 				}, a.name+"-"+p)
-				_ = os.WriteFile(filepath.Join(logs, name+".log"), []byte(r.detail+"\n\n"+got.output), 0o644)
+				_ = os.WriteFile(filepath.Join(logs, name+".log"), []byte(v.detail+"\n\n"+got.output), 0o644)
 				_ = os.WriteFile(filepath.Join(logs, name+".native.log"), []byte(want.output), 0o644)
 			}
 		}
@@ -129,8 +146,8 @@ func run(ctx context.Context, only *regexp.Regexp, platforms []string, report, l
 	}
 	table := markdown(results)
 	fmt.Print(table)
-	if report != "" {
-		if err := os.WriteFile(report, []byte(table), 0o644); err != nil {
+	if r.report != "" {
+		if err := os.WriteFile(r.report, []byte(table), 0o644); err != nil {
 			return err
 		}
 	}

@@ -623,3 +623,19 @@ func TestEgress(t *testing.T) {
 		}
 	})
 }
+
+// TestDoNetns: a command on the command line has the interfaces of a network namespace that it
+// names, and gives them back.
+func TestDoNetns(t *testing.T) {
+	eachPlatform(t, func(t *testing.T, p *program) {
+		w := newWire(t)
+		r := p.do(t, "do", "--netns="+w.inside, "busybox", "sh", "-c", "ip -o addr show eth0 | grep -o '10.77.0.2/24\\|fd77::2/64'; ping -c 1 10.77.0.1 | grep received")
+		if r.Out != "10.77.0.2/24\nfd77::2/64\n1 packets transmitted, 1 packets received, 0% packet loss\n" {
+			t.Errorf("inside: %s", r)
+		}
+		out, err := exec.Command("ip", "-n", w.inside, "-o", "addr", "show", "dev", "eth0").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "10.77.0.2/24 brd 10.77.0.255") || !strings.Contains(string(out), "fd77::2/64") {
+			t.Errorf("addresses afterwards: %s%v", out, err)
+		}
+	})
+}
