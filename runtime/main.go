@@ -50,7 +50,7 @@ func main() {
 			os.Exit(helper(os.Args[2:]))
 		}
 	}
-	os.Exit(cli.Program{Began: began, Syscalls: syscallTable, CallName: callName, Machine: host.Check}.Main(os.Args[1:]))
+	os.Exit(cli.Program{Began: began, Kernel: syscalls.Sysname + " " + syscalls.Release, Syscalls: syscallTable, CallName: callName, Machine: host.Check}.Main(os.Args[1:]))
 }
 
 func callName(nr int) string {

@@ -4,18 +4,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 
 	"bulkhead/runtime/agent"
 	"bulkhead/runtime/bundle"
 	"bulkhead/runtime/container"
+	"bulkhead/runtime/features"
 	"bulkhead/runtime/program"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // versionText begins as runc's, which docker parses.
@@ -24,13 +27,50 @@ func versionText() string {
 }
 
 func (a *app) version() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Print versions", Args: cobra.NoArgs,
-		Run: func(*cobra.Command, []string) {
+	var all bool
+	c := &cobra.Command{
+		Use: "version [flags]", Short: "Print versions", Args: cobra.NoArgs,
+		Long: `Print versions. With -v also those of this host's kernel, of the kernels that a
+container sees, and of every module that is linked in, with its checksum.`,
+		RunE: func(*cobra.Command, []string) error {
 			fmt.Print(versionText())
 			fmt.Printf("agent protocol: %d\n", agent.Version)
+			if !all {
+				return nil
+			}
+			return a.allVersions(os.Stdout)
 		},
 	}
+	c.Flags().BoolVarP(&all, "verbose", "v", false, "of kernels and dependencies, too")
+	return c
+}
+
+// allVersions prints of what else there is one: name: version, a line each.
+func (a *app) allVersions(w io.Writer) error {
+	var host unix.Utsname
+	if err := unix.Uname(&host); err != nil {
+		return os.NewSyscallError("uname", err)
+	}
+	fmt.Fprintf(w, "host kernel: %s %s\n", unix.ByteSliceToString(host.Sysname[:]), unix.ByteSliceToString(host.Release[:]))
+	if a.Kernel != "" {
+		fmt.Fprintf(w, "sentry: %s\n", a.Kernel)
+	}
+	guest, err := container.GuestKernel()
+	if err != nil {
+		guest = "none: " + err.Error()
+	}
+	fmt.Fprintf(w, "guest kernel: %s\n", guest)
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return errors.New("version: this program does not tell what it was built of")
+	}
+	for _, m := range info.Deps {
+		if m.Replace != nil {
+			m = m.Replace
+		}
+		fmt.Fprintf(w, "module %s: %s %s\n", m.Path, m.Version, m.Sum)
+	}
+	return nil
 }
 
 func (a *app) spec() *cobra.Command {
@@ -59,41 +99,6 @@ func (a *app) spec() *cobra.Command {
 	return c
 }
 
-// featuresOf says what we honour (runtime-spec features.md).
-func featuresOf() *features.Features {
-	yes, no := true, false
-	f := &features.Features{
-		OCIVersionMin: "1.0.0",
-		OCIVersionMax: specs.Version,
-		MountOptions:  agent.MountWords(),
-		Linux: &features.Linux{
-			Cgroup: &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &no},
-			Seccomp: &features.Seccomp{
-				Enabled:   &yes,
-				Actions:   []string{"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"},
-				Operators: []string{"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"},
-				Archs:     []string{"SCMP_ARCH_X86_64"},
-			},
-			Apparmor:        &features.Apparmor{Enabled: &no},
-			Selinux:         &features.Selinux{Enabled: &no},
-			IntelRdt:        &features.IntelRdt{Enabled: &no},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
-			NetDevices:      &features.NetDevices{Enabled: &no},
-		},
-		PotentiallyUnsafeConfigAnnotations: []string{container.AnnotationPrefix},
-		Annotations:                        map[string]string{"dev.bulkhead.version": program.Version, "dev.bulkhead.commit": program.Commit},
-	}
-	for _, k := range bundle.HookKinds(nil) {
-		f.Hooks = append(f.Hooks, k.Name)
-	}
-	for _, ns := range bundle.Namespaces {
-		if ns != specs.UserNamespace && ns != specs.TimeNamespace {
-			f.Linux.Namespaces = append(f.Linux.Namespaces, string(ns))
-		}
-	}
-	return f
-}
-
 func (a *app) features() *cobra.Command {
 	var fields bool
 	c := &cobra.Command{
@@ -109,7 +114,7 @@ whether it is honoured, refused by its name or means nothing, behind each wall.`
 			}
 			out := json.NewEncoder(os.Stdout)
 			out.SetIndent("", "  ")
-			return out.Encode(featuresOf())
+			return out.Encode(features.Of())
 		},
 	}
 	c.Flags().BoolVar(&fields, "fields", false, "every field of a configuration, in Markdown")

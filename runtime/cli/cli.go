@@ -28,7 +28,8 @@ import (
 // Program is what the runtime's main hands over: what it knows and the runtime
 // does not.
 type Program struct {
-	Began time.Time
+	Began  time.Time
+	Kernel string // what the Sentry calls itself to programs
 	// Syscalls prints the compatibility table; nil where the Sentry is not linked in.
 	Syscalls func(w io.Writer) error
 	// CallName is a system call's name by its number, "" if there is none.
@@ -155,7 +156,7 @@ func (a *app) openLog(file string) error {
 
 // defaultRoot is where state lives unless --root says otherwise.
 func defaultRoot() string {
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); os.Geteuid() != 0 && dir != "" {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); program.Rootless() && dir != "" {
 		return filepath.Join(dir, "bulkhead")
 	}
 	return "/run/bulkhead"

@@ -329,3 +329,16 @@ func TestPrintFile(t *testing.T) {
 		t.Errorf("%.60q, %v", b.String(), err)
 	}
 }
+
+// TestVersions: version -v names kernels. (A test's program is not told its modules.)
+func TestVersions(t *testing.T) {
+	var out strings.Builder
+	if err := (&app{Program: Program{Kernel: "Linux 6.12.0-x"}}).allVersions(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"host kernel: Linux ", "sentry: Linux 6.12.0-x\n", "guest kernel: "} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}

@@ -20,11 +20,13 @@ import (
 	"time"
 
 	"bulkhead/runtime/container"
+	"bulkhead/runtime/features"
 	"bulkhead/runtime/program"
 
 	task "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/api/types"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -94,14 +96,30 @@ Flags:
 	return 0
 }
 
-// describe prints a RuntimeInfo (containerd/api/types/introspection.proto).
+// featuresType is what containerd calls them (core/runtime/v2, init: a typeurl of the
+// specification's major version); the value is JSON.
+const featuresType = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+
+// describe prints what runtimeInfo gives.
 func (p Program) describe(*flags, string) error {
-	out, err := proto.Marshal(&types.RuntimeInfo{Name: RuntimeType, Version: &types.RuntimeVersion{Version: p.Version, Revision: program.Commit}})
+	out, err := p.runtimeInfo()
 	if err != nil {
 		return err
 	}
 	_, err = os.Stdout.Write(out)
 	return err
+}
+
+// runtimeInfo is a RuntimeInfo (containerd/api/types/introspection.proto) as protobuf has it.
+func (p Program) runtimeInfo() ([]byte, error) {
+	honoured, err := json.Marshal(features.Of())
+	if err != nil {
+		return nil, err
+	}
+	return proto.Marshal(&types.RuntimeInfo{
+		Name: RuntimeType, Version: &types.RuntimeVersion{Version: p.Version, Revision: program.Commit},
+		Features: &anypb.Any{TypeUrl: featuresType, Value: honoured},
+	})
 }
 
 func (p Program) run(f *flags, action string) error {
