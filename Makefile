@@ -12,7 +12,7 @@ GO_BUILD_SMALL = go build -buildvcs=false -trimpath -ldflags '-s -w'
 
 .DEFAULT_GOAL := help
 include kernels/kernel.mk
-.PHONY: help build test unit e2e fuzz demo bench lint install clean lab test-apps fuzz-table leaks dist image kubernetes
+.PHONY: help build test unit e2e fuzz demo bench lint install clean lab test-apps fuzz-table leaks engines dist image kubernetes
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ fuzz-table: build ## programs against the table of system calls for minutes, the
 leaks: build ## 2,000 cycles in one sandbox, and 2,000 sandboxes: flat memory, and nothing left (an hour)
 	@scripts/need test
 	BULKHEAD_CYCLES=2000 go test -count=1 -timeout 120m -v -run 'TestLeaks' ./test/oci
+
+engines: build ## sessions of Podman, rootful and rootless, beside runc's (minutes)
+	@scripts/need engines
+	BULKHEAD_SLOW=1 go test -count=1 -timeout 60m -v ./test/podman
 
 demo: build ## run a program behind each wall, on each platform of this host (the first time it builds a guest kernel)
 	@scripts/demo sentry

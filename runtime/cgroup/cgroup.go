@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"bulkhead/runtime/agent"
+	"bulkhead/runtime/program"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
@@ -57,7 +58,7 @@ type Group struct {
 // New prepares a group, without making it. path is the specification's
 // cgroupsPath: for systemd slice:prefix:name.
 func New(id, path string, systemd bool, r *specs.LinuxResources) (*Group, error) {
-	config := &cgroups.Cgroup{Systemd: systemd, Resources: host(r), Rootless: os.Geteuid() != 0}
+	config := &cgroups.Cgroup{Systemd: systemd, Resources: host(r), Rootless: program.Rootless()}
 	switch {
 	case systemd:
 		if path == "" {
@@ -91,7 +92,7 @@ func New(id, path string, systemd bool, r *specs.LinuxResources) (*Group, error)
 
 // Open finds a group again.
 func Open(p *Place) (*Group, error) {
-	config := &cgroups.Cgroup{Systemd: p.Systemd, Resources: &cgroups.Resources{SkipDevices: true}, Rootless: os.Geteuid() != 0}
+	config := &cgroups.Cgroup{Systemd: p.Systemd, Resources: &cgroups.Resources{SkipDevices: true}, Rootless: program.Rootless()}
 	if p.Systemd {
 		if parts := strings.Split(p.Path, ":"); len(parts) == 3 {
 			config.Parent, config.ScopePrefix, config.Name = parts[0], parts[1], parts[2]

@@ -14,6 +14,7 @@ import (
 	"bulkhead/runtime/cgroup"
 	"bulkhead/runtime/console"
 	"bulkhead/runtime/network"
+	"bulkhead/runtime/program"
 	"bulkhead/runtime/sandbox"
 	"bulkhead/runtime/spec"
 	"bulkhead/runtime/state"
@@ -648,7 +649,7 @@ func (c *Container) asMade(r *specs.LinuxResources) *specs.LinuxResources {
 	return &whole
 }
 
-func rootless() bool { return os.Geteuid() != 0 }
+func rootless() bool { return program.Rootless() }
 
 func (n *creation) runHooks(ctx context.Context) error {
 	if n.spec.Hooks == nil {

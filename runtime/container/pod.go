@@ -33,8 +33,14 @@ var podAnnotations = []struct{ kind, sandbox string }{
 	{"io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"}, // CRI-O, pkg/annotations
 }
 
-// podOf is the ID of the pod that a container is a further one of, "" for none.
+// podOf is the ID of the pod that a container is a further one of, "" for none. Podman speaks
+// CRI-O's words of a pod that may have no container of its own, whose ID is that of nothing
+// then (pod create --infra=false), and does not say of one that it is the pod's: with Podman
+// a container is where its namespaces are.
 func podOf(annotations map[string]string) string {
+	if annotations["io.container.manager"] == "libpod" {
+		return ""
+	}
 	for _, a := range podAnnotations {
 		if annotations[a.kind] == "container" {
 			return annotations[a.sandbox]

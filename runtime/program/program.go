@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/moby/sys/userns"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,3 +47,7 @@ func Beside() error {
 	path = fmt.Sprintf("/proc/self/fd/%d", fd)
 	return nil
 }
+
+// Rootless says that who runs us is not the host's root: another user, or what a user
+// namespace of one calls root, which is how Podman starts a runtime.
+func Rootless() bool { return os.Geteuid() != 0 || userns.RunningInUserNS() }
