@@ -153,6 +153,7 @@ func TestManyConnections(t *testing.T) {
 	want := noise(size, 3)
 	var all, open sync.WaitGroup
 	open.Add(conns)
+	counted := make(chan struct{}) // before the first of them ends
 	for i := range conns {
 		all.Go(func() {
 			var rw io.ReadWriter
@@ -171,9 +172,13 @@ func TestManyConnections(t *testing.T) {
 			}
 			open.Done()
 			open.Wait()
-			if i == 0 && d.Stats().Connections != conns {
-				t.Errorf("%d connections, want %d", d.Stats().Connections, conns)
+			if i == 0 {
+				if n := d.Stats().Connections; n != conns {
+					t.Errorf("%d connections, want %d", n, conns)
+				}
+				close(counted)
 			}
+			<-counted
 			go func() {
 				rw.Write(want)
 				done()
