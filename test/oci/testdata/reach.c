@@ -1,0 +1,166 @@
+// reach is what containers of the network tests reach others with, and what those run.
+//
+//	reach dial ADDRESS PORT [udp]  how a connection goes, and on standard error how long it took
+//	reach serve                    what answers the acts below, each at a port; "ready" on standard output
+//	reach half|reset|full ADDRESS  what comes of a peer that sends no more, that resets, that never reads
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { HALF = 7001, RESET, FULL };
+
+static const char *said(long n) { return n < 0 ? strerrorname_np(errno) : "OK"; }
+
+static int dial(const char *host, const char *port, int type)
+{
+	struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV, .ai_socktype = type}, *a;
+	if (getaddrinfo(host, port, &hints, &a))
+		return -1;
+	int fd = socket(a->ai_family, a->ai_socktype, 0);
+	if (connect(fd, a->ai_addr, a->ai_addrlen) == 0)
+		return fd;
+	int e = errno;
+	close(fd);
+	errno = e;
+	return -1;
+}
+
+static int to(const char *host, int port)
+{
+	char text[8];
+	snprintf(text, sizeof text, "%d", port);
+	return dial(host, text, SOCK_STREAM);
+}
+
+static int poll_for(int fd, int events, int ms)
+{
+	struct pollfd p = {fd, events};
+	poll(&p, 1, ms);
+	return p.revents;
+}
+
+static int listener(int port)
+{
+	struct sockaddr_in a = {AF_INET, htons(port)};
+	int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	if (bind(fd, (void *)&a, sizeof a) || listen(fd, 100))
+		perror("listen"), exit(1);
+	return fd;
+}
+
+static void serve(void)
+{
+	static char b[65536];
+	struct pollfd p[3];
+	for (int i = 0; i < 3; i++)
+		p[i] = (struct pollfd){listener(HALF + i), POLLIN};
+	puts("ready");
+	for (;;) {
+		poll(p, 3, -1);
+		for (int i = 0; i < 3; i++) {
+			if (!p[i].revents)
+				continue;
+			int fd = accept(p[i].fd, NULL, NULL);
+			switch (HALF + i) {
+			case HALF: { // what came, in the end, goes nowhere: its number is printed
+				long n, all = 0;
+				shutdown(fd, SHUT_WR);
+				while ((n = read(fd, b, sizeof b)) > 0)
+					all += n;
+				printf("half %ld %s\n", all, said(n));
+				break;
+			}
+			case RESET: {
+				struct linger l = {1, 0};
+				read(fd, b, 1);
+				setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof l);
+				break;
+			}
+			case FULL:
+				continue; // for ever
+			}
+			close(fd);
+		}
+	}
+}
+
+int main(int argc, char **argv)
+{
+	static char b[65536];
+	setvbuf(stdout, NULL, _IONBF, 0);
+	signal(SIGPIPE, SIG_IGN);
+	const char *act = argc > 1 ? argv[1] : "";
+	if (!strcmp(act, "serve"))
+		serve();
+	if (argc < 3)
+		return 99;
+	alarm(30);
+	if (!strcmp(act, "dial") && argc > 3) {
+		struct timespec t, u;
+		int udp = argc > 4;
+		clock_gettime(CLOCK_MONOTONIC, &t);
+		int fd = dial(argv[2], argv[3], udp ? SOCK_DGRAM : SOCK_STREAM);
+		if (udp && fd >= 0) { // an answer, or what is told of the one that is under way
+			struct timeval patience = {2};
+			setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+			send(fd, "x", 1, 0);
+			fd = recv(fd, b, 1, 0);
+		}
+		const char *how = said(fd);
+		clock_gettime(CLOCK_MONOTONIC, &u);
+		puts(how);
+		fprintf(stderr, "%s %s: %s after %.2f ms\n", argv[2], argv[3], how, (u.tv_sec - t.tv_sec) * 1e3 + (u.tv_nsec - t.tv_nsec) / 1e6);
+		return 0;
+	}
+	if (!strcmp(act, "half")) {
+		int fd = to(argv[2], HALF);
+		int events = poll_for(fd, POLLRDHUP, -1);
+		printf("hears %x, reads %ld", events, (long)read(fd, b, 1));
+		long sent = 0, n = 0;
+		for (int i = 0; i < 64 && (n = write(fd, b, sizeof b)) > 0; i++)
+			sent += n;
+		printf(", sends %ld %s", sent, said(n));
+		printf(", polls %x", poll_for(fd, POLLIN | POLLRDHUP | POLLHUP, 0));
+		printf(", ends %s\n", said(shutdown(fd, SHUT_WR)));
+		events = poll_for(fd, POLLHUP, -1); // both have said all
+		printf("over %x\n", events);
+		return 0;
+	}
+	if (!strcmp(act, "reset")) {
+		int fd = to(argv[2], RESET);
+		write(fd, "x", 1);
+		int events = poll_for(fd, POLLHUP, -1);
+		printf("hears %x", events | poll_for(fd, POLLIN | POLLOUT | POLLRDHUP, 0));
+		printf(", reads %s", said(read(fd, b, 1)));
+		printf(", then %ld", (long)read(fd, b, 1));
+		printf(", writes %s", said(write(fd, b, 1)));
+		struct sockaddr_storage a;
+		socklen_t len = sizeof a;
+		printf(", peer %s\n", said(getpeername(fd, (void *)&a, &len)));
+		return 0;
+	}
+	if (!strcmp(act, "full")) {
+		int fd = to(argv[2], FULL);
+		long sent = 0, n;
+		for (int idle = 0; idle < 5 && sent < 64 << 20;) { // nothing has moved for a second
+			if ((n = send(fd, b, sizeof b, MSG_DONTWAIT)) > 0) {
+				sent += n, idle = 0;
+			} else if (!(poll_for(fd, POLLOUT, 200) & POLLOUT))
+				idle++;
+		}
+		printf("%s, %s\n", sent < 64 << 20 ? "bounded" : "without bounds", said(n));
+		return 0;
+	}
+	return 99;
+}
