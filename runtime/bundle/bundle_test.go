@@ -95,7 +95,13 @@ var complaints = []struct {
 	{"memory nodes", func(s *specs.Spec) {
 		s.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Mems: "all"}}
 	}, `linux.resources.cpu.mems: "all" is no list of numbers, as 0-2,7`},
-	{"time offsets", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, "linux.timeOffsets: time namespaces are not supported"},
+	{"time offsets", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, "linux.timeOffsets: is given, and no new time namespace in linux.namespaces"},
+	{"nanoseconds", func(s *specs.Spec) {
+		s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Nanosecs: 1e9}}
+	}, "linux.timeOffsets.boottime.nanosecs: 1000000000 is a second or more"},
+	{"centuries", func(s *specs.Spec) {
+		s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1 << 60}}
+	}, "linux.timeOffsets.monotonic.secs: 1152921504606846976 is not between"},
 	{"unknown clock", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"realtime": {}} }, `linux.timeOffsets: "realtime" is none of boottime, monotonic`},
 	{"personality", func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "BSD"} }, `linux.personality.domain: "BSD" is none of LINUX, LINUX32`},
 	{"real time", func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedFIFO} }, `process.scheduler.policy: "SCHED_FIFO" is none of`},

@@ -24,7 +24,8 @@ type Field struct {
 	Sentry, VM Verdict
 	Note       string // why not, or how
 
-	// given says whether a configuration has it: the check of a field that both walls refuse.
+	// given says whether a configuration has it: the check of a field that is refused. nil: it
+	// is another's (checks; cgroup.Guest).
 	given func(*specs.Spec) bool
 }
 
@@ -144,7 +145,7 @@ func linuxFields() []Field {
 			refused("linux.memoryPolicy", "NUMA policies are not supported", func(s *specs.Spec) bool { return s.Linux.MemoryPolicy != nil }),
 			both(Honoured, "linux.personality.domain", "LINUX, LINUX32"),
 			both(Refused, "linux.personality.flags", "the specification has none yet"),
-			refused("linux.timeOffsets", "time namespaces are not supported", func(s *specs.Spec) bool { return len(s.Linux.TimeOffsets) > 0 }),
+			{"linux.timeOffsets", Honoured, Refused, "a guest's clocks cannot be off for one container", func(s *specs.Spec) bool { return len(s.Linux.TimeOffsets) > 0 }},
 		})
 }
 
@@ -186,7 +187,17 @@ func resourceFields() []Field {
 // refuse complains of a field that no wall can honour and that must not be ignored.
 func refuse(s *specs.Spec) error {
 	for _, f := range Fields() {
-		if f.given != nil && f.given(s) {
+		if f.given != nil && f.Sentry == Refused && f.given(s) {
+			return complain(f.Path, "%s", f.Note)
+		}
+	}
+	return nil
+}
+
+// CheckMachine complains of a field that a machine alone cannot honour.
+func CheckMachine(s *specs.Spec) error {
+	for _, f := range Fields() {
+		if f.given != nil && f.Sentry != Refused && f.VM == Refused && f.given(s) {
 			return complain(f.Path, "%s", f.Note)
 		}
 	}

@@ -93,7 +93,6 @@ func TestRefusedFields(t *testing.T) {
 		"linux.memoryPolicy": func(s *specs.Spec) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolDefault}
 		},
-		"linux.timeOffsets": func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {}} },
 		"linux.personality.flags": func(s *specs.Spec) {
 			s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux, Flags: []specs.LinuxPersonalityFlag{"X"}}
 		},
@@ -155,5 +154,21 @@ func TestFieldsPage(t *testing.T) {
 	}
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want.Bytes()) {
 		t.Errorf("%s is not what the table says (%v): go test ./runtime/bundle -run TestFieldsPage -update", path, err)
+	}
+}
+
+// TestCheckMachine: what a machine alone cannot have is refused by its name.
+func TestCheckMachine(t *testing.T) {
+	s := Default()
+	if err := CheckMachine(s); err != nil {
+		t.Error(err)
+	}
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1}}
+	if err := Check(s); err != nil {
+		t.Error(err)
+	}
+	if err := CheckMachine(s); err == nil || !strings.HasPrefix(err.Error(), "linux.timeOffsets: ") {
+		t.Error(err)
 	}
 }

@@ -142,9 +142,19 @@ func checkLinuxValues(s *specs.Spec) error {
 			return complain(fmt.Sprintf("linux.personality.flags[%d]", i), "%q cannot be honoured", f)
 		}
 	}
-	for clock := range s.Linux.TimeOffsets {
+	for clock, o := range s.Linux.TimeOffsets {
 		if err := oneOf("linux.timeOffsets", clock, "boottime", "monotonic"); err != nil {
 			return err
+		}
+		const most = (1<<63 - 1) / 1_000_000_000 / 2 // seconds: KTIME_SEC_MAX / 2 (include/linux/ktime.h)
+		if o.Secs < -most || o.Secs > most {
+			return complain("linux.timeOffsets."+clock+".secs", "%d is not between -%d and %d", o.Secs, most, most)
+		}
+		if o.Nanosecs >= 1_000_000_000 {
+			return complain("linux.timeOffsets."+clock+".nanosecs", "%d is a second or more", o.Nanosecs)
+		}
+		if !slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.TimeNamespace && n.Path == "" }) {
+			return complain("linux.timeOffsets", "is given, and no new time namespace in linux.namespaces")
 		}
 	}
 	if p := s.Linux.MemoryPolicy; p != nil {

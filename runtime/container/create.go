@@ -168,6 +168,9 @@ func (n *creation) pickWall(name string) error {
 	case n.network() == "host":
 		return errors.New("isolation vm: the container is to share the host's network, which a guest's kernel cannot; give it a network namespace")
 	}
+	if err := bundle.CheckMachine(n.spec); err != nil {
+		return fmt.Errorf("isolation vm: %w", err)
+	}
 	if _, err := cgroup.Guest(n.spec.Linux.Resources); err != nil {
 		return fmt.Errorf("isolation vm: %w", err)
 	}

@@ -40,7 +40,7 @@ func Of() *features.Features {
 		f.Hooks = append(f.Hooks, k.Name)
 	}
 	for _, ns := range bundle.Namespaces {
-		if ns != specs.UserNamespace && ns != specs.TimeNamespace {
+		if ns != specs.UserNamespace {
 			f.Linux.Namespaces = append(f.Linux.Namespaces, string(ns))
 		}
 	}

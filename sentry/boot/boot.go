@@ -208,9 +208,14 @@ func (s *sandbox) makeKernel() (err error) {
 	}
 	s.calls = calls
 	c, group := s.first, s.first.groupConfig()
+	mono, boot, err := c.timeOffsets()
+	if err != nil {
+		return err
+	}
 	s.kernel, err = kernel.New(kernel.Config{
 		Platform: s.plat, Arena: group.Arena, Calls: calls, Log: s.log,
 		Hostname: spec.Hostname, Domain: spec.Domainname,
+		Monotonic: mono, Boottime: boot,
 		PIDs: group.PIDs, Memory: group.Memory, CPUs: group.CPUs, Local: group.Local,
 		World: syscalls.NewWorld(), NewNet: syscalls.NewNet(), OrdinaryInit: s.config.OrdinaryInit,
 	})

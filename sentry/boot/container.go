@@ -205,6 +205,9 @@ func (c *container) attachGofer(socket *os.File) error {
 
 func (c *container) makeHome() (err error) {
 	h := kernel.HomeConfig{CgroupConfig: c.groupConfig(), Hostname: c.config.Spec.Hostname, Domain: c.config.Spec.Domainname, OrdinaryInit: c.config.OrdinaryInit}
+	if h.Monotonic, h.Boottime, err = c.timeOffsets(); err != nil {
+		return err
+	}
 	for _, ns := range c.config.Share {
 		switch ns {
 		case "uts":

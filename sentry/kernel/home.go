@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"time"
+
 	"bulkhead/sentry/kernel/ipc"
 	"bulkhead/sentry/vfs"
 )
@@ -37,14 +39,15 @@ func (k *Kernel) firstHome() *Home {
 	}
 }
 
-// HomeConfig is what a further container's home is made of. The network and time
-// namespaces are the first container's.
+// HomeConfig is what a further container's home is made of. The network namespace is the
+// first container's.
 type HomeConfig struct {
 	CgroupConfig
 	ShareUTS, ShareIPC, SharePID bool          // with the first container
 	PIDs                         *PIDNamespace // another container's; nil: as SharePID says
 	Hostname, Domain             string
-	OrdinaryInit                 bool // of a pid namespace of its own
+	Monotonic, Boottime          time.Duration // of a time namespace of its own; both 0: it is the first container's
+	OrdinaryInit                 bool          // of a pid namespace of its own
 }
 
 // NewHome makes one.
@@ -75,6 +78,11 @@ func (k *Kernel) NewHome(c HomeConfig) (*Home, error) {
 		if !c.ShareIPC {
 			n.IPC = &IPCNamespace{}
 			n.IPC.init(vfs.NewNamespaceNumber(), nil, newIPC)
+		}
+		if c.Monotonic != 0 || c.Boottime != 0 {
+			n.Time = &TimeNamespace{mono: c.Monotonic, boot: c.Boottime}
+			n.Time.init(vfs.NewNamespaceNumber(), nil, nil)
+			n.TimeForChildren = n.Time.inhabit()
 		}
 	})
 	return &Home{cgroup: k.NewCgroup(c.CgroupConfig), set: set}, nil

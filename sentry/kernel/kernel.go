@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -43,6 +44,8 @@ type Config struct {
 	Memory   uint64
 	CPUs     int
 	Local    any
+	// Monotonic and Boottime are the offsets of the first container's time namespace.
+	Monotonic, Boottime time.Duration
 	// OrdinaryInit lets signals end process 1 as they end any other.
 	OrdinaryInit bool
 	World        any // what rooms above keep for the whole sandbox; see syscalls.World

@@ -167,7 +167,7 @@ func newIPC(b *NamespaceBase) Contents { return ipc.New(b.Owner()) }
 func (k *Kernel) firstNamespaces(pids *PIDNamespace) *Namespaces {
 	n := &Namespaces{
 		UTS: &UTSNamespace{host: k.Config.Hostname, domain: k.Config.Domain}, IPC: &IPCNamespace{}, Net: &NetNamespace{},
-		Cgroup: &CgroupNamespace{}, Time: &TimeNamespace{}, PIDForChildren: pids,
+		Cgroup: &CgroupNamespace{}, Time: &TimeNamespace{mono: k.Monotonic, boot: k.Boottime}, PIDForChildren: pids,
 	}
 	if n.UTS.domain == "" {
 		n.UTS.domain = "(none)"

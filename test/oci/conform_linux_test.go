@@ -163,8 +163,11 @@ func linuxRules() []rule {
 		}), look: "tr -s ' ' </proc/1/uid_map; tr -s ' ' </proc/1/gid_map", sees: "0 0 5000\n 0 0 5000",
 			ours: "user namespaces are refused by name: what is root inside has no right on the host in any case"},
 		{name: "namespace_time", in: namespaces, says: "time the container will be able to have its own clocks.", batch: "timens", edit: edits(namespace("time", ""), func(s *specs.Spec) {
-			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1 << 30}}
-		}), look: "[ $(cut -d. -f1 /proc/uptime) -gt 1000000000 ] && echo later", sees: "later", ours: "offsets of a time namespace are refused by name", runc: "runc 1.1.5 knows no time namespace"},
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1 << 30}, "monotonic": {Secs: 86400, Nanosecs: 5}}
+		}), look: "[ $(cut -d. -f1 /proc/uptime) -gt 1000000000 ] && echo later; tr -s ' ' </proc/self/timens_offsets", sees: "later\nmonotonic 86400 5\nboottime 1073741824 0", runc: "runc 1.1.5 knows no time namespace"},
+		{name: "namespace_time_before", in: namespaces, says: "time the container will be able to have its own clocks.", edit: edits(namespace("time", ""), func(s *specs.Spec) {
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: -1 << 32}}
+		}), refused: []string{"linux.timeOffsets.monotonic"}},
 		{name: "namespace_time_unknown", in: valid, says: invalid, edit: edits(namespace("time", ""), func(s *specs.Spec) {
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"realtime": {Secs: 1}}
 		}), refused: []string{"linux.timeOffsets", "realtime"}},
