@@ -195,7 +195,24 @@ func TestContainer(t *testing.T) {
 				return
 			}
 			testContainer(t, wall)
+			if wall == "vm" {
+				testTooSmall(t)
+			}
 		})
+	}
+}
+
+// testTooSmall has a machine that is to have less memory than a guest boots with: the error
+// names the least, and nothing stays.
+func testTooSmall(t *testing.T) {
+	c := box(t, "true")
+	c.spec.Annotations = map[string]string{"dev.bulkhead.vm.memory": "8M"}
+	got := finish(t, c.command("vm", "run", "small"))
+	if got.code != 1 || !strings.Contains(got.err, "a guest does not boot with 8 MiB of memory; the least is 64") {
+		t.Errorf("too little memory: %+v", got)
+	}
+	if left, err := os.ReadDir(c.state); len(left) > 0 {
+		t.Errorf("too little memory: %v is left behind, %v", left, err)
 	}
 }
 
