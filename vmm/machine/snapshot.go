@@ -31,6 +31,7 @@ type state struct {
 	Keyboard i8042.State
 	CMOS     rtc.State
 	Devices  []deviceState
+	Next     records[extent] // pages that its copies write to first
 }
 
 type deviceState struct {
@@ -45,11 +46,6 @@ const chips = 3 // PIC, its slave, IOAPIC
 // lets it go on must give its disks other files, or end it.
 func (m *Machine) Save(path string) error {
 	return m.save(func(state []byte) error { return snapshot.Write(path, state, m.mem.Bytes(), m.mem.Used()) })
-}
-
-// SaveTo is Save to a file that is open and empty, of which nothing is forced to the disk.
-func (m *Machine) SaveTo(f *os.File) error {
-	return m.save(func(state []byte) error { return snapshot.WriteTo(f, state, m.mem.Bytes(), m.mem.Used()) })
 }
 
 func (m *Machine) save(write func(state []byte) error) error {
@@ -141,6 +137,10 @@ func parseSnapshot(f *snapshot.File) (_ *Snapshot, err error) {
 		return nil, fmt.Errorf("snapshot %s: %w", f.Name(), err)
 	}
 	f.State = nil
+	if err := checkNext(s.state.Next, f.MemorySize); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("snapshot %s: %w", f.Name(), err)
+	}
 	return s, nil
 }
 
@@ -199,7 +199,16 @@ func (s *Snapshot) MemorySize() uint64 { return s.file.MemorySize }
 // comes to it. The file must stay as it is while the memory is in use; to
 // remove it or put another in its place does no harm.
 func (s *Snapshot) Memory() (*ram.Memory, error) {
-	return ram.Map(s.file.File, s.file.MemoryAt, s.file.MemorySize)
+	mem, err := ram.Map(s.file.File, s.file.MemoryAt, s.file.MemorySize)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range s.state.Next {
+		if mem.Populate(uint64(e.From)*kvm.PageSize, uint64(e.To)*kvm.PageSize) != nil {
+			break // a kernel that cannot: the guest makes them
+		}
+	}
+	return mem, nil
 }
 
 // Close closes the file; memory that was mapped stays.

@@ -71,7 +71,8 @@ type sandbox struct {
 	kernel string // the guest's, by version
 
 	template agent.TemplateUse
-	begun    bool // the guest is this container's
+	keeping  *machine.Keeping // nil where none is made
+	begun    bool             // the guest is this container's
 
 	first *container
 	ended chan *rpc.WaitResponse // the first's end
@@ -206,6 +207,7 @@ func (s *sandbox) boot() error {
 		{"keep a template", s.keep},
 		{"begin", s.begin},
 		{"create the container", s.create},
+		{"finish the template", s.keepRest},
 		{"watch the guest", s.guard},
 		{"serve the runtime", s.serve},
 	} {

@@ -74,25 +74,36 @@ func (s *sandbox) assembleCopy(sys *kvm.System, t *machine.Snapshot) error {
 	return nil
 }
 
-// keep writes the template, if the runtime wants one. That there is none is no reason
-// for this container not to run.
+// keep writes the template, if the runtime wants one, but for what keepRest does. That there is
+// none is no reason for this container not to run.
 func (s *sandbox) keep() error {
 	if s.config.Files.NewTemplate == 0 {
 		return nil
 	}
-	f := os.NewFile(uintptr(s.config.Files.NewTemplate), "template")
-	defer f.Close()
 	defer s.presentDisks()
+	s.template = agent.TemplateNotKept
 	if len(s.config.Devices) > templateNetworks {
-		s.template = agent.TemplateNotKept
+		return nil
+	}
+	var err error
+	if s.keeping, err = s.vm.KeepTo(os.NewFile(uintptr(s.config.Files.NewTemplate), "template")); err != nil {
+		s.log.Warn("no template of the guest could be kept", "err", err)
+	}
+	return s.machine.Resume()
+}
+
+// keepRest makes the template whole, once this container has shown which of the guest's pages
+// a start writes to. What these say is of no container: their numbers are kept alone.
+func (s *sandbox) keepRest() error {
+	if s.keeping == nil {
+		return nil
+	}
+	if err := s.keeping.Finish(); err != nil {
+		s.log.Warn("no template of the guest could be kept", "err", err)
 		return nil
 	}
 	s.template = agent.TemplateKept
-	if err := s.vm.SaveTo(f); err != nil {
-		s.log.Warn("no template of the guest could be kept", "err", err)
-		s.template = agent.TemplateNotKept
-	}
-	return s.machine.Resume()
+	return nil
 }
 
 // keepCalls are those of keep.

@@ -65,7 +65,7 @@ func parse(b []byte, size int64) (header, error) {
 		return h, fmt.Errorf("a snapshot of version %d; this program reads version %d", h.Version, Version)
 	case h.Sum != h.sum():
 		return h, errors.New("its header is damaged: the checksum differs")
-	case h.StateSize > most || h.MemoryAt != up(page+h.StateSize) || h.MemorySize%page != 0 || h.MemorySize > 1<<62:
+	case h.StateSize > most || h.MemoryAt < page+h.StateSize || h.MemoryAt > up(page+most) || h.MemoryAt%page != 0 || h.MemorySize%page != 0 || h.MemorySize > 1<<62:
 		return h, errors.New("its header makes no sense")
 	case uint64(size) != h.MemoryAt+h.MemorySize:
 		return h, fmt.Errorf("cut short, or added to: %d bytes, and the header says %d", size, h.MemoryAt+h.MemorySize)
@@ -105,28 +105,53 @@ func Write(path string, state, memory []byte, used iter.Seq2[int, int]) (err err
 
 // WriteTo writes it to a file that is empty, and forces nothing to the disk.
 func WriteTo(f *os.File, state, memory []byte, used iter.Seq2[int, int]) error {
-	if len(state) > most {
-		return fmt.Errorf("%d bytes of state; there is room for %d", len(state), most)
-	}
-	h := header{Magic: magic, Version: Version, StateSize: uint64(len(state)), StateSum: sha256.Sum256(state)}
-	h.MemoryAt, h.MemorySize = up(page+h.StateSize), uint64(len(memory))
-	h.Sum = h.sum()
-	if err := f.Truncate(int64(h.MemoryAt + h.MemorySize)); err != nil {
+	d, err := Begin(f, len(state), memory, used)
+	if err != nil {
 		return err
 	}
-	if _, err := f.WriteAt(h.bytes(), 0); err != nil {
-		return err
+	return d.Finish(state)
+}
+
+// Draft is a file that has a machine's memory, and is no snapshot yet.
+type Draft struct {
+	file     *os.File
+	at, size int64 // of the memory
+}
+
+// Begin writes the memory to a file that is empty, and leaves room for so many bytes of state.
+func Begin(f *os.File, room int, memory []byte, used iter.Seq2[int, int]) (*Draft, error) {
+	if room > most {
+		return nil, fmt.Errorf("%d bytes of state; there is room for %d", room, most)
 	}
-	if _, err := f.WriteAt(state, page); err != nil {
-		return err
+	d := &Draft{f, int64(up(page + uint64(room))), int64(len(memory))}
+	if err := f.Truncate(d.at + d.size); err != nil {
+		return nil, err
 	}
 	for from, to := range used {
-		if err := writeSparse(f, memory[from:to], int64(h.MemoryAt)+int64(from)); err != nil {
-			return err
+		if err := writeSparse(f, memory[from:to], d.at+int64(from)); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return d, nil
 }
+
+// Finish makes it a snapshot.
+func (d *Draft) Finish(state []byte) error {
+	if page+int64(len(state)) > d.at {
+		return fmt.Errorf("%d bytes of state; there is room for %d", len(state), d.at-page)
+	}
+	h := header{Magic: magic, Version: Version, StateSize: uint64(len(state)), StateSum: sha256.Sum256(state),
+		MemoryAt: uint64(d.at), MemorySize: uint64(d.size)}
+	h.Sum = h.sum()
+	if _, err := d.file.WriteAt(state, page); err != nil {
+		return err
+	}
+	_, err := d.file.WriteAt(h.bytes(), 0)
+	return err
+}
+
+// Close closes the file.
+func (d *Draft) Close() error { return d.file.Close() }
 
 var zeroes [page]byte
 

@@ -118,3 +118,38 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestDraft(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "draft")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory := bytes.Repeat([]byte{7}, 2*page)
+	d, err := Begin(f, 3*page, memory, func(yield func(from, to int) bool) { yield(0, len(memory)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Open(path); err == nil {
+		s.Close()
+		t.Error("a draft is taken for a snapshot")
+	}
+	if err := d.Finish(make([]byte, 3*page+1)); err == nil {
+		t.Error("more state than there is room for")
+	}
+	if err := d.Finish([]byte("state")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	b := make([]byte, len(memory))
+	if _, err := s.ReadAt(b, s.MemoryAt); err != nil || !bytes.Equal(b, memory) || string(s.State) != "state" {
+		t.Errorf("state %q, memory %v, %v", s.State, b[:8], err)
+	}
+}
