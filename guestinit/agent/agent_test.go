@@ -80,6 +80,9 @@ func TestParseOptions(t *testing.T) {
 		{"nosuid,noexec,nodev,ro", unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV | unix.MS_RDONLY, ""},
 		{"ro,rw", 0, ""},
 		{"rbind,rprivate,ro", unix.MS_RDONLY, ""},
+		{"rbind,rro,rnosuid,rnodev,rnoexec,rnoatime,rnosymfollow", unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NOSYMFOLLOW, ""},
+		{"rro,rrw,rnosuid,rsuid", 0, ""},
+		{"iversion,nomand,loud,size=1m", 0, "size=1m"},
 		{"nosuid,mode=755,size=64k", unix.MS_NOSUID, "mode=755,size=64k"},
 	} {
 		flags, data := parseOptions(strings.Split(row.options, ","))

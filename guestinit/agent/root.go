@@ -122,18 +122,27 @@ var words = map[string]struct {
 	"noatime": {false, unix.MS_NOATIME}, "atime": {true, unix.MS_NOATIME},
 	"nodiratime": {false, unix.MS_NODIRATIME}, "diratime": {true, unix.MS_NODIRATIME},
 	"relatime": {false, unix.MS_RELATIME}, "norelatime": {true, unix.MS_RELATIME}, "strictatime": {false, unix.MS_STRICTATIME},
-	"sync": {false, unix.MS_SYNCHRONOUS}, "async": {true, unix.MS_SYNCHRONOUS},
+	"nosymfollow": {false, unix.MS_NOSYMFOLLOW}, "symfollow": {true, unix.MS_NOSYMFOLLOW},
+	"sync": {false, unix.MS_SYNCHRONOUS}, "async": {true, unix.MS_SYNCHRONOUS}, "dirsync": {false, unix.MS_DIRSYNC},
 }
 
 // passed over: how mounts propagate has no meaning where nobody else sees them, and
 // what is bound was bound on the host.
 var passed = []string{"bind", "rbind", "private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable",
-	"runbindable", "defaults", "nostrictatime", "lazytime", "rro", "rrw", "tmpcopyup"}
+	"runbindable", "defaults", "remount", "nostrictatime", "rnostrictatime", "lazytime", "nolazytime", "iversion", "noiversion", "mand", "nomand", "loud", "silent",
+	"tmpcopyup"}
 
+// parseOptions divides options into flags and the file system's data. A recursive one, with
+// an r before it, is that of the mount: what is mounted beneath a bound directory on the host
+// comes with it, and is no mount here.
 func parseOptions(options []string) (flags uintptr, data string) {
 	var rest []string
 	for _, o := range options {
-		switch w, ok := words[o]; {
+		w, ok := words[o]
+		if all, recursive := strings.CutPrefix(o, "r"); !ok && recursive {
+			w, ok = words[all]
+		}
+		switch {
 		case ok && w.clear:
 			flags &^= w.flag
 		case ok:
