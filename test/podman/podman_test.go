@@ -85,11 +85,16 @@ func open(t *testing.T, as string) *engine {
 // makeUser has one with numbers for a user namespace (subuid(5)).
 func (e *engine) makeUser(t *testing.T) {
 	t.Helper()
-	exec.Command("userdel", e.user).Run() // that a test which was killed has left
+	exec.Command("userdel", "--force", e.user).Run() // that a test which was killed has left, and its process
 	if out, err := exec.Command("useradd", "--no-create-home", "--home-dir", e.dir+"/home", e.user).CombinedOutput(); err != nil {
 		t.Fatalf("useradd: %v\n%s", err, out)
 	}
-	t.Cleanup(func() { exec.Command("userdel", e.user).Run() })
+	t.Cleanup(func() {
+		e.podman(t, "", "system", "migrate") // ends the process that keeps the user namespace
+		if out, err := exec.Command("userdel", "--force", e.user).CombinedOutput(); err != nil {
+			t.Errorf("userdel: %v\n%s", err, out)
+		}
+	})
 	if text, _ := os.ReadFile("/etc/subuid"); !bytes.Contains(text, []byte(e.user+":")) {
 		if out, err := exec.Command("usermod", "--add-subuids", "700000-765535", "--add-subgids", "700000-765535", e.user).CombinedOutput(); err != nil {
 			t.Fatalf("usermod: %v\n%s", err, out)
@@ -198,7 +203,9 @@ var session = []step{
 	{args: "run --rm --pod q box hostname"},
 	{args: "pod rm -f -t 0 p q"},
 	{args: "ps -a --format {{.Names}}-{{.Status}}"},
-	{args: "rm -f -t 0 a b c"},
+	{args: "rm -f -t 0 a"},
+	{args: "rm -f -t 0 b"},
+	{args: "rm -f -t 0 c"},
 	{args: "rmi -f made built"},
 }
 
