@@ -34,7 +34,7 @@ var MountOptions = []MountOption{
 	{"slave", 0, false}, {"rslave", 0, false}, {"unbindable", 0, false}, {"runbindable", 0, false},
 	{"async", 0, false}, {"sync", 0, false}, {"dirsync", 0, false}, {"iversion", 0, false}, {"noiversion", 0, false},
 	{"lazytime", 0, false}, {"nolazytime", 0, false}, {"mand", 0, false}, {"nomand", 0, false}, {"loud", 0, false}, {"silent", 0, false},
-	{"tmpcopyup", 0, false},
+	{"tmpcopyup", 0, false}, {"idmap", 0, false}, {"ridmap", 0, false},
 }
 
 // FindMountOption is the option that a word names. A recursive one is that of the whole

@@ -64,7 +64,13 @@ var complaints = []struct {
 	{"bind of nothing", func(s *specs.Spec) {
 		s.Mounts[0] = specs.Mount{Destination: "/x", Source: "/nonexistent", Options: []string{"rbind"}}
 	}, "mounts[0].source: /nonexistent: no such file or directory"},
-	{"idmapped", func(s *specs.Spec) { s.Mounts[0].Options = []string{"idmap"} }, "mounts[0]: idmapped mounts are not supported"},
+	{"idmapped, no bind", func(s *specs.Spec) { s.Mounts[0].Options = []string{"idmap"} }, "mounts[0]: idmap: only bind mounts can be id-mapped, not proc"},
+	{"idmapped by nothing", func(s *specs.Spec) {
+		s.Mounts[0] = specs.Mount{Destination: "/x", Source: "/", Options: []string{"rbind", "idmap"}}
+	}, "mounts[0]: idmap: neither the mount has uidMappings, nor the container a user namespace"},
+	{"idmapped by half", func(s *specs.Spec) {
+		s.Mounts[0] = specs.Mount{Destination: "/x", Source: "/", Options: []string{"rbind"}, UIDMappings: []specs.LinuxIDMapping{{Size: 1}}}
+	}, "mounts[0]: uidMappings and gidMappings come together"},
 	{"hook without path", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{}}} }, "hooks.poststop[0].path: is missing"},
 	{"relative hook", func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "a"}}} }, `hooks.createRuntime[0].path: "a" is not an absolute path`},
 	{"hook without time", func(s *specs.Spec) {
@@ -74,8 +80,16 @@ var complaints = []struct {
 	{"unknown namespace", func(s *specs.Spec) { s.Linux.Namespaces[0].Type = "dream" }, `linux.namespaces[0].type: "dream" is no namespace of Linux's`},
 	{"namespace twice", func(s *specs.Spec) { s.Linux.Namespaces[1] = s.Linux.Namespaces[0] }, "linux.namespaces[1].type: pid is given twice"},
 	{"absent namespace", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/run/netns/none-such" }, "linux.namespaces[1].path: /run/netns/none-such: no such file or directory"},
-	{"user namespace", func(s *specs.Spec) { s.Linux.Namespaces[0].Type = "user" }, "linux.namespaces[0]: user namespaces are not supported"},
-	{"id mapping", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "linux.uidMappings: user namespaces are not supported"},
+	{"user namespace without ids", func(s *specs.Spec) { s.Linux.Namespaces[0].Type = "user" }, "linux.uidMappings: is missing"},
+	{"ids without user namespace", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "linux.uidMappings: is given without a user namespace"},
+	{"user namespace without groups", users([]specs.LinuxIDMapping{{Size: 1}}, nil), "linux.gidMappings: is missing"},
+	{"no ids", users([]specs.LinuxIDMapping{{Size: 1}, {ContainerID: 1}}, nil), "linux.uidMappings[1].size: is 0"},
+	{"ids beyond the last", users([]specs.LinuxIDMapping{{HostID: 5, Size: 1<<32 - 2}}, nil), "linux.uidMappings[0].size: 4294967294 ids from 0 and 5 do not end"},
+	{"ids twice", users([]specs.LinuxIDMapping{{Size: 10, HostID: 100}, {ContainerID: 50, HostID: 109, Size: 1}}, nil), "linux.uidMappings[1]: has ids that linux.uidMappings[0] has, too"},
+	{"a user without a number", func(s *specs.Spec) {
+		users([]specs.LinuxIDMapping{{Size: 10}}, []specs.LinuxIDMapping{{Size: 10}})(s)
+		s.Process.User.UID = 10
+	}, "process.user.uid: 10 is not in linux.uidMappings"},
 	{"host device", func(s *specs.Spec) {
 		s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/sda", Type: "b", Major: 8}}
 	}, "linux.devices[0]: the host's device /dev/sda (b 8:0) cannot be reached"},
@@ -125,6 +139,14 @@ func write(t testing.TB, config string) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// users gives a container a user namespace.
+func users(uids, gids []specs.LinuxIDMapping) func(*specs.Spec) {
+	return func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
+		s.Linux.UIDMappings, s.Linux.GIDMappings = uids, gids
+	}
 }
 
 func TestComplaints(t *testing.T) {

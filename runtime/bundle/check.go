@@ -28,6 +28,7 @@ var checks = []func(*specs.Spec) error{
 	checkMounts,
 	checkHooks,
 	checkNamespaces,
+	checkIDs,
 	checkDevices,
 	checkResources,
 	checkPaths,
@@ -211,8 +212,6 @@ func checkMounts(s *specs.Spec) error {
 			return complain(field+".destination", "is missing")
 		case strings.ContainsRune(m.Destination, 0):
 			return complain(field+".destination", "contains a zero byte")
-		case len(m.UIDMappings)+len(m.GIDMappings) > 0 || slices.Contains(m.Options, "idmap") || slices.Contains(m.Options, "ridmap"):
-			return complain(field, "idmapped mounts are not supported")
 		case IsBind(m) && m.Source == "":
 			return complain(field+".source", "is missing")
 		case IsBind(m):
@@ -286,8 +285,6 @@ func checkNamespaces(s *specs.Spec) error {
 			return complain(field+".type", "%s is given twice", ns.Type)
 		case ns.Path != "" && !path.IsAbs(ns.Path):
 			return complain(field+".path", "%q is not an absolute path", ns.Path)
-		case ns.Type == specs.UserNamespace:
-			return complain(field, "user namespaces are not supported")
 		}
 		seen[ns.Type] = true
 	}

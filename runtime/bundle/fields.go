@@ -51,7 +51,10 @@ func Fields() []Field {
 	return slices.Concat(generalFields(), processFields(), linuxFields(), resourceFields())
 }
 
-const windows = "Windows'"
+const (
+	windows = "Windows'"
+	idsNote = "owners of the host's files are translated on their way in and out; a machine's files have the host's owners"
+)
 
 func generalFields() []Field {
 	return slices.Concat(
@@ -66,8 +69,8 @@ func generalFields() []Field {
 			both(Honoured, "mounts[].type", strings.Join(mountTypes, ", ")+", and what is bound; others are refused: a file system of the host's kernel has no place behind a wall"),
 			both(Honoured, "mounts[].source", "of what is bound; else a word for /proc/mounts"),
 			both(Honoured, "mounts[].options", "`bulkhead features` has the words, the rest is the file system's; propagation means nothing in a tree that nobody else sees"),
-			both(Refused, "mounts[].uidMappings", "idmapped mounts are not supported"),
-			both(Refused, "mounts[].gidMappings", "idmapped mounts are not supported"),
+			{"mounts[].uidMappings", Honoured, Refused, idsNote, func(s *specs.Spec) bool { return slices.ContainsFunc(s.Mounts, IsIDMapped) }},
+			{"mounts[].gidMappings", Honoured, Refused, idsNote, nil}, // which come with the users'
 		},
 		hookFields(),
 		[]Field{
@@ -118,11 +121,11 @@ func processFields() []Field {
 func linuxFields() []Field {
 	return slices.Concat(
 		[]Field{
-			refused("linux.uidMappings", "user namespaces are not supported", func(s *specs.Spec) bool { return len(s.Linux.UIDMappings) > 0 }),
-			refused("linux.gidMappings", "user namespaces are not supported", func(s *specs.Spec) bool { return len(s.Linux.GIDMappings) > 0 }),
+			{"linux.uidMappings", Honoured, Refused, idsNote, hasUserNamespace},
+			{"linux.gidMappings", Honoured, Refused, idsNote, nil}, // which come with the users'
 			both(Honoured, "linux.sysctl", "the container's own kernel's; one that it has not is refused by name, but for net.*, which engines set for all"),
 			both(Honoured, "linux.cgroupsPath", "of the sandbox's processes on the host"),
-			both(Honoured, "linux.namespaces[].type", "new ones are the wall's own; user is refused"),
+			both(Honoured, "linux.namespaces[].type", "new ones are the wall's own; user with the Sentry alone"),
 			both(Honoured, "linux.namespaces[].path", "network, ipc and uts of the host's; of a pod's containers, pid as well"),
 			both(Honoured, "linux.devices[]", "those that the wall has itself (null, zero, full, random, urandom, tty, console, ptmx) and FIFOs; the host's are refused"),
 			refused("linux.netDevices", "moving the host's network devices is not supported", func(s *specs.Spec) bool { return len(s.Linux.NetDevices) > 0 }),

@@ -222,7 +222,7 @@ func (n *creation) choose(context.Context) error {
 		return err
 	}
 	for i, ns := range n.spec.Linux.Namespaces {
-		if ns.Path == "" || n.pod != nil {
+		if ns.Path == "" || n.pod != nil || ns.Type == specs.UserNamespace { // whose maps the specification has
 			continue
 		}
 		if !sandbox.Joinable(ns.Type) {

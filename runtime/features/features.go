@@ -30,7 +30,7 @@ func Of() *features.Features {
 			Apparmor:        &features.Apparmor{Enabled: &no},
 			Selinux:         &features.Selinux{Enabled: &no},
 			IntelRdt:        &features.IntelRdt{Enabled: &no},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
 		PotentiallyUnsafeConfigAnnotations: []string{container.AnnotationPrefix},
@@ -40,9 +40,7 @@ func Of() *features.Features {
 		f.Hooks = append(f.Hooks, k.Name)
 	}
 	for _, ns := range bundle.Namespaces {
-		if ns != specs.UserNamespace {
-			f.Linux.Namespaces = append(f.Linux.Namespaces, string(ns))
-		}
+		f.Linux.Namespaces = append(f.Linux.Namespaces, string(ns))
 	}
 	return f
 }

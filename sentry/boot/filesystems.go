@@ -118,6 +118,7 @@ func (c *container) newProc(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, e
 		Kernel: c.kernel, Cgroup: c.home.Cgroup(), PIDs: c.home.PIDs(), OSRelease: syscalls.Release, OSVersion: syscalls.Version, CPUInfo: c.cpuinfo,
 		Filesystems: c.fsNames(), NetUnix: c.kernel.World.(*syscalls.World).Names.Table, NetFile: c.netFile, Network: c.network,
 	}
+	cfg.UIDMap, cfg.GIDMap = c.userIDs()
 	if t, ok := ctx.(*kernel.Task); ok {
 		if cfg.PIDs = t.PIDNamespace(); !t.Creds().HasIn(cfg.PIDs.Owner(), unix.CAP_SYS_ADMIN) {
 			return nil, unix.EPERM

@@ -20,6 +20,7 @@ import (
 // lists, in its order.
 func (c *container) mountAll() (err error) {
 	gofer.WatchHost(c.files, c.watch.watchSocket, c.Guard)
+	c.mapIDs()
 	root, flags, err := c.rootFS()
 	if err != nil {
 		return fmt.Errorf("root: %w", err)

@@ -75,7 +75,7 @@ func onDisk(typ uint32) bool {
 
 // search is access for going through a directory, which root always may.
 func (d *Dentry) search(ctx Context, c *Creds) error {
-	if c.Effective&(capOverride|capSearch) != 0 && d.checker == nil && c.User == nil {
+	if c.Effective&(capOverride|capSearch) != 0 && d.checker == nil && c.User == nil && !unnamed.Load() {
 		return nil
 	}
 	return d.access(ctx, MayExec)
@@ -137,7 +137,7 @@ func mayDelete(ctx Context, dir, victim *Dentry, isDir bool) error {
 // sticky is EPERM if dir is sticky and neither it nor victim is the caller's.
 func sticky(ctx Context, dir, victim *Dentry) error {
 	c := ctx.Creds()
-	if c.User == nil && c.Has(unix.CAP_FOWNER) {
+	if c.User == nil && c.Has(unix.CAP_FOWNER) && !unnamed.Load() {
 		return nil
 	}
 	d, err := dir.inode.Attr(ctx)

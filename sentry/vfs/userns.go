@@ -174,9 +174,6 @@ func (n *UserNamespace) ShowUID(id uint32) uint32 { return n.UIDs().show(id) }
 func (n *UserNamespace) ShowGID(id uint32) uint32 { return n.GIDs().show(id) }
 
 func (m *IDMap) show(id uint32) uint32 {
-	if m.all {
-		return id
-	}
 	if id, ok := m.Out(id); ok {
 		return id
 	}
@@ -318,6 +315,14 @@ func (c *Creds) HasIn(ns *UserNamespace, cap int) bool {
 	}
 }
 
+// unnamed: some file's owner may have no id in the container.
+var unnamed atomic.Bool
+
+// ExpectUnnamed is said before a file system is mounted whose files may belong to nobody in
+// the container (ids of ^0). No capability counts over these, so that root, who may do
+// all with any other, has to be asked about, too.
+func ExpectUnnamed() { unnamed.Store(true) }
+
 // HasOver is Has for what belongs to uid and gid, both of which must have names
 // in the credentials' namespace (capable_wrt_inode_uidgid).
 func (c *Creds) HasOver(uid, gid uint32, cap int) bool {
@@ -326,7 +331,7 @@ func (c *Creds) HasOver(uid, gid uint32, cap int) bool {
 
 func (c *Creds) knows(uid, gid uint32) bool {
 	if c.User == nil {
-		return true
+		return uid != ^uint32(0) && gid != ^uint32(0)
 	}
 	_, ok := c.User.UIDs().Out(uid)
 	_, ok2 := c.User.GIDs().Out(gid)

@@ -19,7 +19,11 @@ func (d *dir) Make(_ vfs.Context, name string, n vfs.New) (vfs.Inode, error) {
 	if !ok {
 		return nil, unix.EINVAL
 	}
-	r, err := d.child(wire.Request{Op: op, Name: name, Mode: n.Mode, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Target: n.Target})
+	uid, gid, err := d.fs.keptIDs(n.UID, n.GID)
+	if err != nil {
+		return nil, err
+	}
+	r, err := d.child(wire.Request{Op: op, Name: name, Mode: n.Mode, UID: uid, GID: gid, Rdev: n.Rdev, Target: n.Target})
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +53,11 @@ func (d *dir) MakeTemp(_ vfs.Context, n vfs.New) (vfs.Inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := d.fs.conn.Call(&wire.Request{Op: wire.Tmpfile, ID: id, Mode: n.Mode, UID: n.UID, GID: n.GID})
+	uid, gid, err := d.fs.keptIDs(n.UID, n.GID)
+	if err != nil {
+		return nil, err
+	}
+	r, err := d.fs.conn.Call(&wire.Request{Op: wire.Tmpfile, ID: id, Mode: n.Mode, UID: uid, GID: gid})
 	if err != nil {
 		return nil, err
 	}

@@ -41,6 +41,7 @@ type FS struct {
 	dev   uint64
 	root  vfs.Inode
 
+	ids    *IDs        // nil: the disk's are the container's
 	events *hostEvents // nil: nobody watches
 	guard  func()
 

@@ -222,8 +222,9 @@ func (i *inode) Attr(vfs.Context) (vfs.Attr, error) {
 
 // show is a as vfs has it.
 func (i *inode) show(a *wire.Attr) vfs.Attr {
+	uid, gid := i.fs.shownIDs(a.UID, a.GID)
 	return vfs.Attr{
-		Dev: i.dev, Ino: a.Ino, Mode: a.Mode, Nlink: a.Nlink, UID: a.UID, GID: a.GID, Rdev: a.Rdev,
+		Dev: i.dev, Ino: a.Ino, Mode: a.Mode, Nlink: a.Nlink, UID: uid, GID: gid, Rdev: a.Rdev,
 		Size: int64(a.Size), Blocks: int64(a.Blocks), BlockSize: int32(a.BlockSize),
 		Atime: timespec(a.Atime), Mtime: timespec(a.Mtime), Ctime: timespec(a.Ctime), Btime: timespec(a.Btime),
 	}
@@ -235,6 +236,18 @@ func wireTime(t unix.Timespec) wire.Time { return wire.Time{Sec: t.Sec, Nsec: ui
 // SetAttr implements vfs.Inode.
 func (i *inode) SetAttr(_ vfs.Context, s vfs.SetAttr) error {
 	set := wire.Set{Mask: uint32(s.Mask), Mode: s.Mode, UID: s.UID, GID: s.GID, Size: uint64(s.Size)} // TestMasks compares the bits
+	if i.fs.ids != nil {
+		var err error
+		if s.Mask&vfs.SetUID != 0 {
+			set.UID, err = i.fs.ids.UIDs.kept(s.UID)
+		}
+		if s.Mask&vfs.SetGID != 0 && err == nil {
+			set.GID, err = i.fs.ids.GIDs.kept(s.GID)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if s.Mask&vfs.SetAtime != 0 {
 		set.Atime = wireTime(s.Atime)
 	}

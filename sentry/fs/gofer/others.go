@@ -53,13 +53,16 @@ func (i *inode) GetXattr(_ vfs.Context, name string) ([]byte, error) {
 		}
 	}
 	r, err := i.call(wire.Request{Op: wire.GetXattr, Xattr: name})
+	if name == fileCaps && err == nil {
+		return i.fs.shownCaps(r.Data), nil
+	}
 	return r.Data, err
 }
 
 // served says that an attribute means something in here. The others in security.*
 // are those of the host's modules: ls asks for SELinux's of each file.
 func served(name string) bool {
-	return strings.HasPrefix(name, "user.") || name == "security.capability"
+	return strings.HasPrefix(name, "user.") || name == fileCaps
 }
 
 func (i *inode) xattrNames() (map[string]struct{}, error) {
@@ -100,6 +103,12 @@ func (i *inode) ListXattr(vfs.Context) ([]string, error) {
 
 // SetXattr implements vfs.Xattrs.
 func (i *inode) SetXattr(_ vfs.Context, name string, value []byte, flags int) error {
+	if name == fileCaps {
+		var err error
+		if value, err = i.fs.keptCaps(value); err != nil {
+			return err
+		}
+	}
 	_, err := i.call(wire.Request{Op: wire.SetXattr, Xattr: name, Data: value, Flags: uint32(flags)})
 	i.forgetXattrs()
 	return err

@@ -36,8 +36,10 @@ type Config struct {
 	Network func(ctx vfs.Context) Network
 	PIDs    *kernel.PIDNamespace // that it was mounted in; nil: the first
 	Cgroup  *kernel.Cgroup       // of the container that it is in; nil: the first's
-	HidePID int                  // the mount option
-	HideGID uint32
+	// UIDMap and GIDMap are what is said to lie below the first user namespace; nil: itself.
+	UIDMap, GIDMap *vfs.IDMap
+	HidePID        int // the mount option
+	HideGID        uint32
 }
 
 // Network is a network namespace.

@@ -15,13 +15,19 @@ import (
 // is less than who opened them: a program may be talked into writing to a
 // descriptor that it was given.
 
-func uidMap(_ *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
+func uidMap(fs *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
 	n := s.t.Creds().User
+	if n == nil && fs.UIDMap != nil {
+		return showMap(fs.UIDMap, n.UIDs()), nil
+	}
 	return showMap(n.UIDs(), lower(ctx, n).UIDs()), nil
 }
 
-func gidMap(_ *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
+func gidMap(fs *FileSystem, ctx vfs.Context, s subject) ([]byte, error) {
 	n := s.t.Creds().User
+	if n == nil && fs.GIDMap != nil {
+		return showMap(fs.GIDMap, n.GIDs()), nil
+	}
 	return showMap(n.GIDs(), lower(ctx, n).GIDs()), nil
 }
 
