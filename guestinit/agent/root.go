@@ -180,6 +180,9 @@ func (st *stage) mount(root int, m specs.Mount, bound string) error {
 		if source == "" {
 			source = m.Type
 		}
+		if kind == "tmpfs" && slices.Contains(m.Options, "tmpcopyup") {
+			return mountCopy(root, m.Destination, at, source, flags, data)
+		}
 		return unix.Mount(source, fdPath(at), kind, flags, data)
 	}
 	if err := unix.Mount(bound, fdPath(at), "", unix.MS_BIND, ""); err != nil {
@@ -195,6 +198,25 @@ func (st *stage) mount(root int, m specs.Mount, bound string) error {
 	}
 	defer unix.Close(over)
 	return unix.Mount("", fdPath(over), "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
+}
+
+// mountCopy mounts a tmpfs with a copy of what it covers.
+func mountCopy(root int, name string, at int, source string, flags uintptr, data string) error {
+	if err := unix.Mount(source, fdPath(at), "tmpfs", flags&^unix.MS_RDONLY, data); err != nil {
+		return err
+	}
+	over, err := mountPoint(root, name, false)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(over)
+	if err := copyUp(at, over); err != nil {
+		return fmt.Errorf("tmpcopyup: %w", err)
+	}
+	if flags&unix.MS_RDONLY == 0 {
+		return nil
+	}
+	return unix.Mount("", fdPath(over), "", unix.MS_REMOUNT|flags, data)
 }
 
 // fdPath names what a descriptor is of. /proc is the guest's until the root changes.

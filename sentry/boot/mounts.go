@@ -105,7 +105,31 @@ func (c *container) mount(m specs.Mount, bound *vfs.FileSystem) error {
 	if err != nil {
 		return err
 	}
+	if m.Type == "tmpfs" && slices.Contains(m.Options, "tmpcopyup") {
+		return c.mountCopy(m.Destination, at, fs, vfs.MountOptions{Flags: flags, Source: source, Data: data})
+	}
 	return c.ns.Mount(vfs.SentryContext(), at, fs, vfs.MountOptions{Flags: flags, Source: source, Data: data})
+}
+
+// mountCopy mounts a tmpfs with a copy of what it covers.
+func (c *container) mountCopy(name string, at vfs.Path, fs vfs.FileSystem, o vfs.MountOptions) error {
+	ctx := vfs.SentryContext()
+	flags := o.Flags
+	o.Flags &^= unix.MS_RDONLY
+	if err := c.ns.Mount(ctx, at, fs, o); err != nil {
+		return err
+	}
+	over, err := c.mountPoint(name, false)
+	if err != nil {
+		return err
+	}
+	if err := copyUp(ctx, at, over); err != nil {
+		return fmt.Errorf("tmpcopyup: %w", err)
+	}
+	if flags&unix.MS_RDONLY == 0 {
+		return nil
+	}
+	return c.ns.Remount(ctx, over, flags, o.Data)
 }
 
 // mountPoint finds the place of a mount, and makes it where it is not there.
