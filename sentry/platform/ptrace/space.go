@@ -267,6 +267,9 @@ func (as *space) Release() {
 	}
 	as.tracees = nil
 	p, pr := as.p, as.proc
+	p.mu.Lock()
+	delete(p.all, pr) // or Close may kill it first, and wait for ever: it knows of no task that wants reaping
+	p.mu.Unlock()
 	p.reapers.Go(func() { pr.kill(tids...) })
 }
 
