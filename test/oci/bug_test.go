@@ -17,7 +17,7 @@ import (
 // has no hook for them.
 var bugs = []struct{ file, function string }{
 	{"sentry/syscalls/misc.go", "func sethostname(t *kernel.Task, a *Args) (uintptr, error) {"},
-	{"sentry/boot/agent.go", "func (s *sandbox) Pause(_ context.Context, container string) error "},
+	{"sentry/boot/agent.go", "func (s *sandbox) Processes(_ context.Context, container string) ([]agent.Process, error) {"},
 }
 
 // broken is bulkhead with the bugs.
@@ -83,12 +83,12 @@ func TestBugOfOurs(t *testing.T) {
 				t.Errorf("the log has no stack of the panic:\n%s", log)
 			}
 
-			paused := p.started(t, nil, "sleep", "1000")
-			if r := p.do(t, "pause", paused); r.Code == 0 || strings.Count(r.Err, "\n") != 1 {
-				t.Errorf("pause of a sandbox that dies of it: %s", r)
+			listed := p.started(t, nil, "sleep", "1000")
+			if r := p.do(t, "ps", listed); r.Code == 0 || strings.Count(r.Err, "\n") != 1 {
+				t.Errorf("ps of a sandbox that dies of it: %s", r)
 			}
-			p.until(t, paused, specs.StateStopped)
-			if log := p.logged(); !strings.Contains(log, "boot.(*sandbox).Pause") {
+			p.until(t, listed, specs.StateStopped)
+			if log := p.logged(); !strings.Contains(log, "boot.(*sandbox).Processes") {
 				t.Errorf("the log has no stack of the panic in an agent's call:\n%s", log)
 			}
 
@@ -98,7 +98,7 @@ func TestBugOfOurs(t *testing.T) {
 			if r := p.do(t, "exec", neighbour, "echo", "alive"); r.Out != "alive\n" {
 				t.Errorf("exec in the neighbour: %s", r)
 			}
-			p.must(t, "delete", "--force", paused)
+			p.must(t, "delete", "--force", listed)
 			p.must(t, "delete", "--force", neighbour)
 		})
 	})
