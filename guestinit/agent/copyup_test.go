@@ -12,7 +12,7 @@ import (
 // TestCopyUp compares with cp -a.
 func TestCopyUp(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("owners and devices need root: run as root, or under `unshare -r`")
+		t.Skip("owners and devices need the host's root: run the tests as root")
 	}
 	dir := t.TempDir()
 	for _, d := range []string{"from/a/b", "from/empty", "ours", "theirs"} {
