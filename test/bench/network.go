@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -177,32 +178,51 @@ func (t *table) network(c column, runs int) error {
 	}
 	for _, s := range []struct {
 		port    int
-		measure func(cable, column, int) error
+		measure func(cable, column, *journal, int) error
 		args    []string
 	}{
 		{echo, t.exchanges, []string{"bin/serve", strconv.Itoa(echo)}},
 		{web, t.requests, []string{"bin/nginx", "-p", prefix, "-c", "nginx.conf", "-e", "stderr"}},
-		{streams, t.bulk, []string{"bin/iperf3", "-s", "-p", strconv.Itoa(streams)}},
+		{streams, t.bulk, []string{"bin/iperf3", "-s", "--forceflush", "-p", strconv.Itoa(streams)}},
 	} {
 		if _, err := os.Stat(filepath.Join(c.root, s.args[0])); err != nil {
 			continue
 		}
-		if err := w.with(c, s.port, s.args, func() error { return s.measure(w, c, runs) }); err != nil {
+		err := w.with(c, s.port, s.args, func(said *journal) error { return s.measure(w, c, said, runs) })
+		if err != nil {
 			return fmt.Errorf("%s: %w", s.args[0], err)
 		}
 	}
 	return nil
 }
 
+// journal is what a server prints.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(b)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
 // with runs a server while f is measured.
-func (w cable) with(c column, port int, args []string, f func() error) error {
+func (w cable) with(c column, port int, args []string, f func(*journal) error) error {
 	id := fmt.Sprintf("server-%s-%d", c.name, port)
 	cmd, err := c.command("run", id, args...)
 	if err != nil {
 		return err
 	}
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
+	var said journal
+	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -216,31 +236,33 @@ func (w cable) with(c column, port int, args []string, f func() error) error {
 		}
 		<-ended
 	}()
-	err = w.beyond(func() error {
-		for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			fd, err := dial(port)
-			if err == nil {
-				return unix.Close(fd)
-			}
-			if time.Now().After(end) {
-				return fmt.Errorf("nobody listens: %w: %s", err, log.String())
-			}
-			select {
-			case err := <-ended:
-				ended <- err
-				return fmt.Errorf("it ended: %w: %s", err, log.String())
-			default:
-			}
-		}
-	})
-	if err == nil {
-		err = f()
+	if err := w.beyond(func() error { return listens(port, &said, ended) }); err != nil {
+		return err
 	}
-	return err
+	return f(&said)
+}
+
+// listens waits until somebody does at port.
+func listens(port int, said *journal, ended chan error) error {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		fd, err := dial(port)
+		if err == nil {
+			return unix.Close(fd)
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("nobody listens: %w: %s", err, said)
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			return fmt.Errorf("it ended: %w: %s", err, said)
+		default:
+		}
+	}
 }
 
 // exchanges are of a byte: on one connection, and each on one of its own.
-func (t *table) exchanges(w cable, c column, runs int) error {
+func (t *table) exchanges(w cable, c column, _ *journal, runs int) error {
 	const period = 500 * time.Millisecond
 	var trips, connections []float64
 	err := w.beyond(func() error {
@@ -282,7 +304,7 @@ func (t *table) exchanges(w cable, c column, runs int) error {
 var perSecond = regexp.MustCompile(`Requests/sec:\s*([0-9.]+)`)
 
 // requests are wrk's, of a small page, on 32 connections.
-func (t *table) requests(w cable, c column, runs int) error {
+func (t *table) requests(w cable, c column, _ *journal, runs int) error {
 	var rates []float64
 	for range runs {
 		out, err := exec.Command("ip", "netns", "exec", w.outside, "wrk", "-t1", "-c32", "-d2s", fmt.Sprintf("http://%s:%d/", servers, web)).CombinedOutput()
@@ -300,11 +322,20 @@ func (t *table) requests(w cable, c column, runs int) error {
 	return nil
 }
 
-// bulk is iperf3's, in and out, and the processor time of both ends.
-func (t *table) bulk(w cable, c column, runs int) error {
+// bulk is iperf3's, in and out, and the processor time of both ends. After each client its server
+// closes what it listens with, and whoever waits there is reset, and listens anew: that says when
+// the next may come. The first client is the one that found the server (listens).
+func (t *table) bulk(w cable, c column, said *journal, runs int) error {
+	clients := 1
 	for _, way := range []struct{ name, flag string }{{"into", ""}, {"out of", "-R"}} {
 		var rates, costs []float64
 		for range runs {
+			for end := time.Now().Add(30 * time.Second); strings.Count(said.String(), "Server listening") <= clients; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(end) {
+					return fmt.Errorf("the server does not listen again: %s", said)
+				}
+			}
+			clients++
 			args := []string{"netns", "exec", w.outside, "iperf3", "-J", "-t", "2", "-p", strconv.Itoa(streams), "-c", servers}
 			if way.flag != "" {
 				args = append(args, way.flag)
