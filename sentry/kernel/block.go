@@ -68,7 +68,7 @@ func (t *Task) block(c <-chan struct{}, timeout <-chan time.Time) (timedOut bool
 	t.blockedIn.Store(&sleeping)
 	defer func() {
 		t.blockedIn.Store(nil)
-		t.entered.Store(int64(t.k.Clock.sinceStart()))
+		t.entered.Store(int64(t.k.Clock.forCPUTime()))
 	}()
 	for {
 		if t.Interrupted() {
@@ -121,7 +121,7 @@ func (t *Task) BlockOn(c <-chan struct{}, deadline time.Duration) error {
 	t.blockedIn.Store(&sleeping)
 	defer func() {
 		t.blockedIn.Store(nil)
-		t.entered.Store(int64(t.k.Clock.sinceStart()))
+		t.entered.Store(int64(t.k.Clock.forCPUTime()))
 	}()
 	for {
 		if t.Interrupted() {

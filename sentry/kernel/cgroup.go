@@ -149,7 +149,7 @@ func (t *Task) frozenLocked() bool {
 	case <-thaw:
 	case <-t.interrupt: // killed, maybe
 	}
-	t.entered.Store(int64(t.k.Clock.sinceStart()))
+	t.entered.Store(int64(t.k.Clock.forCPUTime()))
 	t.k.mu.Lock()
 	return true
 }

@@ -16,6 +16,7 @@ type Clock struct {
 	realDelta atomic.Int64  // CLOCK_REALTIME as the container set it, less the host's
 	boot      time.Duration // CLOCK_MONOTONIC when the container booted
 	raw       time.Duration // CLOCK_MONOTONIC_RAW - CLOCK_MONOTONIC at start
+	meter     meterClock
 }
 
 func newClock() *Clock {
@@ -32,6 +33,7 @@ func newClock() *Clock {
 	c.bootDelta = read(unix.CLOCK_BOOTTIME) - m2
 	c.raw = read(unix.CLOCK_MONOTONIC_RAW) - m2
 	c.boot = c.monoStart
+	c.meter.init(c)
 	return c
 }
 
@@ -41,6 +43,9 @@ func monotonic() time.Duration { return base.monoStart + time.Since(base.start) 
 var base = newClock()
 
 func (c *Clock) sinceStart() time.Duration { return time.Since(c.start) }
+
+// forCPUTime is sinceStart for who counts CPU time.
+func (c *Clock) forCPUTime() time.Duration { return c.meter.now(c) }
 
 // Monotonic is CLOCK_MONOTONIC.
 func (c *Clock) Monotonic() time.Duration { return c.monoStart + c.sinceStart() }

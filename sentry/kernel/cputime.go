@@ -23,7 +23,7 @@ import (
 
 // spent is CPU time of one kind, the user's or the system's, of one task.
 type spent struct {
-	clock   atomic.Int64 // nanoseconds, counted by the clock
+	clock   atomic.Int64 // nanoseconds, counted by the clock; the task alone writes
 	running *Task        // whose time in the application, now under way, belongs to it; or nil
 
 	// Under cpuTimes.mu.
@@ -46,7 +46,7 @@ func (s *spent) count() int64 {
 		if t.entered.Load() != entered {
 			continue
 		}
-		if d := int64(t.k.Clock.sinceStart()) - entered; inApp && d > 0 {
+		if d := int64(t.k.Clock.forCPUTime()) - entered; inApp && d > 0 {
 			n += d
 		}
 		return n
@@ -168,7 +168,7 @@ func (s *spent) leave(now time.Duration) {
 
 // meterIn begins to weigh what t spends in the address space.
 func (t *Task) meterIn(as platform.AddressSpace) {
-	c, now := &t.k.cpu, t.k.Clock.sinceStart()
+	c, now := &t.k.cpu, t.k.Clock.forCPUTime()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t.user.running = t
@@ -180,7 +180,7 @@ func (t *Task) meterIn(as platform.AddressSpace) {
 
 // meterOut ends it; it comes before the address space goes. With all, t ends.
 func (t *Task) meterOut(as platform.AddressSpace, all bool) {
-	c, now := &t.k.cpu, t.k.Clock.sinceStart()
+	c, now := &t.k.cpu, t.k.Clock.forCPUTime()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m := t.user.m
@@ -197,7 +197,7 @@ func (t *Task) meterOut(as platform.AddressSpace, all bool) {
 func (t *Task) CPUTime() (user, sys time.Duration) {
 	t.k.cpu.mu.Lock()
 	defer t.k.cpu.mu.Unlock()
-	t.weighLocked(t.k.Clock.sinceStart(), freshCPUTime)
+	t.weighLocked(t.k.Clock.forCPUTime(), freshCPUTime)
 	return t.user.tell(), t.sys.tell()
 }
 
@@ -212,10 +212,10 @@ func (t *Task) weighLocked(now, age time.Duration) {
 
 // account adds the time since the last call to what.
 func (t *Task) account(what *spent) {
-	now := t.k.Clock.sinceStart()
-	d := int64(now) - t.entered.Load()
-	t.entered.Store(int64(now)) // first, or who reads both in between has it twice
-	what.clock.Add(d)
+	now := t.k.Clock.forCPUTime()
+	d := max(int64(now)-t.entered.Load(), 0) // the next line may begin a little earlier
+	platform.Store64(&t.entered, int64(now)) // first, or who reads both in between has it twice
+	platform.Store64(&what.clock, what.clock.Load()+d)
 	if now >= t.weighed {
 		t.weighed = now + staleCPUTime
 		t.k.cpu.mu.Lock()

@@ -112,7 +112,7 @@ func (t *Task) restartCall() {
 		return
 	}
 	t.haveSyscall = false
-	c := &t.ctx
+	c := t.Context()
 	if int32(c.Orig_rax) < 0 {
 		return // a tracer does not want it
 	}
@@ -145,7 +145,7 @@ func (t *Task) Restart() (uintptr, error) {
 
 // handler makes the registers enter a signal handler.
 func (t *Task) handler(info *SigInfo, act SigAction) {
-	c := &t.ctx
+	c := t.Context()
 	if t.haveSyscall && int32(c.Orig_rax) >= 0 {
 		t.haveSyscall = false
 		switch e := unix.Errno(-int64(c.Rax)); {
@@ -213,7 +213,7 @@ func sigcontextOrder(c *platform.Context) []*uint64 {
 
 // pushFrame writes the signal frame and points the registers at the handler.
 func (t *Task) pushFrame(info *SigInfo, act SigAction, mask SigSet) error {
-	c := &t.ctx
+	c := t.Context()
 	if err := t.thread.Save(c); err != nil {
 		return err
 	}
@@ -301,7 +301,7 @@ const userFlags = 1<<0 | 1<<2 | 1<<4 | 1<<6 | 1<<7 | 1<<8 | 1<<10 | 1<<11 | 1<<1
 
 // SigReturn is rt_sigreturn(2). The result is Rax, already in the registers.
 func (t *Task) SigReturn() error {
-	c := &t.ctx
+	c := t.Context()
 	le := binary.LittleEndian
 	f := make([]byte, frameSize)
 	at := c.Rsp - 8

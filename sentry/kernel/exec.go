@@ -149,6 +149,7 @@ func (t *Task) Exec(img Image) {
 func (t *Task) SetEntry(img Image) {
 	t.startInfo.Store(img.Start)
 	t.ctx.Registers = platform.Registers{Rip: img.Entry, Rsp: img.Stack, Eflags: 0x202, Cs: 0x33, Ss: 0x2b, Orig_rax: ^uint64(0)}
+	t.ctx.Partial = false
 	t.ctx.FPU = nil
 	t.ctx.Dirty = platform.DirtyAll
 	t.haveSyscall = false

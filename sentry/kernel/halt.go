@@ -39,6 +39,7 @@ func (t *Task) wakeLocked(h *halt) {
 
 // haltLocked waits in h; it drops Kernel.mu meanwhile.
 func (t *Task) haltLocked(h *halt) {
+	t.Context() // whole, for whoever looks
 	h.done = make(chan struct{})
 	t.halt = h
 	if h.traced {
@@ -47,7 +48,7 @@ func (t *Task) haltLocked(h *halt) {
 	t.k.mu.Unlock()
 	t.account(&t.sys)
 	<-h.done
-	t.entered.Store(int64(t.k.Clock.sinceStart()))
+	t.entered.Store(int64(t.k.Clock.forCPUTime()))
 	t.k.mu.Lock()
 }
 

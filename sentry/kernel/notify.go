@@ -52,7 +52,7 @@ func NewListener(killable bool) *Listener { return &Listener{killable: killable,
 // notifySupervisor hands a call to whoever listens. It reports whether the call is to be
 // made after all.
 func (t *Task) notifySupervisor(l *Listener, d *bpf.Data) bool {
-	c := &t.ctx
+	c := t.Context()
 	c.Rax = errnoReg(unix.ENOSYS)
 	if l == nil {
 		return false

@@ -193,7 +193,7 @@ func (f *Filter) run(d *bpf.Data) (answer uint32, by *Filter) {
 // filterCall runs t's filters over the call in its registers. It reports whether
 // the call is to be made (kernel/seccomp.c, __secure_computing).
 func (t *Task) filterCall(traced bool) bool {
-	c := &t.ctx
+	c := t.Context()
 	nr := int32(c.Orig_rax)
 	if t.strict.Load() != 0 {
 		return t.strictCall(nr)
@@ -244,7 +244,7 @@ func (t *Task) traceFiltered(again bool, data uint16) bool {
 	if again {
 		return true
 	}
-	c := &t.ctx
+	c := t.Context()
 	if !t.EventWanted(EventSeccomp) {
 		c.Rax = errnoReg(unix.ENOSYS)
 		return false

@@ -119,6 +119,7 @@ type Task struct {
 	login                         atomic.Pointer[Login] // nil: nobody's
 	startInfo                     atomic.Pointer[Start]
 	blockedIn                     atomic.Pointer[string]
+	callArgs                      [6]uint64
 	callNumber                    atomic.Int64 // the system call being answered, -1 if none
 
 	faultTrap, faultErr, faultAddr uint64 // of the last fault, for signal frames
@@ -267,15 +268,14 @@ func (f *FSContext) SetUmask(m uint32) uint32 {
 // Kernel, TID, Group, Context, FS, FDs: what the task is and has. Context, FS,
 // FDs and MM are for the task's own goroutine. TID and PID are as the task itself
 // knows them (gettid(2)); how another does is Number's.
-func (t *Task) Kernel() *Kernel            { return t.k }
-func (t *Task) TID() int32                 { return t.ID().Here() }
-func (t *Task) Group() *ThreadGroup        { return t.group }
-func (t *Task) PID() int32                 { return t.group.id.Here() }
-func (t *Task) Context() *platform.Context { return &t.ctx }
-func (t *Task) FS() *FSContext             { return t.fs }
-func (t *Task) FDs() *vfs.FDTable          { return t.fds }
-func (t *Task) MM() *memory.Space          { return t.mm }
-func (t *Task) Log() *slog.Logger          { return t.k.Log }
+func (t *Task) Kernel() *Kernel     { return t.k }
+func (t *Task) TID() int32          { return t.ID().Here() }
+func (t *Task) Group() *ThreadGroup { return t.group }
+func (t *Task) PID() int32          { return t.group.id.Here() }
+func (t *Task) FS() *FSContext      { return t.fs }
+func (t *Task) FDs() *vfs.FDTable   { return t.fds }
+func (t *Task) MM() *memory.Space   { return t.mm }
+func (t *Task) Log() *slog.Logger   { return t.k.Log }
 
 // Look returns another task's file-system context, descriptors and memory; any
 // may be nil once it has exited. They must not be changed.
@@ -364,7 +364,7 @@ func (t *Task) SetComm(s string) {
 func (t *Task) SyscallNumber() int64 { return t.callNumber.Load() }
 
 // SetSyscall records it; -1 for none.
-func (t *Task) SetSyscall(n int64) { t.callNumber.Store(n) }
+func (t *Task) SetSyscall(n int64) { platform.Store64(&t.callNumber, n) }
 
 // Start is where the program's arguments lie; nil before the first exec.
 func (t *Task) Start() *Start { return t.startInfo.Load() }
@@ -447,8 +447,8 @@ func (k *Kernel) Crash(task int32, v any) {
 
 // loop alternates between application and Sentry until the task must exit.
 func (t *Task) loop() {
-	t.ctx.Dirty = platform.DirtyAll
-	t.entered.Store(int64(t.k.Clock.sinceStart()))
+	t.ctx.Dirty, t.ctx.Lazy = platform.DirtyAll, true
+	t.entered.Store(int64(t.k.Clock.forCPUTime()))
 	for {
 		t.account(&t.sys)
 		t.inApp.Store(1)
@@ -461,7 +461,7 @@ func (t *Task) loop() {
 		}
 		ev, err := t.thread.Run(&t.ctx, t.mm.Platform())
 		t.account(&t.user)
-		t.inApp.Store(0)
+		platform.Store32(&t.inApp, 0)
 		if err != nil {
 			t.k.Log.Error("run application", "task", t.ID().Global(), "err", err)
 			t.ForceSignal(unix.SIGKILL)
@@ -569,6 +569,22 @@ func (t *Task) State() byte {
 	}
 	return 'R'
 }
+
+// Context is the task's registers. It is for the task itself, or for who knows it
+// to stand still (haltLocked).
+func (t *Task) Context() *platform.Context {
+	if t.ctx.Partial {
+		t.thread.Fill(&t.ctx)
+	}
+	return &t.ctx
+}
+
+// CallContext is Context with the number and the arguments of a system call alone
+// (platform.Context, Lazy), and RAX for its result.
+func (t *Task) CallContext() *platform.Context { return &t.ctx }
+
+// CallArgs is room for the arguments of the call being answered.
+func (t *Task) CallArgs() *[6]uint64 { return &t.callArgs }
 
 // SaveContext brings the FPU state and the segment bases in Context up to date.
 func (t *Task) SaveContext() error { return t.thread.Save(&t.ctx) }

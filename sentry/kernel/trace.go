@@ -427,7 +427,7 @@ func (t *Task) SetTracedMask(m SigSet) {
 
 // SetRegisters gives a stopped tracee other general registers.
 func (t *Task) SetRegisters(r platform.Registers) {
-	t.ctx.Registers = r
+	t.ctx.Registers, t.ctx.Partial = r, false
 	t.ctx.Dirty |= platform.DirtyGPR | platform.DirtyBase
 }
 
@@ -542,7 +542,7 @@ func cloneEvent(flags uint64, exitSignal unix.Signal) int32 {
 
 // hookedCall serves a system call that a tracer or a filter sees.
 func (t *Task) hookedCall() {
-	c := &t.ctx
+	c := t.Context()
 	switch hooks := t.hooks.Load(); {
 	case hooks == hookSeccomp:
 		if t.filterCall(false) {
@@ -563,7 +563,7 @@ func (t *Task) hookedCall() {
 // enterHooked lets tracer and filters see a call before it is made, and reports
 // whether it is to be made.
 func (t *Task) enterHooked(hooks uint32) bool {
-	c := &t.ctx
+	c := t.Context()
 	c.Rax = errnoReg(unix.ENOSYS)
 	if hooks&(hookCall|hookEmulate) != 0 {
 		t.callStop(1)

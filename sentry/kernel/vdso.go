@@ -66,15 +66,18 @@ func (v *vdso) init(a *memory.Arena) (err error) {
 	return nil
 }
 
-// reading is the counter and CLOCK_MONOTONIC at one moment: of a few tries the
-// one that took the least time.
-func reading() (uint64, time.Duration) {
+// reading is the counter and CLOCK_MONOTONIC at one moment.
+func reading() (uint64, time.Duration) { return bestReading(monotonic) }
+
+// bestReading is the counter and a clock at one moment: of a few tries the one that
+// took the least time.
+func bestReading(clock func() time.Duration) (uint64, time.Duration) {
 	best := ^uint64(0)
 	var tsc uint64
 	var mono time.Duration
 	for range 3 {
 		before := rdtsc()
-		m := monotonic()
+		m := clock()
 		after := rdtsc()
 		if after-before < best {
 			best, tsc, mono = after-before, before+(after-before)/2, m

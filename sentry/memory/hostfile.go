@@ -156,6 +156,22 @@ func (h *HostFile) windowLocked(first, size uint64) (window, error) {
 	return w, nil
 }
 
+// CopyOut copies bytes of the file, which is size bytes long, from off on into dst, and
+// says how many. It may be fewer than there are: a window ends, or the file was cut meanwhile.
+func (h *HostFile) CopyOut(dst Buffers, off, size uint64) int {
+	if off >= size {
+		return 0
+	}
+	h.mu.Lock()
+	w, err := h.windowLocked(off/PageSize, (size+PageSize-1)/PageSize)
+	h.mu.Unlock()
+	if err != nil {
+		return 0
+	}
+	at := off - w.first*PageSize
+	return dst.CopyOut(w.host[at:min(uint64(len(w.host)), at+size-off)])
+}
+
 // sync writes back what was stored, for msync(MS_SYNC).
 func (h *HostFile) sync() error {
 	if !h.writable {

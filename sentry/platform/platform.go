@@ -82,6 +82,11 @@ type Context struct {
 
 	// SingleStep stops with SIGTRAP after one instruction.
 	SingleStep bool
+
+	// Lazy says that at a Syscall the owner can do with the number and the
+	// arguments: most calls need no more. Run may then leave the other general
+	// registers, RIP and the flags behind, and sets Partial; Thread.Fill brings them.
+	Lazy, Partial bool
 }
 
 // Dirty is a set of register groups.
@@ -99,7 +104,8 @@ type Reason uint8
 
 const (
 	// Syscall: Orig_rax has the number, RIP is behind the instruction, and the
-	// arguments are in their registers. Registers besides the bases are current.
+	// arguments are in their registers. Registers besides the bases are current,
+	// unless the context is Lazy.
 	Syscall Reason = iota + 1
 	// Fault: a page fault at Event.Addr; the instruction has not executed.
 	Fault
@@ -191,6 +197,9 @@ type Thread interface {
 	// The error is the host's failure, never the application's: the thread is
 	// useless then.
 	Run(c *Context, as AddressSpace) (Event, error)
+
+	// Fill completes a Partial context. It follows a Run, before the next.
+	Fill(c *Context)
 
 	// Save brings c.FPU and the segment bases up to date, for whoever copies or
 	// shows the whole state (clone, signal frames, ptrace). It follows a Run.

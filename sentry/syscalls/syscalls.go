@@ -136,7 +136,7 @@ func (s *Server) Trace(tr Tracer) {
 
 // Serve answers the call that t's registers describe.
 func (s *Server) Serve(t *kernel.Task) {
-	c := t.Context()
+	c := t.CallContext()
 	nr := uint64(uint32(c.Orig_rax)) // arch/x86/entry/common.c, do_syscall_64
 	if nr >= uint64(len(Table)) || Table[nr].Do == nil {
 		s.missing(t, nr)
@@ -145,22 +145,23 @@ func (s *Server) Serve(t *kernel.Task) {
 		return
 	}
 	call := &Table[nr]
-	args := Args{c.Rdi, c.Rsi, c.Rdx, c.R10, c.R8, c.R9}
+	args := (*Args)(t.CallArgs()) // on the heap they would cost more than a quick call
+	*args = Args{c.Rdi, c.Rsi, c.Rdx, c.R10, c.R8, c.R9}
 	t.SetSyscall(int64(nr))
 	tr := s.tracer.Load()
 	if tr != nil {
-		(*tr).Enter(t, call, &args)
+		(*tr).Enter(t, call, args)
 	}
-	result, err := call.Do(t, &args)
+	result, err := call.Do(t, args)
 	for m := missingPage(err); m != nil; m = missingPage(err) {
 		if t.AwaitPage(m) != nil {
 			err = kernel.ERESTARTNOINTR
 			break
 		}
-		result, err = call.Do(t, &args)
+		result, err = call.Do(t, args)
 	}
 	if tr != nil {
-		(*tr).Exit(t, call, &args, result, err)
+		(*tr).Exit(t, call, args, result, err)
 	}
 	t.SetSyscall(-1)
 	var e unix.Errno

@@ -248,3 +248,70 @@ func TestMappable(t *testing.T) {
 		t.Errorf("read %q, mapped %q", got, r.Host[:6])
 	}
 }
+
+// TestReadAgain reads a file so often that the host is not asked any more, and changes it
+// in each way there is.
+func TestReadAgain(t *testing.T) {
+	m := mount(t, gofers.Mount{Exclusive: true})
+	text := strings.Repeat("0123456789", 1000)
+	for _, name := range []string{"file", "other"} {
+		m.must(os.WriteFile(m.path(name), []byte(text), 0o644))
+	}
+	d := m.open("file", unix.O_RDONLY)
+	defer func() { d.Unref() }()
+	at := func(off int64, n int) string {
+		t.Helper()
+		b := make([]byte, n)
+		got, err := d.Pread(ctx, memory.Buffers{b[:n/2], b[n/2:]}, off)
+		m.must(err)
+		return string(b[:got])
+	}
+	shown := func() bool {
+		o := d.File().(*openFile)
+		return o.readAgain(memory.Buffers{make([]byte, 1)}, 0) > 0
+	}
+	same := func(what string) {
+		t.Helper()
+		want, err := os.ReadFile(m.path("file"))
+		m.must(err)
+		for _, off := range []int64{0, 1, 4090, int64(len(want)) - 5, int64(len(want)), int64(len(want)) + 5000} {
+			for _, n := range []int{1, 10, 4096, 20000} {
+				from := min(int(off), len(want))
+				if got, want := at(off, n), string(want[from:min(from+n, len(want))]); got != want {
+					t.Errorf("%s: %d bytes from %d on: %d bytes, or others, want %d", what, n, off, len(got), len(want))
+				}
+			}
+		}
+	}
+	same("asked of the host") // 24 reads
+	if !shown() {
+		t.Fatal("the host is still asked")
+	}
+	same("shown")
+	w := m.open("file", unix.O_WRONLY|unix.O_APPEND)
+	if shown() {
+		t.Error("shown, though somebody may write")
+	}
+	w.Write(ctx, memory.Buffers{[]byte("more")})
+	same("appended to")
+	m.must(w.File().(*openFile).file.SetAttr(ctx, vfs.SetAttr{Mask: vfs.SetSize, Size: 5000}))
+	same("cut")
+	w.Unref()
+	same("closed by the writer")
+
+	// Cut behind the Sentry's back, which exclusive says that nobody does.
+	d.Unref()
+	d = m.open("other", unix.O_RDONLY)
+	for range oftenRead {
+		if got := at(5000, 100); got != text[5000:5100] {
+			t.Fatalf("wrong: %q", got)
+		}
+	}
+	if !shown() {
+		t.Fatal("the host is still asked")
+	}
+	m.must(os.Truncate(m.path("other"), 10))
+	if got := at(5000, 100); got != "" {
+		t.Errorf("of a file that was cut to 10 bytes: %q", got)
+	}
+}

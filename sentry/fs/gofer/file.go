@@ -28,7 +28,8 @@ type hostFD struct {
 	fd       int
 	writable bool
 	refs     atomic.Int32
-	dirty    atomic.Bool // written, and not synced
+	reads    atomic.Int32 // up to oftenRead
+	dirty    atomic.Bool  // written, and not synced
 	mapped   sync.Once
 	host     atomic.Pointer[memory.HostFile] // if it was ever mapped
 	before   *hostFD                         // a mapped one that this one replaced; it hears of truncations
@@ -203,6 +204,23 @@ func (f *file) Attr(vfs.Context) (vfs.Attr, error) {
 	f.attr, f.asked = a, time.Now()
 	f.mu.Unlock()
 	return f.show(&a), nil
+}
+
+// fixedSize is the file's size as long as nobody can change it: neither the host, nor
+// anybody here, who would have had fd replaced by one for writing.
+func (f *file) fixedSize(fd *hostFD) (int64, bool) {
+	if !f.fs.exclusive() {
+		return 0, false
+	}
+	f.h.mu.Lock()
+	same := f.h.fd == fd
+	f.h.mu.Unlock()
+	if !same {
+		return 0, false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return int64(f.attr.Size), !f.asked.IsZero()
 }
 
 // SetAttr implements vfs.Inode. A size is set by a descriptor, which whoever

@@ -41,12 +41,40 @@ const maxPieces = 1024
 
 // Read implements vfs.File.
 func (o *openFile) Read(_ vfs.Context, dst memory.Buffers, off int64) (int, error) {
+	if n := o.readAgain(dst, off); n > 0 {
+		return n, nil
+	}
 	for {
 		n, err := o.read(dst, off)
 		if err != unix.EINTR {
 			return max(n, 0), err
 		}
 	}
+}
+
+// A small file that is read over and over is read from the Sentry's own mapping of it,
+// which takes less time than the host's call: the page cache is the same.
+const (
+	oftenRead = 16
+	smallFile = 2 << 20 // one window
+)
+
+// readAgain reads so, if nobody can write to the file and all that is wanted is
+// there. It says 0 where a read by the host is due.
+func (o *openFile) readAgain(dst memory.Buffers, off int64) int {
+	if o.fd.writable || o.fd.reads.Load() < oftenRead && o.fd.reads.Add(1) < oftenRead {
+		return 0
+	}
+	size, ok := o.file.fixedSize(o.fd)
+	want := int64(dst.Len())
+	if !ok || size > smallFile || off < 0 || off >= size || want == 0 {
+		return 0
+	}
+	n := o.fd.mappable(o.file.fs.arena).CopyOut(dst, uint64(off), uint64(size))
+	if int64(n) < min(want, size-off) {
+		return 0 // cut from outside meanwhile: the host knows
+	}
+	return n
 }
 
 func (o *openFile) read(dst memory.Buffers, off int64) (int, error) {

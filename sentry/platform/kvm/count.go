@@ -8,7 +8,7 @@ import (
 
 // tally is what a vCPU's owner has counted. One goroutine writes it, so that no
 // cache line goes from CPU to CPU for a count's sake.
-type tally [tallies]atomic.Uint64
+type tally [tallies]atomic.Int64
 
 // Tallies of a vCPU.
 const (
@@ -24,7 +24,7 @@ const (
 
 var tallyNames = [tallies]string{"calls_exitless", "calls_by_exit", "calls_trapped", "exits", "page_faults", "exceptions", "interrupts"}
 
-func (t *tally) add(i int) { t[i].Store(t[i].Load() + 1) }
+func (t *tally) add(i int) { platform.Store64(&t[i], t[i].Load()+1) }
 
 // Outcomes of a hot call site. Each counts once, in Platform.sites.
 const (
@@ -46,7 +46,7 @@ func (p *Platform) Counters() []platform.Counter {
 	p.mu.Lock()
 	for _, v := range p.all {
 		for i := range sum {
-			sum[i] += v.tally[i].Load()
+			sum[i] += uint64(v.tally[i].Load())
 		}
 	}
 	vcpus := len(p.all)

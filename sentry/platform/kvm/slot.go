@@ -7,7 +7,8 @@ import (
 )
 
 // slot is what the stub and the Sentry share about one application thread. The
-// first line of the cache has all that most calls need. The application can
+// first line of the cache has all that most calls need, and the others stay with the
+// application's CPU until somebody asks for more. The application can
 // write to it where the stub runs in ring 3: read each field once, and trust
 // none more than a register.
 type slot struct {
@@ -59,16 +60,22 @@ const (
 	offStack   = 1 + 2048
 )
 
-// call copies the posted registers into c.
+// call copies the posted number and arguments into c: one line of the cache.
 func (s *slot) call(c *platform.Context) {
-	rip, flags := s.rip, s.flags
-	c.Orig_rax, c.Rax = s.rax, s.rax
+	c.Rax = s.rax
+	c.Orig_rax = c.Rax
 	c.Rdi, c.Rsi, c.Rdx, c.R10, c.R8, c.R9 = s.rdi, s.rsi, s.rdx, s.r10, s.r8, s.r9
+	c.Partial = true
+}
+
+// fill copies the rest, which stays in the slot until the call is answered.
+func (s *slot) fill(c *platform.Context) {
+	rip, flags := s.rip, s.flags
 	c.Rip, c.Rcx, c.Eflags, c.R11 = rip, rip, flags, flags
 	c.Rsp, c.Rbx, c.Rbp = s.rsp, s.rbx, s.rbp
 	c.R12, c.R13, c.R14, c.R15 = s.r12, s.r13, s.r14, s.r15
 	c.Cs, c.Ss = userCS, userSS
-	c.Orig_rax = c.Rax
+	c.Partial = false
 }
 
 // wipe takes a thread's registers away before the next uses the slot.

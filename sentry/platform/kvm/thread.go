@@ -30,9 +30,9 @@ type thread struct {
 	need   int // of them for a runner, beyond enough: fewer runs paid
 	served int // calls that the runner saved an exit
 
-	// Interrupt sets intr, then looks at busy; Run sets busy, then looks at intr.
+	// Interrupt sets intr, then kicks; Run looks at intr, and whoever is kicked
+	// before it enters the guest leaves that at once.
 	intr atomic.Bool
-	busy atomic.Bool
 }
 
 // Run implements platform.Thread.Run.
@@ -46,8 +46,6 @@ func (t *thread) Run(c *platform.Context, space platform.AddressSpace) (platform
 		t.locked = true
 	}
 	t.dirty, c.Dirty = t.dirty|c.Dirty, 0
-	t.busy.Store(true)
-	defer t.busy.Store(false)
 	if t.intr.Load() && t.intr.Swap(false) {
 		return platform.Event{Reason: platform.Interrupted}, nil
 	}
@@ -76,12 +74,14 @@ func (t *thread) enter(c *platform.Context, as *addressSpace) (platform.Event, e
 	full := t.dirty != 0 || t.reload || v.as != as || v.at == nowhere || c.SingleStep || t.stepping ||
 		v.at != inCall && c.Rax != t.rax
 	if !full {
+		c.Partial = false // soon untrue; nobody asks before the next event
 		if v.at == inCall {
 			v.slot.rax = c.Rax
-			v.slot.state.Store(answered)
+			platform.Store32(&v.slot.state, answered)
 		}
 		return platform.Event{}, nil
 	}
+	t.Fill(c)
 	if err := t.bringOut(); err != nil {
 		return platform.Event{}, err
 	}
@@ -180,7 +180,11 @@ func (t *thread) call(c *platform.Context) platform.Event {
 	if s.trapped.Load() != 0 {
 		s.trapped.Store(0)
 		t.v.tally.add(tallyTrapped)
+		t.Fill(c)
 		t.consider(c)
+	}
+	if !c.Lazy || t.stepping {
+		t.Fill(c)
 	}
 	if t.stepping {
 		c.Eflags &^= flagTF
@@ -268,6 +272,7 @@ func (t *thread) interrupted(c *platform.Context) (platform.Event, error) {
 	default: // answered: what the stub would do is done by the next load
 		rax := v.slot.rax
 		v.slot.call(c)
+		v.slot.fill(c)
 		c.Rax, c.Orig_rax = rax, ^uint64(0)
 		v.at, t.reload = inCall, true
 	}
@@ -301,8 +306,16 @@ func (t *thread) broken(c *platform.Context, err error) (platform.Event, error) 
 	return platform.Event{Reason: platform.Signal, Signal: unix.SIGBUS, Code: busAdrErr, Addr: platform.Addr(c.Rip), Trap: 14}, nil
 }
 
+// Fill implements platform.Thread.Fill.
+func (t *thread) Fill(c *platform.Context) {
+	if c.Partial {
+		t.v.slot.fill(c)
+	}
+}
+
 // Save implements platform.Thread.Save.
 func (t *thread) Save(c *platform.Context) (err error) {
+	t.Fill(c)
 	dirty := t.dirty | c.Dirty // what is not loaded yet is newer in c
 	if t.v.at == nowhere {
 		dirty = platform.DirtyAll
@@ -334,9 +347,7 @@ func (t *thread) Save(c *platform.Context) (err error) {
 // Interrupt implements platform.Thread.Interrupt.
 func (t *thread) Interrupt() {
 	t.intr.Store(true)
-	if t.busy.Load() {
-		t.v.Kick()
-	}
+	t.v.Kick()
 }
 
 // Close implements platform.Thread.Close.

@@ -257,6 +257,7 @@ func setRegs(c *platform.Context, r *kvm.Regs) {
 	c.R12, c.R13, c.R14, c.R15 = r.R12, r.R13, r.R14, r.R15
 	c.Rip, c.Eflags = r.RIP, r.RFLAGS
 	c.Cs, c.Ss, c.Orig_rax = userCS, userSS, ^uint64(0)
+	c.Partial = false
 }
 
 // trapped reads the registers at an exception: the frame has what the handler's

@@ -227,6 +227,9 @@ func loadable(r platform.Registers) platform.Registers {
 	return r
 }
 
+// Fill implements platform.Thread: nothing is ever missing.
+func (t *Thread) Fill(*platform.Context) {}
+
 // Save implements platform.Thread. The bases came with the other registers.
 // What the Sentry stored since the last Run is newer than what the tracee has: a
 // second signal may be delivered, or one on the way out of a handler.

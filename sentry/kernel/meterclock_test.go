@@ -1,0 +1,33 @@
+package kernel
+
+import (
+	"testing"
+	"time"
+)
+
+// TestMeterClock compares the clock with the real one, read before and after, on many lines.
+func TestMeterClock(t *testing.T) {
+	c := newClock()
+	if got := c.meter.line.Load(); got != nil {
+		t.Fatalf("a line without a slope: %+v", *got)
+	}
+	const off = time.Millisecond // the first slope comes from 5 ms
+	lines := map[*line]bool{}
+	for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); {
+		before := c.sinceStart()
+		got := c.forCPUTime()
+		after := c.sinceStart()
+		if got < before-off || got > after+off {
+			t.Fatalf("between %v and %v it is %v", before, after, got)
+		}
+		if l := c.meter.line.Load(); l != nil {
+			lines[l] = true
+			if len(lines) < 10 && got-l.base > time.Millisecond {
+				c.meter.draw(c)
+			}
+		}
+	}
+	if len(lines) < 5 {
+		t.Errorf("%d lines were drawn", len(lines))
+	}
+}
