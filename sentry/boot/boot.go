@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"bulkhead/jail"
 	"bulkhead/runtime/agent"
 	"bulkhead/sentry/fs/gofer"
 	"bulkhead/sentry/fs/sys"
@@ -57,6 +58,7 @@ type sandbox struct {
 	mu      sync.Mutex
 	further map[string]*container // of a pod, by name; nil while one is being made
 
+	startup    jail.Startup
 	milestones []agent.Milestone
 	left       error // of leaving the host
 }
@@ -238,6 +240,11 @@ func (s *sandbox) Guard() {
 // run serves until init has ended, and gives its exit code.
 func (s *sandbox) run() int {
 	defer s.plat.Close()
+	// What the start took goes back, when the container is under way.
+	time.AfterFunc(500*time.Millisecond, func() {
+		debug.FreeOSMemory()
+		s.startup.Drop()
+	})
 	init := s.first.init
 	g := init.task.Group()
 	<-g.Ended()

@@ -17,6 +17,7 @@ import (
 // is from here on, its stub processes are too.
 func (s *sandbox) leaveHost() (err error) {
 	loader.Prepare()
+	s.startup = jail.StartupPages()
 	s.cpuinfo, _ = os.ReadFile("/proc/cpuinfo")
 	s.caches = sys.HostCaches()
 	if s.listener, err = agent.Listener(agent.ControlFD); err != nil {

@@ -33,6 +33,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bulkhead/jail"
 	"bulkhead/sentry/gofer/wire"
 )
 
@@ -107,6 +108,7 @@ func run(log *slog.Logger, level *slog.LevelVar) error {
 	if err := isolate(); err != nil {
 		return err
 	}
+	startup := jail.StartupPages()
 	raw, err := readConfig()
 	if err != nil {
 		return err
@@ -133,7 +135,10 @@ func run(log *slog.Logger, level *slog.LevelVar) error {
 		return err
 	}
 	// Not now: a collection would stand between the container and its first file.
-	time.AfterFunc(500*time.Millisecond, debug.FreeOSMemory)
+	time.AfterFunc(500*time.Millisecond, func() {
+		debug.FreeOSMemory()
+		startup.Drop()
+	})
 	defer s.tell()
 	return s.serve(socketFD)
 }
