@@ -52,6 +52,7 @@ type sandbox struct {
 	log      *slog.Logger
 	listener *net.UnixListener
 	left     error // of leaving the host
+	startup  jail.Startup
 
 	patience time.Duration // with a guest that is to do what takes it no time
 
@@ -227,6 +228,7 @@ func (s *sandbox) leaveHost() (err error) {
 	if s.listener, err = agent.Listener(agent.ControlFD); err != nil {
 		return err
 	}
+	s.startup = jail.StartupPages()
 	if err := jail.EmptyRoot(); err != nil {
 		return err
 	}
@@ -337,6 +339,11 @@ func (s *sandbox) serve() error {
 
 // run waits for the end of init, or of the guest, and gives the exit code.
 func (s *sandbox) run() int {
+	// What the start took goes back, when the guest's program is under way.
+	time.AfterFunc(500*time.Millisecond, func() {
+		debug.FreeOSMemory()
+		s.startup.Drop()
+	})
 	select {
 	case w := <-s.ended:
 		s.over.Store(true)
