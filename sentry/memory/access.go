@@ -125,29 +125,39 @@ func (s *Space) Write(at Addr, p []byte) (int, error) {
 // String is the text at at, up to its NUL; unix.ENAMETOOLONG if that is not
 // among the first limit bytes.
 func (s *Space) String(at Addr, limit int) (string, error) {
-	var text []byte
+	part := parts.Get().(*[PageSize]byte)
+	defer parts.Put(part)
+	var text []byte // what came before part, of a string that does not fit there
 	for ahead := 128; len(text) < limit; ahead = PageSize {
 		n := min(limit-len(text), ahead, int(PageSize-(uint64(at)+uint64(len(text)))%PageSize))
-		var nul bool
+		have, end := 0, -1 // in part: how many bytes, and where the string ends
 		_, err := s.each(at+Addr(len(text)), uint64(n), platform.Read, func(b []byte) int {
-			part := make([]byte, len(b))
-			got := move(part, b)
-			i := bytes.IndexByte(part[:got], 0)
-			if nul = i >= 0; nul {
-				part, got = part[:i], len(b)
+			got := move(part[have:have+len(b)], b)
+			if i := bytes.IndexByte(part[have:have+got], 0); i >= 0 && end < 0 {
+				end = have + i
 			}
-			text = append(text, part...)
+			have += got
+			if end >= 0 {
+				return len(b)
+			}
 			return got
 		})
 		if err != nil {
 			return "", err
 		}
-		if nul {
-			return string(text), nil
+		if end >= 0 && text == nil {
+			return string(part[:end]), nil
 		}
+		if end >= 0 {
+			return string(append(text, part[:end]...)), nil
+		}
+		text = append(text, part[:have]...)
 	}
 	return "", unix.ENAMETOOLONG
 }
+
+// parts are buffers of String, which every call with a path needs for a moment.
+var parts = sync.Pool{New: func() any { return new([PageSize]byte) }}
 
 // pins are what one Pin holds. They are kept for re-use, for I/O is frequent.
 type pins struct {
