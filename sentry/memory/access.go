@@ -163,6 +163,7 @@ var parts = sync.Pool{New: func() any { return new([PageSize]byte) }}
 type pins struct {
 	s       *Space
 	runs    []Run
+	bufs    Buffers // what Pin returned
 	release func()
 
 	// Where the Sentry stores, for a fork meanwhile. Space.storesMu guards the list.
@@ -190,7 +191,8 @@ func (p *pins) drop() {
 		r.Release()
 		p.runs[i] = Run{}
 	}
-	p.runs, p.s = p.runs[:0], nil
+	clear(p.bufs)
+	p.runs, p.bufs, p.s = p.runs[:0], p.bufs[:0], nil
 	pinPool.Put(p)
 }
 
@@ -229,7 +231,7 @@ func (p *pins) unlist() {
 }
 
 // Pin shows [at, at+n) for I/O without a copy, until the returned function is
-// called (once). The pages stay alive meanwhile, whatever becomes of the
+// called (once), which takes the Buffers back too. The pages stay alive meanwhile, whatever becomes of the
 // mapping. There may be fewer bytes, if a later page is not accessible; if the
 // first is not, the error is unix.EFAULT.
 func (s *Space) Pin(at Addr, n uint64, want platform.Access) (Buffers, func(), error) {
@@ -237,7 +239,7 @@ func (s *Space) Pin(at Addr, n uint64, want platform.Access) (Buffers, func(), e
 	if want&platform.Write != 0 {
 		p.list(at, n)
 	}
-	bufs := make(Buffers, 0, 2)
+	bufs := p.bufs[:0]
 	for done := uint64(0); done < n; {
 		s.mu.RLock()
 		b, r, ok := s.view(at+Addr(done), n-done, want)
@@ -269,6 +271,7 @@ func (s *Space) Pin(at Addr, n uint64, want platform.Access) (Buffers, func(), e
 			return nil, nil, err
 		}
 	}
+	p.bufs = bufs
 	return bufs, p.release, nil
 }
 
