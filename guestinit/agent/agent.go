@@ -54,6 +54,7 @@ type server struct {
 	containers map[string]*container
 	stages     map[int]*waiting // by pid as the guest has it; those that have not been reaped, and what became of them
 	spare      *spare           // or nil
+	forwards   map[rpc.StreamID]context.CancelFunc
 }
 
 // Run serves the host until it hangs up, which is an error: a guest has no life
@@ -65,6 +66,7 @@ func Run() error {
 		dial:       func(port uint32) (net.Conn, error) { return vsock.Dial(vsock.Host, port, nil) },
 		containers: map[string]*container{},
 		stages:     map[int]*waiting{},
+		forwards:   map[rpc.StreamID]context.CancelFunc{},
 	}
 	if err := prepareGroups(); err != nil {
 		return blame(err)

@@ -47,10 +47,7 @@ func (s *server) openStreams(names *rpc.Streams, terminal bool) (_ *streams, err
 			return nil, err
 		}
 		if there {
-			if t.conns[fd], err = s.dial(rpc.StreamsPort); err != nil {
-				return nil, err
-			}
-			if _, err := t.conns[fd].Write(id[:]); err != nil {
+			if t.conns[fd], err = s.openStream(id); err != nil {
 				return nil, err
 			}
 		}
@@ -69,6 +66,18 @@ func (s *server) openStreams(names *rpc.Streams, terminal bool) (_ *streams, err
 		}
 	}
 	return t, nil
+}
+
+func (s *server) openStream(id rpc.StreamID) (net.Conn, error) {
+	stream, err := s.dial(rpc.StreamsPort)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := stream.Write(id[:]); err != nil {
+		stream.Close()
+		return nil, err
+	}
+	return stream, nil
 }
 
 // forked lets go of what the process has now.

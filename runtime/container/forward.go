@@ -11,7 +11,7 @@ import (
 
 // Forward joins a connection of the host's with a TCP port of the container's loopback, until
 // both sides have said all or ctx ends. The error is an errno's where nobody listens
-// (ECONNREFUSED), or ENOSYS behind a wall that cannot. conn stays the caller's to close.
+// (ECONNREFUSED). conn stays the caller's to close.
 func (c *Container) Forward(ctx context.Context, port uint16, conn *os.File) error {
 	client, err := c.dial(ctx)
 	if err != nil {
@@ -22,9 +22,9 @@ func (c *Container) Forward(ctx context.Context, port uint16, conn *os.File) err
 }
 
 // ForwardsFrom is the network namespace of the host's in whose loopback engines look for what
-// listens in the container: that of a pod behind the Sentry, by its path; "" for all else.
+// listens in the container: a pod's, by its path; "" for all else.
 func (c *Container) ForwardsFrom(spec *specs.Spec) string {
-	if c.isMachine() || !podSandbox(spec.Annotations) || spec.Linux == nil {
+	if !podSandbox(spec.Annotations) || spec.Linux == nil {
 		return ""
 	}
 	for _, ns := range spec.Linux.Namespaces {

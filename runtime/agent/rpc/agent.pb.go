@@ -2097,6 +2097,174 @@ func (*UpdateResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
+type ForwardRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Port          uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	Stream        []byte                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"` // its id, as of those of Streams
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardRequest) Reset() {
+	*x = ForwardRequest{}
+	mi := &file_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardRequest) ProtoMessage() {}
+
+func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
+func (*ForwardRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ForwardRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ForwardRequest) GetStream() []byte {
+	if x != nil {
+		return x.Stream
+	}
+	return nil
+}
+
+type ForwardResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardResponse) Reset() {
+	*x = ForwardResponse{}
+	mi := &file_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardResponse) ProtoMessage() {}
+
+func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
+func (*ForwardResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{37}
+}
+
+type SeverRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        []byte                 `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeverRequest) Reset() {
+	*x = SeverRequest{}
+	mi := &file_agent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeverRequest) ProtoMessage() {}
+
+func (x *SeverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeverRequest.ProtoReflect.Descriptor instead.
+func (*SeverRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *SeverRequest) GetStream() []byte {
+	if x != nil {
+		return x.Stream
+	}
+	return nil
+}
+
+type SeverResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeverResponse) Reset() {
+	*x = SeverResponse{}
+	mi := &file_agent_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeverResponse) ProtoMessage() {}
+
+func (x *SeverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeverResponse.ProtoReflect.Descriptor instead.
+func (*SeverResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{39}
+}
+
 type DiagnoseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	What          string                 `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"`
@@ -2106,7 +2274,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2286,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2299,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DiagnoseRequest) GetWhat() string {
@@ -2150,7 +2318,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2330,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2343,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DiagnoseResponse) GetText() string {
@@ -2334,11 +2502,19 @@ const file_agent_proto_rawDesc = "" +
 	"\vCgroupEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x10\n" +
-	"\x0eUpdateResponse\"%\n" +
+	"\x0eUpdateResponse\"<\n" +
+	"\x0eForwardRequest\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\fR\x06stream\"\x11\n" +
+	"\x0fForwardResponse\"&\n" +
+	"\fSeverRequest\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\fR\x06stream\"\x0f\n" +
+	"\rSeverResponse\"%\n" +
 	"\x0fDiagnoseRequest\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\"&\n" +
 	"\x10DiagnoseResponse\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text2\xa5\t\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text2\xc3\n" +
+	"\n" +
 	"\x05Agent\x12J\n" +
 	"\x05Hello\x12\x1f.bulkhead.agent.v1.HelloRequest\x1a .bulkhead.agent.v1.HelloResponse\x12J\n" +
 	"\x05Begin\x12\x1f.bulkhead.agent.v1.BeginRequest\x1a .bulkhead.agent.v1.BeginResponse\x12M\n" +
@@ -2353,7 +2529,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x05Stats\x12\x1f.bulkhead.agent.v1.StatsRequest\x1a .bulkhead.agent.v1.StatsResponse\x12S\n" +
 	"\bOOMKills\x12\".bulkhead.agent.v1.OOMKillsRequest\x1a#.bulkhead.agent.v1.OOMKillsResponse\x12M\n" +
 	"\x06Update\x12 .bulkhead.agent.v1.UpdateRequest\x1a!.bulkhead.agent.v1.UpdateResponse\x12M\n" +
-	"\x06Freeze\x12 .bulkhead.agent.v1.FreezeRequest\x1a!.bulkhead.agent.v1.FreezeResponse\x12S\n" +
+	"\x06Freeze\x12 .bulkhead.agent.v1.FreezeRequest\x1a!.bulkhead.agent.v1.FreezeResponse\x12P\n" +
+	"\aForward\x12!.bulkhead.agent.v1.ForwardRequest\x1a\".bulkhead.agent.v1.ForwardResponse\x12J\n" +
+	"\x05Sever\x12\x1f.bulkhead.agent.v1.SeverRequest\x1a .bulkhead.agent.v1.SeverResponse\x12S\n" +
 	"\bDiagnose\x12\".bulkhead.agent.v1.DiagnoseRequest\x1a#.bulkhead.agent.v1.DiagnoseResponseB\x1cZ\x1abulkhead/runtime/agent/rpcb\x06proto3"
 
 var (
@@ -2368,7 +2546,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_agent_proto_goTypes = []any{
 	(*Errno)(nil),             // 0: bulkhead.agent.v1.Errno
 	(*HelloRequest)(nil),      // 1: bulkhead.agent.v1.HelloRequest
@@ -2406,25 +2584,29 @@ var file_agent_proto_goTypes = []any{
 	(*Limits)(nil),            // 33: bulkhead.agent.v1.Limits
 	(*UpdateRequest)(nil),     // 34: bulkhead.agent.v1.UpdateRequest
 	(*UpdateResponse)(nil),    // 35: bulkhead.agent.v1.UpdateResponse
-	(*DiagnoseRequest)(nil),   // 36: bulkhead.agent.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),  // 37: bulkhead.agent.v1.DiagnoseResponse
-	nil,                       // 38: bulkhead.agent.v1.CreateRequest.BindsEntry
-	nil,                       // 39: bulkhead.agent.v1.CreateRequest.CgroupEntry
-	nil,                       // 40: bulkhead.agent.v1.UpdateRequest.CgroupEntry
+	(*ForwardRequest)(nil),    // 36: bulkhead.agent.v1.ForwardRequest
+	(*ForwardResponse)(nil),   // 37: bulkhead.agent.v1.ForwardResponse
+	(*SeverRequest)(nil),      // 38: bulkhead.agent.v1.SeverRequest
+	(*SeverResponse)(nil),     // 39: bulkhead.agent.v1.SeverResponse
+	(*DiagnoseRequest)(nil),   // 40: bulkhead.agent.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),  // 41: bulkhead.agent.v1.DiagnoseResponse
+	nil,                       // 42: bulkhead.agent.v1.CreateRequest.BindsEntry
+	nil,                       // 43: bulkhead.agent.v1.CreateRequest.CgroupEntry
+	nil,                       // 44: bulkhead.agent.v1.UpdateRequest.CgroupEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: bulkhead.agent.v1.BeginRequest.interfaces:type_name -> bulkhead.agent.v1.Interface
 	5,  // 1: bulkhead.agent.v1.Interface.routes:type_name -> bulkhead.agent.v1.Route
-	38, // 2: bulkhead.agent.v1.CreateRequest.binds:type_name -> bulkhead.agent.v1.CreateRequest.BindsEntry
+	42, // 2: bulkhead.agent.v1.CreateRequest.binds:type_name -> bulkhead.agent.v1.CreateRequest.BindsEntry
 	7,  // 3: bulkhead.agent.v1.CreateRequest.streams:type_name -> bulkhead.agent.v1.Streams
 	33, // 4: bulkhead.agent.v1.CreateRequest.limits:type_name -> bulkhead.agent.v1.Limits
 	11, // 5: bulkhead.agent.v1.CreateRequest.filter:type_name -> bulkhead.agent.v1.Filter
 	9,  // 6: bulkhead.agent.v1.CreateRequest.disks:type_name -> bulkhead.agent.v1.Disk
-	39, // 7: bulkhead.agent.v1.CreateRequest.cgroup:type_name -> bulkhead.agent.v1.CreateRequest.CgroupEntry
+	43, // 7: bulkhead.agent.v1.CreateRequest.cgroup:type_name -> bulkhead.agent.v1.CreateRequest.CgroupEntry
 	7,  // 8: bulkhead.agent.v1.ExecRequest.streams:type_name -> bulkhead.agent.v1.Streams
 	28, // 9: bulkhead.agent.v1.ProcessesResponse.processes:type_name -> bulkhead.agent.v1.Process
 	33, // 10: bulkhead.agent.v1.UpdateRequest.limits:type_name -> bulkhead.agent.v1.Limits
-	40, // 11: bulkhead.agent.v1.UpdateRequest.cgroup:type_name -> bulkhead.agent.v1.UpdateRequest.CgroupEntry
+	44, // 11: bulkhead.agent.v1.UpdateRequest.cgroup:type_name -> bulkhead.agent.v1.UpdateRequest.CgroupEntry
 	1,  // 12: bulkhead.agent.v1.Agent.Hello:input_type -> bulkhead.agent.v1.HelloRequest
 	3,  // 13: bulkhead.agent.v1.Agent.Begin:input_type -> bulkhead.agent.v1.BeginRequest
 	8,  // 14: bulkhead.agent.v1.Agent.Create:input_type -> bulkhead.agent.v1.CreateRequest
@@ -2439,24 +2621,28 @@ var file_agent_proto_depIdxs = []int32{
 	31, // 23: bulkhead.agent.v1.Agent.OOMKills:input_type -> bulkhead.agent.v1.OOMKillsRequest
 	34, // 24: bulkhead.agent.v1.Agent.Update:input_type -> bulkhead.agent.v1.UpdateRequest
 	14, // 25: bulkhead.agent.v1.Agent.Freeze:input_type -> bulkhead.agent.v1.FreezeRequest
-	36, // 26: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
-	2,  // 27: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
-	6,  // 28: bulkhead.agent.v1.Agent.Begin:output_type -> bulkhead.agent.v1.BeginResponse
-	10, // 29: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
-	17, // 30: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
-	19, // 31: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
-	13, // 32: bulkhead.agent.v1.Agent.Delete:output_type -> bulkhead.agent.v1.DeleteResponse
-	21, // 33: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
-	23, // 34: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
-	25, // 35: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
-	27, // 36: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
-	30, // 37: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
-	32, // 38: bulkhead.agent.v1.Agent.OOMKills:output_type -> bulkhead.agent.v1.OOMKillsResponse
-	35, // 39: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
-	15, // 40: bulkhead.agent.v1.Agent.Freeze:output_type -> bulkhead.agent.v1.FreezeResponse
-	37, // 41: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
-	27, // [27:42] is the sub-list for method output_type
-	12, // [12:27] is the sub-list for method input_type
+	36, // 26: bulkhead.agent.v1.Agent.Forward:input_type -> bulkhead.agent.v1.ForwardRequest
+	38, // 27: bulkhead.agent.v1.Agent.Sever:input_type -> bulkhead.agent.v1.SeverRequest
+	40, // 28: bulkhead.agent.v1.Agent.Diagnose:input_type -> bulkhead.agent.v1.DiagnoseRequest
+	2,  // 29: bulkhead.agent.v1.Agent.Hello:output_type -> bulkhead.agent.v1.HelloResponse
+	6,  // 30: bulkhead.agent.v1.Agent.Begin:output_type -> bulkhead.agent.v1.BeginResponse
+	10, // 31: bulkhead.agent.v1.Agent.Create:output_type -> bulkhead.agent.v1.CreateResponse
+	17, // 32: bulkhead.agent.v1.Agent.Start:output_type -> bulkhead.agent.v1.StartResponse
+	19, // 33: bulkhead.agent.v1.Agent.Exec:output_type -> bulkhead.agent.v1.ExecResponse
+	13, // 34: bulkhead.agent.v1.Agent.Delete:output_type -> bulkhead.agent.v1.DeleteResponse
+	21, // 35: bulkhead.agent.v1.Agent.Signal:output_type -> bulkhead.agent.v1.SignalResponse
+	23, // 36: bulkhead.agent.v1.Agent.Wait:output_type -> bulkhead.agent.v1.WaitResponse
+	25, // 37: bulkhead.agent.v1.Agent.Resize:output_type -> bulkhead.agent.v1.ResizeResponse
+	27, // 38: bulkhead.agent.v1.Agent.Processes:output_type -> bulkhead.agent.v1.ProcessesResponse
+	30, // 39: bulkhead.agent.v1.Agent.Stats:output_type -> bulkhead.agent.v1.StatsResponse
+	32, // 40: bulkhead.agent.v1.Agent.OOMKills:output_type -> bulkhead.agent.v1.OOMKillsResponse
+	35, // 41: bulkhead.agent.v1.Agent.Update:output_type -> bulkhead.agent.v1.UpdateResponse
+	15, // 42: bulkhead.agent.v1.Agent.Freeze:output_type -> bulkhead.agent.v1.FreezeResponse
+	37, // 43: bulkhead.agent.v1.Agent.Forward:output_type -> bulkhead.agent.v1.ForwardResponse
+	39, // 44: bulkhead.agent.v1.Agent.Sever:output_type -> bulkhead.agent.v1.SeverResponse
+	41, // 45: bulkhead.agent.v1.Agent.Diagnose:output_type -> bulkhead.agent.v1.DiagnoseResponse
+	29, // [29:46] is the sub-list for method output_type
+	12, // [12:29] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -2473,7 +2659,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,8 @@ type AgentService interface {
 	OOMKills(context.Context, *OOMKillsRequest) (*OOMKillsResponse, error)
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	Freeze(context.Context, *FreezeRequest) (*FreezeResponse, error)
+	Forward(context.Context, *ForwardRequest) (*ForwardResponse, error)
+	Sever(context.Context, *SeverRequest) (*SeverResponse, error)
 	Diagnose(context.Context, *DiagnoseRequest) (*DiagnoseResponse, error)
 }
 
@@ -125,6 +127,20 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Freeze(ctx, &req)
+			},
+			"Forward": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ForwardRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Forward(ctx, &req)
+			},
+			"Sever": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SeverRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Sever(ctx, &req)
 			},
 			"Diagnose": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req DiagnoseRequest
@@ -254,6 +270,22 @@ func (c *agentClient) Update(ctx context.Context, req *UpdateRequest) (*UpdateRe
 func (c *agentClient) Freeze(ctx context.Context, req *FreezeRequest) (*FreezeResponse, error) {
 	var resp FreezeResponse
 	if err := c.client.Call(ctx, "bulkhead.agent.v1.Agent", "Freeze", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Forward(ctx context.Context, req *ForwardRequest) (*ForwardResponse, error) {
+	var resp ForwardResponse
+	if err := c.client.Call(ctx, "bulkhead.agent.v1.Agent", "Forward", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Sever(ctx context.Context, req *SeverRequest) (*SeverResponse, error) {
+	var resp SeverResponse
+	if err := c.client.Call(ctx, "bulkhead.agent.v1.Agent", "Sever", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -1,7 +1,8 @@
 // Package rpc is the agent protocol as it is spoken to a microVM's init. Its
 // contract is agent.proto, whose Go is generated and checked in (go generate;
 // TestGenerated sees that it is current). What the .proto cannot say stands here:
-// ports, versions, how a stream begins, and how an errno crosses.
+// ports, versions, how a stream begins and is joined with a connection, and how an errno
+// crosses.
 //
 // Both ends are hostile to each other: a guest speaks with its container's mouth
 // once that has broken out, and bounds are what each side keeps by itself.
@@ -25,7 +26,7 @@ import (
 
 // Version is the protocol's. Host and guest are built together, so that a
 // difference is a guest's init of another build: it is refused.
-const Version = 4
+const Version = 5
 
 // Ports of the host that a guest's init connects to.
 const (
