@@ -1,17 +1,21 @@
 package containerd
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -187,7 +191,7 @@ func (k *kubelet) life(t *testing.T) string {
 		c.Mounts = []*cri.Mount{{HostPath: volume, ContainerPath: "/volume"}}
 	}
 	server := k.container(t, pod, of, "server", shared, "sh", "-c",
-		`mkdir /tmp/www; echo served >/tmp/www/index.html; httpd -p 80 -h /tmp/www; echo ready >/volume/ready; trap "echo bye; exit 4" TERM; echo out; echo err >&2; while :; do sleep 0.05; done`)
+		`mkdir /tmp/www; echo served >/tmp/www/index.html; httpd -p 80 -h /tmp/www; nc -ll -p 7 -e cat 2>/dev/null & echo ready >/volume/ready; trap "echo bye; exit 4" TERM; echo out; echo err >&2; while :; do sleep 0.05; done`)
 	until(t, "the server is ready", func() bool { _, err := os.Stat(filepath.Join(volume, "ready")); return err == nil })
 	client := k.container(t, pod, of, "client", func(c *cri.ContainerConfig) {
 		shared(c)
@@ -197,7 +201,19 @@ func (k *kubelet) life(t *testing.T) string {
 	}, "sleep", "1000000")
 	say("localhost", k.exec(t, client, "wget", "-qO-", "http://127.0.0.1/"))
 	say("its address", k.exec(t, client, "wget", "-qO-", "http://"+status.Network.Ip+"/"))
-	say("forwarded", forwarded(t, k, pod))
+	network := k.network(t, pod)
+	for _, address := range []string{"127.0.0.1:80", "[::1]:80"} {
+		say("forwarded", served(forwarded(t, network, address)))
+	}
+	say("there and back", echoed(forwarded(t, network, "127.0.0.1:7")))
+	broken(t, forwarded(t, network, "127.0.0.1:7"))
+	say("broken off", k.exec(t, server, "sh", "-c", "while pidof cat >/dev/null; do sleep 0.05; done"))
+	nobody, err := dialIn(network, "127.0.0.1:9")
+	if err == nil { // it may be told at once
+		_, err = nobody.Read(make([]byte, 1))
+		nobody.Close()
+	}
+	say("nobody", fmt.Sprintln(errors.Is(err, unix.ECONNRESET)))
 	say("who", k.exec(t, client, "sh", "-c", "hostname; id -u; echo $GREETING; cat /volume/ready; ps -o comm | grep -cx sleep; exit 3"))
 	say("the other's files", k.exec(t, client, "ls", "/tmp"))
 	say("limit", k.exec(t, client, "sh", "-c", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"))
@@ -226,9 +242,8 @@ func (k *kubelet) life(t *testing.T) string {
 	return said.String()
 }
 
-// forwarded connects as the CRI plugin does for kubectl port-forward: to localhost in the
-// network namespace that it made for the pod.
-func forwarded(t *testing.T, k *kubelet, pod string) string {
+// network is the path of the namespace that the CRI plugin made for the pod.
+func (k *kubelet) network(t *testing.T, pod string) string {
 	t.Helper()
 	info := must(t, k.PodSandboxStatus, &cri.PodSandboxStatusRequest{PodSandboxId: pod, Verbose: true}).Info["info"]
 	var of struct {
@@ -241,14 +256,82 @@ func forwarded(t *testing.T, k *kubelet, pod string) string {
 	}
 	for _, ns := range of.RuntimeSpec.Linux.Namespaces {
 		if ns.Type == "network" {
-			out, err := exec.Command("nsenter", "--net="+ns.Path, "busybox", "wget", "-qO-", "http://localhost/").CombinedOutput()
-			if err != nil {
-				return fmt.Sprintln(err, string(out))
-			}
-			return string(out)
+			return ns.Path
 		}
 	}
-	return "the pod has no network namespace\n"
+	t.Fatal("the pod has no network namespace")
+	return ""
+}
+
+// forwarded connects as the CRI plugin does for kubectl port-forward, which is from within the
+// pod's network namespace.
+func forwarded(t *testing.T, network, address string) *net.TCPConn {
+	t.Helper()
+	c, err := dialIn(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.(*net.TCPConn)
+}
+
+func dialIn(network, address string) (c net.Conn, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlock: the thread is spoiled
+		var ns *os.File
+		if ns, err = os.Open(network); err != nil {
+			return
+		}
+		defer ns.Close()
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
+			c, err = net.Dial("tcp", address)
+		}
+	}()
+	<-done
+	return c, err
+}
+
+// served is what a server of the pod's answers.
+func served(c *net.TCPConn) string {
+	if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+		return fmt.Sprintln(err)
+	}
+	b, err := io.ReadAll(c)
+	if err != nil {
+		return fmt.Sprintln(err)
+	}
+	_, body, _ := strings.Cut(string(b), "\r\n\r\n")
+	return body
+}
+
+// echoed is more than all sockets on the way hold; its end is what ends the echo.
+func echoed(c *net.TCPConn) string {
+	data := bytes.Repeat([]byte("there and back "), 200_000)
+	go func() {
+		_, _ = c.Write(data) // which is counted
+		_ = c.CloseWrite()
+	}()
+	got, err := io.ReadAll(c)
+	return fmt.Sprintln(len(got), bytes.Equal(got, data), err)
+}
+
+// broken is a client that breaks off while it talks and does not listen.
+func broken(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	go func() {
+		for b := make([]byte, 1<<16); ; {
+			if _, err := c.Write(b); err != nil {
+				return
+			}
+		}
+	}()
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	_ = c.SetLinger(0)
+	c.Close()
 }
 
 // same says which namespaces two containers share.
@@ -278,6 +361,10 @@ const lived = `localhost: served
 its address: served
 0
 forwarded: served
+forwarded: served
+there and back: 3000000 true <nil>
+broken off: 0
+nobody: true
 who: pod
 1000
 hello
