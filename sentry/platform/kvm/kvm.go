@@ -38,6 +38,7 @@ type Platform struct {
 	fpuSize int
 
 	exitCost time.Duration // of a call by exit and entry
+	price    int           // of a runner (priceOf)
 
 	// userStub: SYSCALL leaves the CPU in ring 3, and so the stub is the application's to run.
 	userStub bool

@@ -39,6 +39,7 @@ func (p *Platform) probe() error {
 	if err != nil {
 		return err
 	}
+	p.price = priceOf(p.exitCost)
 	regs, err := v.Sregs()
 	if err != nil {
 		return err

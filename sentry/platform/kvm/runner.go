@@ -37,11 +37,10 @@ const (
 	enough   = 3
 	patience = 150 * time.Microsecond
 
-	// worthwhile is how many calls a runner must have saved an exit before one of
-	// the two sides got tired, to be taken on again at once. Otherwise it takes
-	// twice as many quick calls as the last time, up to tooMany.
-	worthwhile = 32
-	tooMany    = 30
+	// mostDebt bounds how many more quick calls a hire takes for what others have
+	// lost, and mostCredit how many in vain, in a row, those that paid make good for.
+	mostDebt   = 32
+	mostCredit = 16
 
 	// yieldAfter is how long a watcher keeps other goroutines of its P waiting.
 	yieldAfter = 10 * time.Microsecond
@@ -101,7 +100,9 @@ func (r *runner) linger() {
 }
 
 // hot says that a runner would pay.
-func (t *thread) hot() bool { return t.quick >= enough+t.need && !t.stepping && !t.p.pinned }
+func (t *thread) hot() bool {
+	return t.quick >= enough+max(0, -t.credit) && !t.stepping && !t.p.pinned
+}
 
 // judge looks at an event that came by an exit.
 func (t *thread) judge(ev platform.Event, start time.Time) {
@@ -115,15 +116,29 @@ func (t *thread) judge(ev platform.Event, start time.Time) {
 	}
 }
 
+// priceOf is what a runner costs that was hired in vain, in exits: the stub waits
+// for nothing, and then it exits all the same.
+func priceOf(exit time.Duration) int {
+	return 1 + int(min(patience/max(exit, 1), mostDebt))
+}
+
 // settle judges a runner's work when one side got tired of waiting: the other did not
-// get a CPU, or the application computes, or its calls take long.
+// get a CPU, or the application computes, or its calls take long. It has saved its
+// thread so many exits, and cost its price. That goes to the thread's account, for
+// some that serve hundreds of calls are worth many that serve none, as of a server
+// with as many threads to run as CPUs. One that paid is hired again at once.
+//
+// Each is judged once: when the watcher gets tired it tells the stub not to wait,
+// and whatever comes from there then says nothing of the runner.
 func (t *thread) settle() {
-	if t.served >= worthwhile {
-		t.need, t.quick = 0, enough
-	} else {
-		t.need, t.quick = min(2*t.need+enough, tooMany), 0
+	if t.settled {
+		return
 	}
-	t.served = 0
+	t.settled, t.quick = true, 0
+	if t.served >= t.p.price {
+		t.quick = enough
+	}
+	t.credit = min(max(t.credit+t.served-t.p.price, -mostDebt), mostCredit*t.p.price)
 }
 
 // watch waits for the vCPU that a runner has: for a call in the slot, or for its exit.

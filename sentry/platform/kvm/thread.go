@@ -25,10 +25,11 @@ type thread struct {
 	locked   bool // to the OS thread
 
 	// crew is the runner that has the vCPU, if it is not out.
-	crew   *runner
-	quick  int // calls in a row that came soon after the last
-	need   int // of them for a runner, beyond enough: fewer runs paid
-	served int // calls that the runner saved an exit
+	crew    *runner
+	quick   int  // calls in a row that came soon after the last
+	served  int  // calls that runners have saved an exit since one was judged
+	settled bool // one was, and none hired since
+	credit  int  // exits that runners have saved beyond their price
 
 	// Interrupt sets intr, then kicks; Run looks at intr, and whoever is kicked
 	// before it enters the guest leaves that at once.
@@ -115,6 +116,9 @@ func (t *thread) next(c *platform.Context) (platform.Event, error) {
 	if t.crew == nil && t.hot() {
 		t.crew = t.p.hire()
 		if t.crew != nil {
+			if t.settled {
+				t.served, t.settled = 0, false
+			}
 			t.v.slot.spin.Store(stubRounds)
 			t.crew.work <- t.v
 		}
