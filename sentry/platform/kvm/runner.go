@@ -18,6 +18,8 @@ import (
 type runner struct {
 	work chan *vcpu
 	done chan struct{}
+	tid  int
+	not  int // the CPU that it keeps from, -1 for none
 }
 
 const (
@@ -50,10 +52,9 @@ func (p *Platform) startRunners() {
 	n := runtime.NumCPU() / 2
 	p.runners = make(chan *runner, n)
 	for range n {
-		r := &runner{work: make(chan *vcpu, 1), done: make(chan struct{})}
+		r := &runner{work: make(chan *vcpu, 1), done: make(chan struct{}), not: -1}
 		p.crews = append(p.crews, r)
 		go r.run(p.runners)
-		p.runners <- r
 	}
 }
 
@@ -78,6 +79,8 @@ func (p *Platform) hire() *runner {
 func (r *runner) run(free chan<- *runner) {
 	runtime.LockOSThread()
 	defer close(r.done)
+	r.tid = unix.Gettid()
+	free <- r
 	for v := range r.work {
 		v.exit, v.err = v.VCPU.Run()
 		free <- r
@@ -88,6 +91,30 @@ func (r *runner) run(free chan<- *runner) {
 			r.linger()
 		}
 	}
+}
+
+// give has the runner run v.
+func (r *runner) give(v *vcpu) {
+	r.away()
+	r.work <- v
+}
+
+// away keeps the runner from the CPU of who gives it work. It may be woken onto that
+// where all are busy, and there it would spin for an answer from a watcher that it
+// keeps from running. On one CPU alone there is no other: EINVAL.
+func (r *runner) away() {
+	cpu := whichCPU()
+	if cpu == r.not {
+		return
+	}
+	var set unix.CPUSet
+	for i := range 64 * len(set) {
+		if i != cpu {
+			set.Set(i)
+		}
+	}
+	_ = unix.SchedSetaffinity(r.tid, &set)
+	r.not = cpu
 }
 
 // linger returns when there is work, or late.
