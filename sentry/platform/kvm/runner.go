@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"errors"
+	"os"
 	"runtime"
 	"time"
 
@@ -19,7 +20,8 @@ type runner struct {
 	work chan *vcpu
 	done chan struct{}
 	tid  int
-	not  int // the CPU that it keeps from, -1 for none
+	may  unix.CPUSet // where the process may run
+	not  int         // the CPU that it keeps from, -1 for none
 }
 
 const (
@@ -51,8 +53,10 @@ const (
 func (p *Platform) startRunners() {
 	n := runtime.NumCPU() / 2
 	p.runners = make(chan *runner, n)
+	var may unix.CPUSet
+	_ = unix.SchedGetaffinity(os.Getpid(), &may) // of more CPUs than a set has room for: EINVAL, and an empty one
 	for range n {
-		r := &runner{work: make(chan *vcpu, 1), done: make(chan struct{}), not: -1}
+		r := &runner{work: make(chan *vcpu, 1), done: make(chan struct{}), may: may, not: -1}
 		p.crews = append(p.crews, r)
 		go r.run(p.runners)
 	}
@@ -101,19 +105,17 @@ func (r *runner) give(v *vcpu) {
 
 // away keeps the runner from the CPU of who gives it work. It may be woken onto that
 // where all are busy, and there it would spin for an answer from a watcher that it
-// keeps from running. On one CPU alone there is no other: EINVAL.
+// keeps from running. Where the process has but one CPU there is no other.
 func (r *runner) away() {
 	cpu := whichCPU()
 	if cpu == r.not {
 		return
 	}
-	var set unix.CPUSet
-	for i := range 64 * len(set) {
-		if i != cpu {
-			set.Set(i)
-		}
+	set := r.may
+	if set.Clear(cpu); set.Count() == 0 {
+		return
 	}
-	_ = unix.SchedSetaffinity(r.tid, &set)
+	_ = unix.SchedSetaffinity(r.tid, &set) // EINVAL: its control group has taken those away since
 	r.not = cpu
 }
 
