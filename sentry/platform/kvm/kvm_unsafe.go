@@ -45,10 +45,3 @@ func uffdIoctl[T any](fd int, req uintptr, arg *T) error {
 	}
 	return nil
 }
-
-// whichCPU is the CPU that the caller runs on.
-func whichCPU() int {
-	var cpu uint32
-	unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0)
-	return int(cpu)
-}

@@ -2,7 +2,6 @@ package kvm
 
 import (
 	"errors"
-	"os"
 	"runtime"
 	"time"
 
@@ -19,9 +18,6 @@ import (
 type runner struct {
 	work chan *vcpu
 	done chan struct{}
-	tid  int
-	may  unix.CPUSet // where the process may run
-	not  int         // the CPU that it keeps from, -1 for none
 }
 
 const (
@@ -53,12 +49,11 @@ const (
 func (p *Platform) startRunners() {
 	n := runtime.NumCPU() / 2
 	p.runners = make(chan *runner, n)
-	var may unix.CPUSet
-	_ = unix.SchedGetaffinity(os.Getpid(), &may) // of more CPUs than a set has room for: EINVAL, and an empty one
 	for range n {
-		r := &runner{work: make(chan *vcpu, 1), done: make(chan struct{}), may: may, not: -1}
+		r := &runner{work: make(chan *vcpu, 1), done: make(chan struct{})}
 		p.crews = append(p.crews, r)
 		go r.run(p.runners)
+		p.runners <- r
 	}
 }
 
@@ -83,8 +78,6 @@ func (p *Platform) hire() *runner {
 func (r *runner) run(free chan<- *runner) {
 	runtime.LockOSThread()
 	defer close(r.done)
-	r.tid = unix.Gettid()
-	free <- r
 	for v := range r.work {
 		v.exit, v.err = v.VCPU.Run()
 		free <- r
@@ -95,28 +88,6 @@ func (r *runner) run(free chan<- *runner) {
 			r.linger()
 		}
 	}
-}
-
-// give has the runner run v.
-func (r *runner) give(v *vcpu) {
-	r.away()
-	r.work <- v
-}
-
-// away keeps the runner from the CPU of who gives it work. It may be woken onto that
-// where all are busy, and there it would spin for an answer from a watcher that it
-// keeps from running. Where the process has but one CPU there is no other.
-func (r *runner) away() {
-	cpu := whichCPU()
-	if cpu == r.not {
-		return
-	}
-	set := r.may
-	if set.Clear(cpu); set.Count() == 0 {
-		return
-	}
-	_ = unix.SchedSetaffinity(r.tid, &set) // EINVAL: its control group has taken those away since
-	r.not = cpu
 }
 
 // linger returns when there is work, or late.

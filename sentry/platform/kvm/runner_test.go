@@ -1,12 +1,8 @@
 package kvm
 
 import (
-	"os"
-	"runtime"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // after hires a runner for each of served and judges it, and then counts the quick
@@ -42,57 +38,6 @@ func TestRunnersAccount(t *testing.T) {
 		if got := after(th, c.served...); got != c.want {
 			t.Errorf("%s: the next runner takes %d quick calls, want %d", name, got, c.want)
 		}
-	}
-}
-
-// TestRunnerAway has runners keep from the CPU of who gives them work, and from all that
-// the process was kept from when the platform was made.
-func TestRunnerAway(t *testing.T) {
-	var may unix.CPUSet
-	if err := unix.SchedGetaffinity(os.Getpid(), &may); err != nil {
-		t.Fatal(err)
-	}
-	if may.Count() < 2 {
-		t.Skip("needs two CPUs: run it without taskset, or on a larger machine")
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var before unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &before); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.SchedSetaffinity(0, &before)
-	w := newWorld(t)
-	if len(w.p.crews) == 0 {
-		t.Skip("needs two CPUs: there is no runner")
-	}
-	r := w.p.hire() // none of ours has it, so its thread waits for work
-	defer func() { w.p.runners <- r }()
-	for cpu := range 1024 {
-		if !may.IsSet(cpu) {
-			continue
-		}
-		var here unix.CPUSet
-		here.Set(cpu)
-		if err := unix.SchedSetaffinity(0, &here); err != nil {
-			t.Fatal(err)
-		}
-		r.away()
-		var got unix.CPUSet
-		if err := unix.SchedGetaffinity(r.tid, &got); err != nil {
-			t.Fatal(err)
-		}
-		want := may
-		want.Clear(cpu)
-		if got != want {
-			t.Errorf("given work from CPU %d it may run on %v, want %v", cpu, got, want)
-		}
-		r.may = here // as if the process had this one alone
-		r.not = -1
-		if r.away(); r.not != -1 {
-			t.Errorf("kept from the one CPU %d", cpu)
-		}
-		r.may = may
 	}
 }
 

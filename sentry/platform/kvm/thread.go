@@ -120,7 +120,7 @@ func (t *thread) next(c *platform.Context) (platform.Event, error) {
 				t.served, t.settled = 0, false
 			}
 			t.v.slot.spin.Store(stubRounds)
-			t.crew.give(t.v)
+			t.crew.work <- t.v
 		}
 	}
 	if t.crew != nil {
