@@ -21,11 +21,10 @@ type runner struct {
 }
 
 const (
-	// stubRounds bounds the stub's wait for an answer: 150 to 350 µs (a PAUSE takes 60 to 140 cycles),
-	// twice what it
-	// costs to come out, wake somebody and go back in on the hosts where that is dear: whoever
-	// answers may be off its CPU for a while (a compiler made 45,000 calls by exits with less than
-	// half of it, and makes 33,000).
+	// stubRounds bounds the stub's wait for an answer: 150 to 350 µs (a PAUSE takes 60
+	// to 140 cycles), twice what it costs to come out, wake somebody and go back in on the
+	// hosts where that is dear. Whoever answers may be off its CPU for a while: with less than
+	// half of it a compiler's calls came by a third more exits.
 	stubRounds = 6000
 
 	// linger is how long a runner waits for more work before it sleeps: to answer a
