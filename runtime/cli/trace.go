@@ -97,6 +97,8 @@ func traceLine(e *agent.TraceEvent) string {
 	case e.Result == nil:
 		s.WriteString("?")
 		return s.String()
+	case strings.HasPrefix(e.Errno, "ERESTART"): // which no program sees
+		s.WriteString("? " + e.Errno + " (a signal came first)")
 	case e.Errno != "":
 		s.WriteString("-1 " + e.Errno)
 	case *e.Result > 1<<32 || *e.Result < -1<<32:

@@ -40,7 +40,7 @@ type Stream struct {
 	open map[*kernel.Task]*Record
 }
 
-// shapes say what arguments are: f descriptor, p path, i number, u size, x bits, o mode,
+// shapes say what arguments are: f descriptor, p path, i number, u size, x bits, o mode, c fcntl's command,
 // a address, w data that the call takes, its size in the next argument, r data that
 // it gives, so many bytes as its result. Calls without a shape show what was in the registers.
 var shapes = map[string]string{
@@ -56,7 +56,7 @@ var shapes = map[string]string{
 	"execve": "paa", "execveat": "fpaax", "exit": "i", "exit_group": "i", "wait4": "iaxa", "waitid": "iiax", "clone": "xaaaa",
 	"clone3": "au", "fork": "", "vfork": "", "kill": "ii", "tkill": "ii", "tgkill": "iii",
 	"mmap": "auxxfi", "munmap": "au", "mprotect": "aux", "madvise": "aui", "brk": "a", "mremap": "auuxa",
-	"dup": "f", "dup2": "ff", "dup3": "ffx", "pipe": "a", "pipe2": "ax", "fcntl": "fix", "flock": "fx", "ioctl": "fxa",
+	"dup": "f", "dup2": "ff", "dup3": "ffx", "pipe": "a", "pipe2": "ax", "fcntl": "fcx", "flock": "fx", "ioctl": "fxa",
 	"fsync": "f", "fdatasync": "f", "sync": "", "umask": "o", "sendfile": "ffau", "copy_file_range": "fafaux", "splice": "fafaux",
 	"socket": "iii", "socketpair": "iiia", "bind": "fau", "connect": "fau", "listen": "fi", "accept": "faa", "accept4": "faax",
 	"sendto": "fwuxau", "recvfrom": "fruxaa", "sendmsg": "fax", "recvmsg": "fax", "shutdown": "fi", "getsockname": "faa",
@@ -70,6 +70,17 @@ var shapes = map[string]string{
 	"sched_yield": "", "sched_getaffinity": "iua", "set_tid_address": "a", "set_robust_list": "au", "rseq": "auxx", "pause": "",
 	"getxattr": "ppau", "lgetxattr": "ppau", "fgetxattr": "fpau", "setxattr": "ppaux", "listxattr": "pau", "removexattr": "pp",
 	"ptrace": "iiaa", "seccomp": "iia", "unshare": "x", "setns": "fx", "timerfd_create": "ix", "signalfd4": "faux",
+}
+
+// fcntlNames are the commands of fcntl(2).
+var fcntlNames = map[int]string{
+	unix.F_DUPFD: "F_DUPFD", unix.F_GETFD: "F_GETFD", unix.F_SETFD: "F_SETFD", unix.F_GETFL: "F_GETFL", unix.F_SETFL: "F_SETFL",
+	unix.F_GETLK: "F_GETLK", unix.F_SETLK: "F_SETLK", unix.F_SETLKW: "F_SETLKW", unix.F_SETOWN: "F_SETOWN", unix.F_GETOWN: "F_GETOWN",
+	unix.F_SETSIG: "F_SETSIG", unix.F_GETSIG: "F_GETSIG", unix.F_SETOWN_EX: "F_SETOWN_EX", unix.F_GETOWN_EX: "F_GETOWN_EX",
+	unix.F_OFD_GETLK: "F_OFD_GETLK", unix.F_OFD_SETLK: "F_OFD_SETLK", unix.F_OFD_SETLKW: "F_OFD_SETLKW",
+	unix.F_SETLEASE: "F_SETLEASE", unix.F_GETLEASE: "F_GETLEASE", unix.F_NOTIFY: "F_NOTIFY", unix.F_DUPFD_CLOEXEC: "F_DUPFD_CLOEXEC",
+	unix.F_SETPIPE_SZ: "F_SETPIPE_SZ", unix.F_GETPIPE_SZ: "F_GETPIPE_SZ", unix.F_ADD_SEALS: "F_ADD_SEALS", unix.F_GET_SEALS: "F_GET_SEALS",
+	unix.F_GET_RW_HINT: "F_GET_RW_HINT", unix.F_SET_RW_HINT: "F_SET_RW_HINT",
 }
 
 // Enter implements Tracer.
@@ -172,6 +183,11 @@ func argument(t *kernel.Task, kind rune, a *Args, i int) string {
 	case 'w':
 		return data(t, a.Addr(i), a[i+1])
 	case 'i':
+		return strconv.Itoa(a.Int(i))
+	case 'c':
+		if name := fcntlNames[a.Int(i)]; name != "" {
+			return name
+		}
 		return strconv.Itoa(a.Int(i))
 	case 'u':
 		return strconv.FormatUint(a[i], 10)
