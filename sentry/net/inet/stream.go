@@ -710,10 +710,19 @@ func (s *Socket) segmentsLocked(shut int) (in, out flowState, down int) {
 	case tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
 		shut |= bothDown
 	}
-	if n, err := s.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); err == nil {
-		in.size = n
+	const readable, writable = 1, 4
+	events := s.events.Load()
+	queued := func() int {
+		n, _ := s.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
+		return n
 	}
-	const writable = 4
+	in.size = queued()
+	// The library tells of the peer's FIN before its state does: who is woken by that and
+	// looks at the state alone would sleep for ever. What can be read though there is
+	// nothing is the end, if nothing came meanwhile that somebody else has read.
+	if in.size == 0 && s.ep.Readiness(readable)&readable != 0 && queued() == 0 && s.events.Load() == events {
+		shut |= readDown
+	}
 	out.writable = s.ep.Readiness(writable)&writable != 0
 	return in, out, shut
 }
