@@ -416,8 +416,9 @@ func TestPieces(t *testing.T) {
 			if n < len(cuts) {
 				end, more = cuts[n], 0x2000
 			}
-			f := ip4(1, unix.IPPROTO_TCP, more|uint16(at/8), port, segment[at:end])
-			w.put(f)
+			w.put(ip4(1, unix.IPPROTO_TCP, more|uint16(at/8), port, segment[at:end]))
+			// Another identification, or the pieces of both ways would be one packet's, as on Linux.
+			f := ip4(1, unix.IPPROTO_TCP, more|uint16(at/8), port+1000, segment[at:end])
 			w.must(w.Enclose(inet.Loopback, eth4, make([]byte, 6), f[inet.EthernetHeader:]))
 			at = end
 		}
