@@ -104,6 +104,10 @@ var networkRows = []struct{ name, script, want string }{
 	{"ifconfig", "ifconfig eth0 | grep -o 'inet addr.*\\|HWaddr [0-9A-F:]*'", "HWaddr 02:00:00:00:00:02\ninet addr:10.77.0.2  Bcast:10.77.0.255  Mask:255.255.255.0\n"},
 	{"ping", "ping -c 3 -i 0.2 10.77.0.1 | grep received; ping -c 3 -i 0.2 fd77::1 | grep received", strings.Repeat("3 packets transmitted, 3 packets received, 0% packet loss\n", 2)},
 	{"ping of itself", "ping -c 1 10.77.0.2 | grep received; ping -c 1 fd77::2 | grep received", strings.Repeat("1 packets transmitted, 1 packets received, 0% packet loss\n", 2)},
+	{"groups", "tail -n +2 /proc/net/igmp; awk '{ print $2, $3, $4 }' /proc/net/igmp6; grep -c eth0 /proc/net/dev_mcast",
+		"1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n2\teth0      :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n" +
+			"lo ff020000000000000000000000000001 1\nlo ff010000000000000000000000000001 1\neth0 ff0200000000000000000001ff000002 1\n" +
+			"eth0 ff020000000000000000000000000001 1\neth0 ff010000000000000000000000000001 1\n3\n"},
 	{"neighbour", "ip neigh show 10.77.0.1 | cut -d' ' -f1-5; arp -n | grep -c 02:00:00:00:00:01", "10.77.0.1 dev eth0 lladdr 02:00:00:00:00:01\n1\n"},
 	{"packet sockets", "arping -c 2 -I eth0 10.77.0.1 | grep -c 'Unicast reply from 10.77.0.1 .02:00:00:00:00:01'; wc -l </proc/net/packet", "2\n1\n"},
 	{"download", "for i in 1 2 3; do wget -q -O - http://10.77.0.1/big | md5sum; wget -q -O - 'http://[fd77::1]/big' | md5sum; done", strings.Repeat("SUM  -\n", 6)},
@@ -245,7 +249,7 @@ func TestCounters(t *testing.T) {
 			row, field string
 			least      int
 		}{{"Icmp", "OutEchos", 5}, {"Icmp", "InEchoReps", 5}, {"Icmp", "InMsgs", 5}, {"", "Icmp6OutEchos", 2}, {"", "Icmp6InEchoReplies", 2}, {"", "Ip6InReceives", 2},
-			{"Ip", "InReceives", 6}, {"Tcp", "ActiveOpens", 1}, {"IpExt", "InOctets", 5000}, {"TcpExt", "ListenDrops", 0}} {
+			{"Ip", "InReceives", 6}, {"Tcp", "ActiveOpens", 1}, {"Tcp", "AttemptFails", 1}, {"IpExt", "InOctets", 5000}, {"TcpExt", "ListenDrops", 0}} {
 			if n := column(c.row, c.field); n < c.least {
 				t.Errorf("%s %s is %d", c.row, c.field, n)
 			}

@@ -25,9 +25,17 @@ var reaches = []struct{ name, args, want string }{
 	{"no such neighbour", "dial 10.77.0.200 9", "EHOSTUNREACH"},
 	{"no such neighbour, IPv6", "dial fd77::200 9", "EHOSTUNREACH"},
 	{"unreachable, says a router", "dial 198.51.100.7 9", "EHOSTUNREACH"},
-	{"unreachable, says a router, UDP", "dial 198.51.100.7 9 udp", "EAGAIN"}, // udp_err: who did not ask by IP_RECVERR is not told
+	{"unreachable, says a router, UDP", "dial 198.51.100.7 9 udp 3", "EAGAIN"}, // udp_err: who did not ask by IP_RECVERR is not told
 	{"unreachable, says a router, IPv6", "dial 2001:db8:1::7 9", "ENETUNREACH"},
 	{"forbidden, says a router", "dial 203.0.113.7 9", "EHOSTUNREACH"},
+	{"forbidden, says a router, UDP", "dial 203.0.113.7 9 udp", "EHOSTUNREACH"},
+	{"forbidden, says a router, IPv6", "dial 2001:db8:2::7 9", "EACCES"},
+	{"forbidden, says a router, IPv6 and UDP", "dial 2001:db8:2::7 9 udp", "EACCES"},
+	{"no such neighbour of a router, IPv6", "dial 2001:db8:3::7 9", "EHOSTUNREACH"},
+	{"no such neighbour of a router, to who asks", "told 198.18.0.201", "EHOSTUNREACH, by 10.77.0.1: 2 3 1, of 7 bytes"},
+	{"unreachable, says a router, IPv6, to who asks", "told 2001:db8:1::7", "ENETUNREACH, by fd77::1: 3 1 0, of 7 bytes"},
+	{"as far as one router, to who asks", "told 198.18.0.200 1", "EHOSTUNREACH, by 10.77.0.1: 2 11 0, of 7 bytes"},
+	{"as far as one router, IPv6, to who asks", "told 2001:db8:4::7 1", "EHOSTUNREACH, by fd77::1: 3 3 0, of 7 bytes"},
 	{"half-closed", "half 10.77.0.1", "hears 2000, reads 0, sends 4194304 OK, polls 2001, ends OK\nover 10"},
 	{"reset", "reset 10.77.0.1", "hears 201d, reads ECONNRESET, then 0, writes EPIPE, peer ENOTCONN"},
 	{"a peer that never reads", "full 10.77.0.1", "bounded, EAGAIN"},
@@ -46,7 +54,8 @@ func TestReach(t *testing.T) {
 	}
 	eachRuntime(t, func(t *testing.T, p *program) {
 		w := newWire(t)
-		for _, line := range []string{"route add unreachable 198.51.100.0/24", "route add prohibit 203.0.113.0/24", "-6 route add unreachable 2001:db8:1::/48"} {
+		for _, line := range []string{"route add unreachable 198.51.100.0/24", "route add prohibit 203.0.113.0/24", "-6 route add unreachable 2001:db8:1::/48",
+			"-6 route add prohibit 2001:db8:2::/48", "link add far type veth peer name farther", "link set farther addrgenmode none up", "link set far addrgenmode none up", "-6 address add 2001:db8:3::1/64 dev far nodad", "address add 198.18.0.1/24 dev far", "-6 route add 2001:db8:4::/48 dev far"} {
 			if out, err := exec.Command("ip", append([]string{"-n", w.outside}, strings.Fields(line)...)...).CombinedOutput(); err != nil {
 				t.Fatalf("ip %s: %v: %s", line, err, out)
 			}

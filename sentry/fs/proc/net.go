@@ -30,6 +30,8 @@ var netFiles = []struct{ name, text string }{
 	{"if_inet6", ""},
 	{"ipv6_route", ""},
 	{"igmp", "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n"},
+	{"igmp6", ""},
+	{"dev_mcast", ""},
 	{"netlink", "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n"},
 	{"packet", "sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n"},
 	{"protocols", "protocol  size sockets  memory press maxhdr  slab module     cl co di ac io in de sh ss gs se re bi br ha uh gp em\n" +

@@ -479,6 +479,9 @@ func (s *Socket) receiveError(m *socket.Message) (int, error) {
 	if e == nil {
 		return 0, unix.EAGAIN
 	}
+	if _, ok := e.Cause.(cause); ok {
+		s.errors.Add(-1)
+	}
 	n := 0
 	if e.Payload != nil {
 		b := e.Payload.AsSlice()

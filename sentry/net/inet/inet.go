@@ -52,6 +52,8 @@ type Stack struct {
 	relay   *nameRelay         // from Relay, or nil
 	guests  sync.Map           // the library's ends of Forward's connections, of endpoint
 
+	datagrams sync.Map // sockets that are no streams, by the library's ends of them
+
 	configMu sync.Mutex // held by who changes the configuration, and who starts the library with it
 	config   atomic.Pointer[config]
 
@@ -64,11 +66,13 @@ type Stack struct {
 	queued  socket.Held // bytes that sockets hold
 	carried traffic
 	echoes  [2]atomic.Uint64 // questions that raw sockets have sent, of IPv4 and IPv6
+	failed  atomic.Uint64    // attempts of ours to connect that a peer or its silence ended
 
 	mu      sync.Mutex
 	left    bool // no task is in the namespace
 	sockets map[*Socket]struct{}
 	links   map[pair]*link // connections of which one end has not been looked at
+	joined  []membership   // of groups, the newest first
 	holders []Holder       // in the order in which they came
 }
 
@@ -159,6 +163,7 @@ func (n *Stack) newLib(transports ...stack.TransportProtocolFactory) *stack.Stac
 	if err := s.CreateNICWithOptions(Loopback, lo, stack.NICOptions{Name: "lo", DeliverLinkPackets: true}); err != nil {
 		panic("inet: make the loopback device: " + err.String())
 	}
+	n.register(s)
 	return s
 }
 

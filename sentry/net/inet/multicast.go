@@ -30,6 +30,7 @@ func (s *Socket) member(join bool, g group) error {
 			return unix.EADDRNOTAVAIL
 		}
 		delete(s.groups, g)
+		s.net.part(g)
 		return errno(s.ep.SetSockOpt(&tcpip.RemoveMembershipOption{NIC: g.nic, MulticastAddr: g.addr}))
 	}
 	if s.groups[g] {
@@ -42,6 +43,7 @@ func (s *Socket) member(join bool, g group) error {
 		s.groups = map[group]bool{}
 	}
 	s.groups[g] = true
+	s.net.enlist(g)
 	return nil
 }
 

@@ -31,6 +31,9 @@ var procFiles = map[string]func(n *Stack, b *bytes.Buffer){
 	"route":      (*Stack).procRoutes4,
 	"arp":        (*Stack).procNeighbours,
 	"ipv6_route": (*Stack).procRoutes6,
+	"igmp":       (*Stack).procGroups,
+	"igmp6":      (*Stack).procGroups6,
+	"dev_mcast":  (*Stack).procDeviceGroups,
 	"sockstat":   (*Stack).procSockets,
 	"sockstat6":  (*Stack).procSockets6,
 	"snmp":       (*Stack).procCounters,
@@ -323,8 +326,8 @@ func (n *Stack) procCounters(b *bytes.Buffer) {
 	row := func(protocol, names string, values ...uint64) { rows(b, protocol, names, values...) }
 	v := func(c *tcpip.StatCounter) uint64 { return c.Value() }
 	row("Ip", "Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates OutTransmits",
-		2, 64, total(ip, received), total(ip, malformed), total(ip, misdirected), 0, 0, 0,
-		total(ip, delivered), total(ip, sent), total(ip, unsent), 0, 0, 0, 0, 0, 0, 0, 0, total(ip, sent))
+		2, 64, total(ip, received), total(ip, malformed), total(ip, misdirected)+total(ip, misnamed), 0, n.unknownProtocols(), 0,
+		total(ip, delivered), total(ip, sent), total(ip, unsent), 0, 0, 0, 0, total(ip, torn), 0, 0, 0, total(ip, sent))
 	in, out := s.ICMP.V4.PacketsReceived, s.ICMP.V4.PacketsSent
 	row("Icmp", "InMsgs InErrors InCsumErrors InDestUnreachs InTimeExcds InParmProbs InSrcQuenchs InRedirects InEchos InEchoReps InTimestamps InTimestampReps InAddrMasks InAddrMaskReps OutMsgs OutErrors OutRateLimitGlobal OutRateLimitHost OutDestUnreachs OutTimeExcds OutParmProbs OutSrcQuenchs OutRedirects OutEchos OutEchoReps OutTimestamps OutTimestampReps OutAddrMasks OutAddrMaskReps",
 		sum(in.ICMPv4PacketStats), v(in.Invalid), 0, v(in.DstUnreachable), v(in.TimeExceeded), v(in.ParamProblem),
@@ -333,7 +336,7 @@ func (n *Stack) procCounters(b *bytes.Buffer) {
 		v(out.ParamProblem), v(out.SrcQuench), v(out.Redirect), v(out.EchoRequest)+n.echoes[0].Load(), v(out.EchoReply), v(out.Timestamp), v(out.TimestampReply), 0, 0)
 	t := s.TCP
 	row("Tcp", "RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors",
-		1, 200, 120000, ^uint64(0), v(t.ActiveConnectionOpenings), v(t.PassiveConnectionOpenings), v(t.FailedConnectionAttempts), v(t.EstablishedResets),
+		1, 200, 120000, ^uint64(0), v(t.ActiveConnectionOpenings), v(t.PassiveConnectionOpenings), v(t.FailedConnectionAttempts)+n.failed.Load(), v(t.EstablishedResets),
 		v(t.CurrentEstablished), v(t.ValidSegmentsReceived), v(t.SegmentsSent), v(t.Retransmits), v(t.InvalidSegmentsReceived), v(t.ResetsSent), v(t.ChecksumErrors))
 	u := s.UDP
 	row("Udp", "InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors",
@@ -345,9 +348,23 @@ func (n *Stack) procCounters(b *bytes.Buffer) {
 func received(s tcpip.IPStats) *tcpip.StatCounter    { return s.PacketsReceived }
 func malformed(s tcpip.IPStats) *tcpip.StatCounter   { return s.MalformedPacketsReceived }
 func misdirected(s tcpip.IPStats) *tcpip.StatCounter { return s.InvalidDestinationAddressesReceived }
+func misnamed(s tcpip.IPStats) *tcpip.StatCounter    { return s.InvalidSourceAddressesReceived }
+func torn(s tcpip.IPStats) *tcpip.StatCounter        { return s.MalformedFragmentsReceived }
 func delivered(s tcpip.IPStats) *tcpip.StatCounter   { return s.PacketsDelivered }
 func sent(s tcpip.IPStats) *tcpip.StatCounter        { return s.PacketsSent }
 func unsent(s tcpip.IPStats) *tcpip.StatCounter      { return s.OutgoingPacketErrors }
+
+// unknownProtocols is how many packets were of a transport that nobody speaks; the library counts those of both versions
+// of IP together.
+func (n *Stack) unknownProtocols() (v uint64) {
+	of := n.counters().NICs.UnknownL4ProtocolRcvdPacketCounts
+	for _, protocol := range of.Keys() {
+		if c, ok := of.Get(protocol); ok {
+			v += c.Value()
+		}
+	}
+	return v
+}
 
 // sum is how many messages of ICMP there were.
 func sum(s tcpip.ICMPv4PacketStats) (v uint64) {

@@ -72,6 +72,7 @@ type Socket struct {
 	stamp    time.Time         // of the last datagram, for SIOCGSTAMP
 	peerSaid tcpip.FullAddress // the other end of a stream, kept beyond its end
 
+	errors atomic.Int32  // that wait in the library, by undelivered
 	events atomic.Uint32 // notifications, for who waits without a queue
 }
 
@@ -241,6 +242,10 @@ func (s *Socket) adopt(ep tcpip.Endpoint, wq *waiter.Queue) {
 	if s.wq != nil {
 		s.wq.EventUnregister(&s.wake)
 	}
+	if s.typ != unix.SOCK_STREAM {
+		s.net.datagrams.Delete(s.ep)
+		s.net.datagrams.Store(ep, s)
+	}
 	s.ep, s.wq = ep, wq
 	wq.EventRegister(&s.wake)
 	if s.typ != unix.SOCK_STREAM {
@@ -325,6 +330,9 @@ func (s *Socket) Ready(mask vfs.Events) vfs.Events {
 func (s *Socket) Release() {
 	last := s.net.remove(s)
 	s.ops.release(s)
+	for g := range s.groups {
+		s.net.part(g)
+	}
 	if last {
 		s.net.destroy()
 	}
@@ -334,6 +342,7 @@ func (s *Socket) Release() {
 func (s *Socket) closeLocked() {
 	s.dead = true
 	s.wq.EventUnregister(&s.wake)
+	s.net.datagrams.Delete(s.ep)
 	s.ep.Close()
 }
 

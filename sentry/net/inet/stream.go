@@ -38,9 +38,9 @@ func (s *Socket) settleLocked() {
 			s.establishedLocked()
 		case over(st):
 			s.phase, s.shut = failed, bothDown // tcp_done
-			s.err = unix.ECONNREFUSED
-			if err, ok := errno(s.ep.LastError()).(unix.Errno); ok {
-				s.err = err
+			s.err = s.connectError()
+			if s.err == unix.ECONNREFUSED || s.err == unix.ETIMEDOUT { // the library counts what ICMP ends, and a listener's
+				s.net.failed.Add(1)
 			}
 		}
 	case connected:

@@ -1,11 +1,13 @@
 // reach is what containers of the network tests reach others with, and what those run.
 //
-//	reach dial ADDRESS PORT [udp]  how a connection goes, and on standard error how long it took
+//	reach dial ADDRESS PORT [udp [TRIES]]  how a connection goes, and on standard error how long it took
+//	reach told ADDRESS [HOPS]      what a socket that asked hears of a datagram that comes to nothing, by whom
 //	reach serve                    what answers the acts below, each at a port; "ready" on standard output
 //	reach half|reset|full ADDRESS  what comes of a peer that sends no more, that resets, that never reads
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/errqueue.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -111,16 +113,53 @@ int main(int argc, char **argv)
 		int udp = argc > 4;
 		clock_gettime(CLOCK_MONOTONIC, &t);
 		int fd = dial(argv[2], argv[3], udp ? SOCK_DGRAM : SOCK_STREAM);
-		if (udp && fd >= 0) { // an answer, or what is told of the one that is under way
-			struct timeval patience = {2};
-			setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-			send(fd, "x", 1, 0);
-			fd = recv(fd, b, 1, 0);
+		if (udp && fd >= 0) { // an answer, or what is told of the one that is under way: a router has patience with a few
+			struct timeval patience = {0, 500000};
+			int s = fd;
+			setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+			for (int tries = 0; tries < (argc > 5 ? atoi(argv[5]) : 12); tries++) {
+				send(s, "x", 1, 0);
+				if ((fd = recv(s, b, 1, 0)) >= 0 || errno != EAGAIN)
+					break;
+			}
 		}
 		const char *how = said(fd);
 		clock_gettime(CLOCK_MONOTONIC, &u);
 		puts(how);
 		fprintf(stderr, "%s %s: %s after %.2f ms\n", argv[2], argv[3], how, (u.tv_sec - t.tv_sec) * 1e3 + (u.tv_nsec - t.tv_nsec) / 1e6);
+		return 0;
+	}
+	if (!strcmp(act, "told")) {
+		int six = !!strchr(argv[2], ':'), on = 1;
+		int fd = dial(argv[2], "9", SOCK_DGRAM);
+		if (six)
+			setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &on, sizeof on);
+		else
+			setsockopt(fd, IPPROTO_IP, IP_RECVERR, &on, sizeof on);
+		if (argc > 3) {
+			int hops = atoi(argv[3]);
+			setsockopt(fd, six ? IPPROTO_IPV6 : IPPROTO_IP, six ? IPV6_UNICAST_HOPS : IP_TTL, &hops, sizeof hops);
+		}
+		for (int tries = 0; tries < 12; tries++) {
+			send(fd, "seven b", 7, 0);
+			if (poll_for(fd, POLLERR, 500))
+				break;
+		}
+		union {
+			char b[512];
+			struct cmsghdr align;
+		} control;
+		struct iovec v = {b, sizeof b};
+		struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+		long n = recvmsg(fd, &m, MSG_ERRQUEUE);
+		struct cmsghdr *c = n < 0 ? NULL : CMSG_FIRSTHDR(&m);
+		if (!c)
+			return printf("nothing, %s\n", said(n)), 0;
+		struct sock_extended_err *e = (void *)CMSG_DATA(c);
+		struct sockaddr *by = SO_EE_OFFENDER(e);
+		char text[INET6_ADDRSTRLEN];
+		inet_ntop(by->sa_family, six ? (void *)&((struct sockaddr_in6 *)by)->sin6_addr : (void *)&((struct sockaddr_in *)by)->sin_addr, text, sizeof text);
+		printf("%s, by %s: %d %d %d, of %ld bytes\n", strerrorname_np(e->ee_errno), text, e->ee_origin, e->ee_type, e->ee_code, n);
 		return 0;
 	}
 	if (!strcmp(act, "half")) {
