@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,7 +28,7 @@ func (s *server) forward(ctx context.Context, r *rpc.ForwardRequest) error {
 	if !there || r.Port == 0 || r.Port > math.MaxUint16 {
 		return fmt.Errorf("forward to port %d, a stream's id of %d bytes: %w", r.Port, len(r.Stream), unix.EINVAL)
 	}
-	conn, err := dialLoopback(ctx, strconv.Itoa(int(r.Port)))
+	conn, err := dialLoopback(ctx, strconv.Itoa(int(r.Port)), connectPatience)
 	if err != nil {
 		return err
 	}
@@ -49,10 +51,18 @@ func (s *server) forward(ctx context.Context, r *rpc.ForwardRequest) error {
 	return nil
 }
 
+// connectPatience is for who listens and does not accept: nothing is lost on a loopback, so
+// that its backlog is full. Linux would try for two minutes (tcp(7), tcp_syn_retries), in which the
+// host keeps a place for a client that may have gone: by a FIN alone nobody can tell.
+const connectPatience = 15 * time.Second
+
 // dialLoopback tells of 127.0.0.1's refusal where ::1 has none either.
-func dialLoopback(ctx context.Context, port string) (*net.TCPConn, error) {
-	var d net.Dialer
+func dialLoopback(ctx context.Context, port string, patience time.Duration) (*net.TCPConn, error) {
+	d := net.Dialer{Timeout: patience}
 	conn, err := d.DialContext(ctx, "tcp4", net.JoinHostPort("127.0.0.1", port))
+	if late := (net.Error)(nil); errors.As(err, &late) && late.Timeout() {
+		return nil, fmt.Errorf("who listens at port %s accepts nobody: %w", port, unix.ETIMEDOUT)
+	}
 	if err != nil {
 		var err6 error
 		if conn, err6 = d.DialContext(ctx, "tcp6", net.JoinHostPort("::1", port)); err6 != nil {

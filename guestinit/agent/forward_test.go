@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,7 +52,7 @@ func TestForward(t *testing.T) {
 		t.Run(at.network, func(t *testing.T) {
 			l, err := net.Listen(at.network, at.address)
 			if err != nil {
-				t.Skipf("needs a loopback of %s: %v", at.network, err)
+				t.Skipf("needs a loopback of %s: %v (for IPv6: sysctl -w net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.lo.disable_ipv6=0, on a kernel that was not booted with ipv6.disable=1)", at.network, err)
 			}
 			defer l.Close()
 			s, streams := forwarder(t)
@@ -121,6 +123,30 @@ func TestForwardRefused(t *testing.T) {
 			t.Errorf("%s: %d streams, %d joined", row.name, len(streams), len(s.forwards))
 		}
 	}
+}
+
+// TestForwardPatience: who listens and accepts nobody is not waited for as long as Linux would.
+func TestForwardPatience(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	must(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	must(t, unix.Listen(fd, 0))
+	name, err := unix.Getsockname(fd)
+	must(t, err)
+	port := strconv.Itoa(name.(*unix.SockaddrInet4).Port)
+	for range 16 { // the backlog has room for one
+		conn, err := dialLoopback(t.Context(), port, 100*time.Millisecond)
+		if err == nil {
+			defer conn.Close()
+			continue
+		}
+		if !errors.Is(err, unix.ETIMEDOUT) {
+			t.Errorf("a full backlog: %v, want %v", err, unix.ETIMEDOUT)
+		}
+		return
+	}
+	t.Error("sixteen connections are in a backlog of none")
 }
 
 // TestSever: a program that takes nothing hears of the end that the stream cannot tell it of.

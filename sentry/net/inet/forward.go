@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -13,6 +14,10 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
+
+// connectPatience is for who listens and does not accept: on a loopback that is a full backlog,
+// which the library would try for two minutes, and whoever asked has a place for so long.
+const connectPatience = 15 * time.Second
 
 // Forward joins a connection of the host's with a port of loopback, 127.0.0.1's or else
 // ::1's, until both sides have said all, one is torn, or ctx ends. It closes conn, a
@@ -24,10 +29,12 @@ func (n *Stack) Forward(ctx context.Context, port uint16, conn *os.File) error {
 		return err
 	}
 	defer host.Close()
-	inside, err := n.enter(ctx, loopback4, header.IPv4ProtocolNumber, port)
+	entering, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	inside, err := n.enter(entering, loopback4, header.IPv4ProtocolNumber, port)
 	if err != nil {
 		var err6 error
-		if inside, err6 = n.enter(ctx, header.IPv6Loopback, header.IPv6ProtocolNumber, port); err6 != nil {
+		if inside, err6 = n.enter(entering, header.IPv6Loopback, header.IPv6ProtocolNumber, port); err6 != nil {
 			return err
 		}
 	}
@@ -100,7 +107,7 @@ func (n *Stack) enter(ctx context.Context, at tcpip.Address, protocol tcpip.Netw
 		case <-ready:
 			terr = ep.LastError()
 		case <-ctx.Done():
-			terr = &tcpip.ErrAborted{}
+			terr = &tcpip.ErrTimeout{}
 		}
 	}
 	if terr != nil {
