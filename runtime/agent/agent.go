@@ -15,6 +15,7 @@ package agent
 import (
 	"context"
 	"os"
+	"time"
 
 	"bulkhead/runtime/spec"
 
@@ -63,6 +64,14 @@ type AddRequest struct {
 	// PIDsOf is another of the pod's containers, whose pid namespace this one is in; "": as
 	// Share says. A machine's have none such (ENOSYS).
 	PIDsOf string `json:"pidsOf,omitempty"`
+}
+
+// Shrinking is a Handler whose sandbox gives memory back to the host in its own time, after
+// an Update to less.
+type Shrinking interface {
+	// GivenBack answers when all is given back that is to be, or when patience is over, with
+	// how much that is of what the sandbox was made with, in bytes.
+	GivenBack(ctx context.Context, patience time.Duration) (uint64, error)
 }
 
 // TraceRequest says which calls are wanted; the zero value stands for all.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -238,6 +239,12 @@ func (c *Client) Metrics(ctx context.Context, container string) (*Metrics, error
 
 func (c *Client) Update(ctx context.Context, r *UpdateRequest) error {
 	return c.call(ctx, "update", r, nil)
+}
+
+// GivenBack is Shrinking's.
+func (c *Client) GivenBack(ctx context.Context, patience time.Duration) (n uint64, err error) {
+	err = c.call(ctx, "givenBack", patience, &n)
+	return n, err
 }
 
 func (c *Client) Pause(ctx context.Context, container string) error {

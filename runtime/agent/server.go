@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -142,6 +143,13 @@ var methods = map[string]func(ctx context.Context, h Handler, body []byte, files
 	}),
 	"update": plain(func(ctx context.Context, h Handler, r UpdateRequest) (any, error) {
 		return nil, h.Update(ctx, &r)
+	}),
+	"givenBack": plain(func(ctx context.Context, h Handler, patience time.Duration) (any, error) {
+		s, ok := h.(Shrinking)
+		if !ok {
+			return nil, &Error{Message: "agent: this sandbox gives nothing back", Errno: unix.ENOSYS}
+		}
+		return answer(s.GivenBack(ctx, patience))
 	}),
 	"pause": plain(func(ctx context.Context, h Handler, container string) (any, error) {
 		return nil, h.Pause(ctx, container)

@@ -16,6 +16,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -168,6 +169,61 @@ func (g *Group) Set(r *specs.LinuxResources) error {
 		return fmt.Errorf("cgroup %s: %w", g.place.Path, err)
 	}
 	return nil
+}
+
+// ErrHeld says that the processes of a group hold more than a limit of memory that they were
+// to be given.
+var ErrHeld = errors.New("more memory is held")
+
+// Fit is Set, which ends no process: where more memory is held than the limit says, and
+// cannot be reclaimed, the limit stays.
+func (g *Group) Fit(r *specs.LinuxResources) error {
+	if r == nil || r.Memory == nil || value(r.Memory.Limit) <= 0 {
+		return g.Set(r)
+	}
+	limit := host(r).Memory
+	// Version 1 refuses by itself (EBUSY), 2 ends processes (memory.max).
+	held, err := g.held()
+	if err != nil {
+		return err
+	}
+	if held > uint64(limit) {
+		return fmt.Errorf("cgroup %s: %w: %d MiB, and the limit would be %d", g.place.Path, ErrHeld, held>>20, limit>>20)
+	}
+	return g.Set(r)
+}
+
+// held is what of the group's memory has no copy elsewhere and is in use, in bytes, as
+// memory.stat has it (Documentation/admin-guide/cgroup-v2.rst; cgroup-v1/memory.rst, total_rss
+// and total_shmem).
+func (g *Group) held() (n uint64, err error) {
+	paths := g.m.GetPaths()
+	dir, count := paths["memory"], []string{"total_rss", "total_shmem"}
+	if dir == "" {
+		dir, count = paths[""], []string{"anon", "shmem", "slab_unreclaimable", "kernel_stack", "pagetables"}
+	}
+	if dir == "" {
+		return 0, nil
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "memory.stat"))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil // no limit was asked for, or all is gone
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cgroup %s: %w", g.place.Path, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		name, number, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if !slices.Contains(count, name) {
+			continue
+		}
+		bytes, err := strconv.ParseUint(number, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("cgroup %s: memory.stat: %w", g.place.Path, err)
+		}
+		n += bytes
+	}
+	return n, nil
 }
 
 // Freeze stops all processes of the group, or lets them go on.

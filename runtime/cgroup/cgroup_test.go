@@ -1,6 +1,8 @@
 package cgroup
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -147,5 +149,68 @@ func TestOOMKills(t *testing.T) {
 	}
 	if n, err := g.OOMKills(); n != 1 || err != nil {
 		t.Errorf("%d kills, %v; the program's end: %v", n, err, hog.ProcessState)
+	}
+}
+
+// TestFit: a limit beneath what is held is not set, and nobody is ended for it; once less is
+// held it is.
+func TestFit(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to make a control group: run as root")
+	}
+	large, small := int64(400<<20), int64(8<<20)
+	r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &large}}
+	g, err := New("fit-test", fmt.Sprintf("/bulkhead-fit-test-%d", os.Getpid()), false, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Some 100 MiB, and more than its limit with the slack.
+	holder := exec.Command("sh", "-c", `read go; x=$(head -c 100000000 /dev/zero | tr '\0' x); echo held; read end; echo ${#x}`)
+	in, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := bufio.NewReader(out)
+	err = g.Start(r, holder.Process.Pid)
+	t.Cleanup(func() {
+		holder.Process.Kill()
+		holder.Wait()
+		if err := g.Destroy(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(in, "go")
+	if line, err := said.ReadString('\n'); line != "held\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	limit := func() uint64 {
+		s, err := g.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.MemoryStats.Usage.Limit
+	}
+	was := limit()
+	less := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &small}}
+	if err := g.Fit(less); !errors.Is(err, ErrHeld) || limit() != was {
+		t.Errorf("beneath what is held: %v, limit %d MiB of %d", err, limit()>>20, was>>20)
+	}
+	fmt.Fprintln(in, "end")
+	if line, err := said.ReadString('\n'); line != "100000000\n" {
+		t.Errorf("the holder says %q, %v", line, err)
+	}
+	holder.Wait()
+	if err := g.Fit(less); err != nil || limit() != uint64(host(less).Memory) {
+		t.Errorf("when nothing is held: %v, limit %d MiB", err, limit()>>20)
 	}
 }

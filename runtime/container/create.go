@@ -583,10 +583,16 @@ func (n *creation) enterCgroup(context.Context) error {
 	return nil
 }
 
-// outside is what the host's control group is to hold a container to. That of a machine has
-// room for all of it, which the guest's kernel has a use for beside what the container may
-// use: files that were read. What is named by a file of a control group is the guest's.
-func (c *Container) outside(r *specs.LinuxResources) *specs.LinuxResources {
+// outside is what the host's control group is to hold a new container to.
+func (c *Container) outside(r *specs.LinuxResources) *specs.LinuxResources { return c.room(r, 0) }
+
+// room is outside of a container whose limits may have changed since. The group of a machine
+// has room for all of that, which the guest's kernel has a use for beside what the container
+// may use (files that were read), less what the guest has given back: it is the guest that
+// holds the container to less, and has memory to spare in its own time. With less than it
+// still has, the host's kernel would end the machine (Documentation/admin-guide/cgroup-v2.rst,
+// memory.max). What is named by a file of a control group is the guest's.
+func (c *Container) room(r *specs.LinuxResources, given uint64) *specs.LinuxResources {
 	if !c.isMachine() || r == nil {
 		return r
 	}
@@ -596,24 +602,36 @@ func (c *Container) outside(r *specs.LinuxResources) *specs.LinuxResources {
 		return &whole
 	}
 	memory := *r.Memory
-	if limit := memory.Limit; limit != nil && *limit > 0 {
-		most := *limit + agent.MachineOverhead
+	limit := max(value(memory.Limit), 0)
+	if made := c.State.MachineMemory; made > 0 || limit > 0 {
+		most := made + agent.MachineOverhead
 		// An annotation that says nothing of sense the sandbox refuses.
-		if machine, err := agent.MachineMemory(c.State.Annotations, agent.Limits{Memory: *limit}); err == nil {
+		if machine, err := agent.MachineMemory(c.State.Annotations, agent.Limits{Memory: made}); err == nil {
 			most = max(most, int64(machine))
 		}
-		if swap := memory.Swap; swap != nil && *swap > 0 { // of memory and swap together
-			both := most + max(*swap-*limit, 0)
+		most -= min(most, int64(given))
+		if swap := value(memory.Swap); swap > 0 { // of memory and swap together
+			both := most
+			if limit > 0 {
+				both += max(swap-limit, 0)
+			}
 			memory.Swap = &both
 		}
 		memory.Limit = &most
 	}
-	if least := memory.Reservation; least != nil && *least > 0 {
-		more := *least + agent.MachineOverhead
+	if least := value(memory.Reservation); least > 0 {
+		more := least + agent.MachineOverhead
 		memory.Reservation = &more
 	}
 	whole.Memory = &memory
 	return &whole
+}
+
+func value(n *int64) int64 {
+	if n == nil {
+		return 0
+	}
+	return *n
 }
 
 // within is what the machine's guest is to hold the container to, beside its limits.
@@ -622,34 +640,6 @@ func (c *Container) within(r *specs.LinuxResources) (agent.Cgroup, error) {
 		return nil, nil
 	}
 	return cgroup.Guest(r)
-}
-
-// asMade is what an update may change of the host's control group: the memory of a
-// machine stays what it was made with. The guest itself holds the container to less, and
-// what that leaves it gives back by its balloon, in its own time and as far as it can:
-// with less than it still has, the host's kernel would end the machine
-// (Documentation/admin-guide/cgroup-v2.rst, memory.max).
-func (c *Container) asMade(r *specs.LinuxResources) *specs.LinuxResources {
-	if !c.isMachine() || r == nil || r.Memory == nil {
-		return r
-	}
-	made, whole, memory := c.State.MachineMemory, *r, *r.Memory
-	if swap := memory.Swap; swap != nil && *swap > 0 { // of memory and swap together
-		more := made
-		if memory.Limit != nil && *memory.Limit > 0 {
-			more += max(*swap-*memory.Limit, 0)
-		}
-		memory.Swap = &more
-	}
-	memory.Limit = &made
-	if made == 0 { // nor has it any now
-		memory.Limit = nil
-		if memory.Swap != nil && *memory.Swap > 0 {
-			memory.Swap = nil
-		}
-	}
-	whole.Memory = &memory
-	return &whole
 }
 
 func rootless() bool { return program.Rootless() }

@@ -53,23 +53,59 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	if now := c.Status(); !force && now != specs.StateStopped && now != specs.StateCreated {
 		return fmt.Errorf("cannot delete a container that is not stopped: it is %s", now)
 	}
-	return c.removeLocked(ctx)
+	if err := c.removeLocked(ctx); err != nil {
+		return err
+	}
+	c.leaveRoom(ctx)
+	return nil
+}
+
+// leaveRoom has its pod's control group hold those that stay, and no more, when the container
+// is gone. A pod that another command is about keeps what it has until the next.
+func (c *Container) leaveRoom(ctx context.Context) {
+	if c.State.Pod == "" {
+		return
+	}
+	pod, err := c.rt.Open(c.State.Pod)
+	if err != nil || !pod.State.Sandbox.Alive() {
+		return
+	}
+	if !within(patience, func() bool { return !errors.Is(pod.dir.TryLock(), unix.EWOULDBLOCK) }) {
+		return
+	}
+	defer pod.dir.Unlock()
+	if pod.State, err = pod.dir.Load(); err == nil {
+		err = pod.makeRoomLocked(ctx, pod.State.Resources)
+	}
+	if err != nil && pod.State.Sandbox.Alive() {
+		c.rt.Log.Warn("the pod's control group keeps the room of a container that is gone", "container", c.State.ID, "err", err)
+	}
 }
 
 // unblock frees the lock of a command that hangs on a sandbox, such as a
 // create whose start does not come to an end: that sandbox is killed.
 func (r *Runtime) unblock(dir *state.Dir) {
-	const patience = 2 * time.Second // for a command that is just about its work
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if err := dir.TryLock(); !errors.Is(err, unix.EWOULDBLOCK) {
-			dir.Unlock()
-			return
-		}
+	if within(patience, func() bool { return !errors.Is(dir.TryLock(), unix.EWOULDBLOCK) }) {
+		dir.Unlock()
+		return
 	}
 	if s, err := dir.Load(); err == nil {
 		c := &Container{State: s, rt: r, dir: dir}
 		c.kill()
 	}
+}
+
+// patience is for a command that is just about its work.
+const patience = 2 * time.Second
+
+// within tells whether done comes true in time.
+func within(d time.Duration, done func() bool) bool {
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if done() {
+			return true
+		}
+	}
+	return false
 }
 
 // removeLocked takes everything away: processes, control group, files. It goes
@@ -113,5 +149,9 @@ func (c *Container) Remove(ctx context.Context) error {
 		return err
 	}
 	defer c.dir.Unlock()
-	return c.removeLocked(ctx)
+	if err := c.removeLocked(ctx); err != nil {
+		return err
+	}
+	c.leaveRoom(ctx)
+	return nil
 }

@@ -1,11 +1,16 @@
 package container
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
+	"bulkhead/runtime/agent"
+	"bulkhead/runtime/cgroup"
 	"bulkhead/runtime/state"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -138,17 +143,51 @@ func sum(a, b *int64) *int64 {
 
 // makeRoom sets what the control group of the sandbox holds all its containers to, after one
 // has come, has left or has been given other limits.
-func (c *Container) makeRoom() error {
-	if c.isMachine() { // which has what it was made with
-		return nil
-	}
+func (c *Container) makeRoom(ctx context.Context) error {
 	if err := c.lock(); err != nil {
 		return err
 	}
 	defer c.dir.Unlock()
+	return c.makeRoomLocked(ctx, c.State.Resources)
+}
+
+// makeRoomLocked does so with limits of the container's own that may not be in force yet.
+func (c *Container) makeRoomLocked(ctx context.Context, r *specs.LinuxResources) error {
 	g, err := c.group()
-	if err != nil || g == nil || c.State.Resources == nil {
+	if err != nil || g == nil || r == nil {
 		return err
 	}
-	return g.Set(with(c.State.Resources, c.guests()))
+	if c.isMachine() {
+		r = c.room(r, c.givenBack(ctx))
+	} else {
+		r = with(r, c.guests())
+	}
+	if err = g.Fit(r); errors.Is(err, cgroup.ErrHeld) {
+		c.rt.Log.Warn("the sandbox's control group keeps its limit of memory until more is free", "container", c.State.ID, "err", err)
+		return nil
+	}
+	return err
+}
+
+// roomAsMadeLocked gives a machine all that it was made with.
+func (c *Container) roomAsMadeLocked() error {
+	g, err := c.group()
+	if err != nil || g == nil || !c.isMachine() {
+		return err
+	}
+	return g.Set(c.room(c.State.Resources, 0))
+}
+
+// giveBackPatience is for a guest that frees memory; one that has it at hand takes some
+// milliseconds.
+const giveBackPatience = 5 * time.Second
+
+// givenBack is how much memory a machine has less than it was made with, in bytes. One that
+// does not say so has all of it.
+func (c *Container) givenBack(ctx context.Context) (n uint64) {
+	_ = c.ask(ctx, func(ctx context.Context, a *agent.Client) (err error) {
+		n, err = a.GivenBack(ctx, giveBackPatience)
+		return err
+	})
+	return n
 }

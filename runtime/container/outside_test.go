@@ -28,7 +28,7 @@ func TestOutside(t *testing.T) {
 	} {
 		limit, swap, reservation := row.limit, row.swap, row.reservation
 		r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &swap, Reservation: &reservation}, Unified: map[string]string{"memory.high": "1"}}
-		c := &Container{State: &state.State{Isolation: row.wall}}
+		c := &Container{State: &state.State{Isolation: row.wall, MachineMemory: max(limit, 0)}}
 		if row.annotation != "" {
 			c.State.Annotations = map[string]string{agent.MemoryAnnotation: row.annotation}
 		}
@@ -50,44 +50,44 @@ func TestOutside(t *testing.T) {
 	}
 }
 
-// TestAsMade: an update takes no memory from a machine on the host's side, and gives none.
-func TestAsMade(t *testing.T) {
+// TestRoom: after an update a machine has what it was made with, less what its guest has given
+// back.
+func TestRoom(t *testing.T) {
 	const m = int64(1 << 20)
 	for _, row := range []struct {
-		name                             string
-		wall                             string
-		made, limit, swap                int64 // swap: of memory and swap together
-		wantLimit, wantSwap, reservation int64
+		name                         string
+		wall                         string
+		made, limit, swap, given     int64 // swap: of memory and swap together
+		wantLimit, wantSwap          int64
+		reservation, wantReservation int64
 	}{
-		{"less", vmWall, 100 * m, 60 * m, -1, 100 * m, -1, 0},
-		{"more", vmWall, 100 * m, 150 * m, -1, 100 * m, -1, 0},
-		{"no limit any more", vmWall, 100 * m, -1, -1, 100 * m, -1, 0},
-		{"some swap", vmWall, 100 * m, 60 * m, 90 * m, 100 * m, 130 * m, 0},
-		{"no swap", vmWall, 100 * m, 60 * m, 60 * m, 100 * m, 100 * m, 0},
-		{"of a machine without a limit", vmWall, 0, 60 * m, 90 * m, 0, 0, 0},
-		{"of one without, swap as it likes", vmWall, 0, 60 * m, -1, 0, -1, 0},
-		{"a reservation", vmWall, 100 * m, 60 * m, -1, 100 * m, -1, 30 * m},
-		{"the Sentry", sentryWall, 100 * m, 60 * m, 90 * m, 60 * m, 90 * m, 0},
+		{name: "less, of which nothing is given back yet", wall: vmWall, made: 100, limit: 60, swap: -1, wantLimit: 196, wantSwap: -1},
+		{name: "less", wall: vmWall, made: 100, limit: 60, swap: -1, given: 40, wantLimit: 156, wantSwap: -1},
+		{name: "more", wall: vmWall, made: 100, limit: 150, swap: -1, wantLimit: 196, wantSwap: -1},
+		{name: "no limit any more", wall: vmWall, made: 100, limit: -1, swap: -1, wantLimit: 196, wantSwap: -1},
+		{name: "some swap", wall: vmWall, made: 100, limit: 60, swap: 90, given: 40, wantLimit: 156, wantSwap: 186},
+		{name: "no swap", wall: vmWall, made: 100, limit: 60, swap: 60, given: 30, wantLimit: 166, wantSwap: 166},
+		{name: "of a machine without a limit", wall: vmWall, limit: 60, swap: 90, given: 356, wantLimit: 156, wantSwap: 186},
+		{name: "of one without, swap as it likes", wall: vmWall, limit: 60, swap: -1, wantLimit: 512, wantSwap: -1},
+		{name: "a reservation", wall: vmWall, made: 100, limit: 60, swap: -1, wantLimit: 196, wantSwap: -1, reservation: 30, wantReservation: 126},
+		{name: "more than there was", wall: vmWall, made: 100, limit: 60, swap: -1, given: 1 << 40, wantLimit: 0, wantSwap: -1},
+		{name: "the Sentry", wall: sentryWall, made: 100, limit: 60, swap: 90, wantLimit: 60, wantSwap: 90},
 	} {
-		limit, swap, reservation := row.limit, row.swap, row.reservation
-		r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &swap, Reservation: &reservation}}
-		c := &Container{State: &state.State{Isolation: row.wall, MachineMemory: row.made}}
-		got := c.asMade(r).Memory
-		value := func(p *int64) int64 {
-			if p == nil {
-				return 0
+		bytes := func(n int64) *int64 {
+			if n > 0 {
+				n *= m
 			}
-			return *p
+			return &n
 		}
-		if value(got.Limit) != row.wantLimit || value(got.Swap) != row.wantSwap || value(got.Reservation) != row.reservation {
-			t.Errorf("%s: limit %d, swap %d, reservation %d; want %d, %d, %d", row.name,
-				value(got.Limit), value(got.Swap), value(got.Reservation), row.wantLimit, row.wantSwap, row.reservation)
+		r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: bytes(row.limit), Swap: bytes(row.swap), Reservation: bytes(row.reservation)}}
+		c := &Container{State: &state.State{Isolation: row.wall, MachineMemory: row.made * m}}
+		got := c.room(r, uint64(row.given*m)).Memory
+		if *got.Limit != *bytes(row.wantLimit) || *got.Swap != *bytes(row.wantSwap) || *got.Reservation != *bytes(row.wantReservation) {
+			t.Errorf("%s: limit %d, swap %d, reservation %d; want %d, %d, %d MiB", row.name,
+				*got.Limit, *got.Swap, *got.Reservation, row.wantLimit, row.wantSwap, row.wantReservation)
 		}
-		if limit != row.limit || swap != row.swap {
+		if *r.Memory.Limit != *bytes(row.limit) || *r.Memory.Swap != *bytes(row.swap) {
 			t.Errorf("%s: what was asked for has changed", row.name)
 		}
-	}
-	if c := (&Container{State: &state.State{Isolation: vmWall}}); c.asMade(nil) != nil {
-		t.Error("none is made of none")
 	}
 }

@@ -231,7 +231,7 @@ func (n *creation) add(ctx context.Context) error {
 	if n.gofer != nil {
 		files = append(append(files[:len(files):len(files)], n.config.Preserve...), n.gofer)
 	}
-	if err := n.pod.makeRoom(); err != nil {
+	if err := n.pod.makeRoom(ctx); err != nil {
 		return err
 	}
 	client, err := n.c.dial(ctx)

@@ -2,6 +2,8 @@ package container
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 
 	"bulkhead/runtime/agent"
@@ -85,9 +87,9 @@ func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResource
 	if err := c.alive(specs.StateCreated, specs.StateRunning, Paused); err != nil {
 		return err
 	}
-	r := c.State.Resources
-	if r == nil {
-		r = &specs.LinuxResources{}
+	r, err := copyOf(c.State.Resources)
+	if err != nil {
+		return err
 	}
 	if err := change(r); err != nil {
 		return err
@@ -108,6 +110,20 @@ func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResource
 		}
 		defer g.Freeze(true)
 	}
+	pod := c // whose sandbox it is
+	if c.State.Pod != "" {
+		if pod, err = c.rt.Open(c.State.Pod); err != nil {
+			return err
+		}
+		if err := pod.lock(); err != nil {
+			return err
+		}
+		defer pod.dir.Unlock()
+	}
+	// What a machine's guest may have again it takes at once.
+	if err := pod.roomAsMadeLocked(); err != nil {
+		return err
+	}
 	err = c.ask(ctx, func(ctx context.Context, a *agent.Client) error {
 		if err := c.checkBefore(ctx, a, r.Memory); err != nil {
 			return err
@@ -115,26 +131,38 @@ func (c *Container) Update(ctx context.Context, change func(*specs.LinuxResource
 		return a.Update(ctx, &agent.UpdateRequest{Container: c.inside(), Limits: cgroup.Inside(r), Cgroup: files})
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, pod.makeRoomLocked(ctx, pod.State.Resources))
+	}
+	if pod == c {
+		if err := c.makeRoomLocked(ctx, r); err != nil {
+			return err
+		}
+		c.State.Resources = r
+		return c.dir.Save(c.State)
 	}
 	if g != nil {
-		room := c.outside(c.asMade(r))
-		if !c.isMachine() {
-			room = with(room, c.guests())
-		}
-		if err := g.Set(room); err != nil {
+		if err := g.Set(c.room(r, 0)); err != nil {
 			return err
 		}
 	}
 	c.State.Resources = r
-	if err := c.dir.Save(c.State); err != nil || c.State.Pod == "" {
+	if err := c.dir.Save(c.State); err != nil {
 		return err
 	}
-	pod, err := c.rt.Open(c.State.Pod)
-	if err != nil {
-		return err
+	return pod.makeRoomLocked(ctx, pod.State.Resources)
+}
+
+// copyOf is one that can be changed, and be dropped if the sandbox refuses it.
+func copyOf(r *specs.LinuxResources) (*specs.LinuxResources, error) {
+	c := &specs.LinuxResources{}
+	if r == nil {
+		return c, nil
 	}
-	return pod.makeRoom()
+	text, err := json.Marshal(r)
+	if err == nil {
+		err = json.Unmarshal(text, c)
+	}
+	return c, err
 }
 
 // checkBefore refuses a limit below what is in use, if the configuration says that it is to

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -156,4 +157,56 @@ func TestTmpfsIsCharged(t *testing.T) {
 			t.Errorf("500 MiB fitted into 64: %s", r)
 		}
 	})
+}
+
+// TestJoinedRoom: the host's control group of a sandbox holds what all its containers may use,
+// and when one of them leaves, with what it had in memory, those that stay and no more.
+func TestJoinedRoom(t *testing.T) {
+	eachPlatform(t, func(t *testing.T, p *program) {
+		pod := p.started(t, func(s *specs.Spec) {
+			memory(64 << 20)(s)
+			s.Annotations = map[string]string{"io.kubernetes.cri.container-type": "sandbox"}
+		}, "sleep", "1000")
+		room := func() int { return hostMemory(t, p.state(t, pod).Pid) }
+		alone := room()
+		other := p.started(t, func(s *specs.Spec) {
+			memory(256 << 20)(s)
+			s.Annotations = map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": pod}
+		}, "sleep", "1000")
+		p.must(t, "exec", other, "dd", "if=/dev/zero", "of=/tmp/f", "bs=1M", "count=200")
+		if got, want := room(), alone+256<<20+256<<20/8; got != want {
+			t.Errorf("with both the host's group allows %d MiB, want %d", got>>20, want>>20)
+		}
+		p.must(t, "delete", "--force", other)
+		if got := room(); got != alone {
+			t.Errorf("with one again the host's group allows %d MiB, and had %d: %s", got>>20, alone>>20, p.logged())
+		}
+		if out := p.must(t, "exec", pod, "echo", "alive"); out != "alive\n" {
+			t.Errorf("who stays says %q", out)
+		}
+		p.must(t, "delete", "--force", pod)
+	})
+}
+
+// hostMemory is how much memory the control group of a process on the host allows, in bytes.
+func hostMemory(t *testing.T, pid int) (n int) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		file := "/sys/fs/cgroup" + part[2] + "/memory.max"
+		if slices.Contains(strings.Split(part[1], ","), "memory") {
+			file = "/sys/fs/cgroup/memory" + part[2] + "/memory.limit_in_bytes"
+		}
+		if b, err := os.ReadFile(file); err == nil {
+			if n, err = strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+				return n
+			}
+		}
+	}
+	t.Fatalf("no limit of memory in the groups %s", text)
+	return 0
 }

@@ -6,6 +6,7 @@
 package balloon
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -56,7 +57,7 @@ type Device struct {
 	features uint64
 
 	mu       sync.Mutex
-	changed  *sync.Cond // wanted, stopping, reports, active
+	changed  *sync.Cond // wanted, stopping, reports, active, actual
 	active   *virtio.Active
 	stopping bool
 	target   uint32 // pages that the guest shall give up
@@ -120,6 +121,21 @@ type Pages struct {
 func (d *Device) Pages() Pages {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return Pages{d.target, d.actual, d.released}
+}
+
+// Await waits until the guest has given up what it was asked to, or ctx ends.
+func (d *Device) Await(ctx context.Context) Pages {
+	defer context.AfterFunc(ctx, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.changed.Broadcast()
+	})()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.actual != d.target && ctx.Err() == nil {
+		d.changed.Wait()
+	}
 	return Pages{d.target, d.actual, d.released}
 }
 
@@ -235,6 +251,7 @@ func (d *Device) WriteConfig(at uint32, b []byte) {
 	}
 	d.actual = binary.LittleEndian.Uint32(space[configActual:])
 	d.poison = binary.LittleEndian.Uint32(space[configPoison:])
+	d.changed.Broadcast()
 }
 
 // state is what a snapshot keeps.

@@ -102,6 +102,33 @@ func TestInflate(t *testing.T) {
 	}
 }
 
+// TestAwait: a wait for the guest ends with what it was to give up, or with the waiter.
+func TestAwait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, 0)
+		r.dev.SetTarget(3)
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if p := r.dev.Await(ended); p.Actual != 0 || p.Target != 3 {
+			t.Errorf("nobody waits, and it tells %+v", p)
+		}
+		done := make(chan balloon.Pages)
+		go func() { done <- r.dev.Await(t.Context()) }()
+		for _, pages := range []byte{1, 2, 3} {
+			synctest.Wait()
+			select {
+			case p := <-done:
+				t.Fatalf("the wait ended at %+v", p)
+			default:
+			}
+			r.dev.WriteConfig(4, []byte{pages, 0, 0, 0})
+		}
+		if p := <-done; p.Actual != 3 {
+			t.Errorf("the wait ended at %+v", p)
+		}
+	})
+}
+
 func TestHostilePages(t *testing.T) {
 	for name, list := range map[string][]byte{
 		"past memory":   numbers(1, 3<<20/page),

@@ -270,6 +270,20 @@ func (s *sandbox) Update(ctx context.Context, r *agent.UpdateRequest) error {
 	return rpc.Refused(err)
 }
 
+// GivenBack implements agent.Shrinking. A guest that stands still gives nothing back.
+func (s *sandbox) GivenBack(ctx context.Context, patience time.Duration) (uint64, error) {
+	if s.balloon == nil { // a test's
+		return 0, nil
+	}
+	if s.machine.Paused() {
+		patience = 0
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	p := s.balloon.Await(ctx)
+	return uint64(min(p.Actual, p.Target)) * balloonPage, nil
+}
+
 // Pause stops the vCPUs, or, of a container that is not the machine's first, its
 // processes.
 func (s *sandbox) Pause(ctx context.Context, name string) error { return s.pause(ctx, name, true) }

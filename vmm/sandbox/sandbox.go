@@ -91,6 +91,7 @@ type sandbox struct {
 type target interface {
 	SetTarget(pages uint32)
 	Pages() balloon.Pages
+	Await(ctx context.Context) balloon.Pages
 }
 
 // life is what calls need of a machine: a test has none.

@@ -72,6 +72,9 @@ type wanted struct{ pages uint32 }
 
 func (w *wanted) SetTarget(pages uint32) { w.pages = pages }
 func (w *wanted) Pages() balloon.Pages   { return balloon.Pages{Target: w.pages} }
+func (w *wanted) Await(context.Context) balloon.Pages {
+	return w.Pages()
+}
 
 // TestInflate: what containers may use less than they were made with is given back, and
 // no more than is left of the machine.
@@ -88,7 +91,8 @@ func TestInflate(t *testing.T) {
 		{"less", 196, []row{{100, 40}}, 60},
 		{"more", 196, []row{{100, 190}}, 0},
 		{"no limit any more", 196, []row{{100, 0}}, 0},
-		{"a limit of one that had none", 512, []row{{0, 100}}, 0},
+		{"a limit of one that had none", 512, []row{{0, 100}}, 316},
+		{"of one that had none, among others", 512, []row{{0, 100}, {0, 0}}, 0},
 		{"a machine that is larger than its container", 1024, []row{{100, 40}}, 60},
 		{"one that is smaller", 128, []row{{1000, 10}}, 22},
 		{"one that has nothing to spare", 128, []row{{1000, 100}}, 0},

@@ -64,12 +64,16 @@ func (s *sandbox) inflateLocked() {
 		return
 	}
 	less, now := uint64(0), uint64(agent.MachineOverhead)
-	for _, c := range append(slices.Collect(maps.Values(s.containers)), s.first) {
-		limit := c.limits.Memory
-		if c.made <= 0 || limit <= 0 {
+	all := append(slices.Collect(maps.Values(s.containers)), s.first)
+	for _, c := range all {
+		limit, made := c.limits.Memory, c.made
+		if len(all) == 1 && made <= 0 { // what there was it had alone
+			made = int64(s.size.memory) - agent.MachineOverhead
+		}
+		if made <= 0 || limit <= 0 {
 			continue // it may use what there is
 		}
-		less += uint64(max(c.made-limit, 0))
+		less += uint64(max(made-limit, 0))
 		now += uint64(limit)
 	}
 	s.balloon.SetTarget(uint32(min(less, s.size.memory-min(now, s.size.memory)) / balloonPage))
