@@ -37,10 +37,14 @@ type AnonInode struct {
 	attr Attr
 }
 
+// firstAnon is below the first number. netstat takes "socket:[1]" for too short to name a socket
+// (net-tools, extract_type_1_socket_inode); on Linux such numbers are gone before there is a program.
+const firstAnon = 1000
+
 // NewAnonInode makes an inode with the given type and permissions, owned by
 // ctx's user. open serves /proc/PID/fd/N being opened; nil: ENXIO.
 func NewAnonInode(ctx Context, mode uint32, open Opener) *AnonInode {
-	i := &AnonInode{ino: anonIno.Add(1), open: open}
+	i := &AnonInode{ino: firstAnon + anonIno.Add(1), open: open}
 	c, now := ctx.Creds(), ctx.Now()
 	i.attr = Attr{Dev: anonDev(), Ino: i.ino, Mode: mode, Nlink: 1, UID: c.FSUID, GID: c.FSGID,
 		BlockSize: 4096, Atime: now, Mtime: now, Ctime: now}

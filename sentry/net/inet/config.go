@@ -428,12 +428,25 @@ func (c *config) tables() (list []Route) {
 	for _, r := range c.routes {
 		list = append(list, r.shown())
 	}
-	// As the kernel's tries have them.
+	// As the kernel's tries have them: of IPv6 what is within a network before it (fib6_walk_continue).
 	slices.SortStableFunc(list, func(a, b Route) int {
-		return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Table, b.Table), bytes.Compare(a.IP, b.IP), cmp.Compare(b.Prefix, a.Prefix),
-			cmp.Compare(a.Priority, b.Priority))
+		order := cmp.Or(bytes.Compare(a.IP, b.IP), cmp.Compare(b.Prefix, a.Prefix))
+		if a.Family == unix.AF_INET6 && b.Family == unix.AF_INET6 {
+			order = cmp.Or(bytes.Compare(a.end6(), b.end6()), cmp.Compare(b.Prefix, a.Prefix))
+		}
+		return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Table, b.Table), order, cmp.Compare(a.Priority, b.Priority))
 	})
 	return list
+}
+
+// end6 is the last address of a network of IPv6.
+func (r Route) end6() []byte {
+	b := make([]byte, 16)
+	copy(b, r.IP)
+	for i, m := range net.CIDRMask(int(r.Prefix), 128) {
+		b[i] |= ^m
+	}
+	return b
 }
 
 func (r row) shown() Route {

@@ -7,11 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"bulkhead/sentry/memory"
 	"bulkhead/sentry/net/socket"
@@ -67,6 +64,8 @@ func (s *Socket) drain() {
 	d := &s.grams
 	d.draining.Lock()
 	defer d.draining.Unlock()
+	for s.ep.SocketOptions().DequeueErr() != nil { // in errs, by undelivered
+	}
 	for {
 		var w sink
 		r, err := s.ep.Read(&w, tcpip.ReadOptions{NeedRemoteAddr: true})
@@ -249,9 +248,6 @@ func (s *Socket) sendDatagram(_ socket.Caller, m *socket.Message, flags int) (in
 	n, terr := ep.Write(&payload{m.Data}, o)
 	if terr != nil {
 		return 0, s.sendError(terr)
-	}
-	if to != nil && s.user() {
-		s.returnToSender(to, m)
 	}
 	s.countEcho(m)
 	return int(n), nil
@@ -444,7 +440,7 @@ func (s *Socket) sender(g *datagram) tcpip.FullAddress {
 // readyDatagrams is datagram_poll.
 func (s *Socket) readyDatagrams() (ev vfs.Events) {
 	s.mu.Lock()
-	shut, err := s.shut, s.err != 0 || s.grams.err.Load() != 0 || s.ep.SocketOptions().PeekErr() != nil
+	shut, err := s.shut, s.err != 0 || s.grams.err.Load() != 0 || !s.errs.empty()
 	s.mu.Unlock()
 	if err {
 		ev |= vfs.EventErr
@@ -475,12 +471,13 @@ func (s *Socket) firstDatagram() int {
 
 // receiveError is recvmsg(2) with MSG_ERRQUEUE. ip_recv_error.
 func (s *Socket) receiveError(m *socket.Message) (int, error) {
-	e := s.ep.SocketOptions().DequeueErr()
+	e, left := s.errs.take()
+	if s.typ == unix.SOCK_STREAM {
+		e = s.ep.SocketOptions().DequeueErr()
+		left = b2i(s.ep.SocketOptions().PeekErr() != nil)
+	}
 	if e == nil {
 		return 0, unix.EAGAIN
-	}
-	if _, ok := e.Cause.(cause); ok {
-		s.errors.Add(-1)
 	}
 	n := 0
 	if e.Payload != nil {
@@ -490,7 +487,7 @@ func (s *Socket) receiveError(m *socket.Message) (int, error) {
 		}
 	}
 	m.Flags |= unix.MSG_ERRQUEUE
-	if s.ep.SocketOptions().PeekErr() == nil { // sock_dequeue_err_skb
+	if left == 0 { // sock_dequeue_err_skb
 		s.ep.LastError()
 		s.mu.Lock()
 		s.takeDatagramErrorLocked()
@@ -513,66 +510,6 @@ func (s *Socket) receiveError(m *socket.Message) (int, error) {
 		Data: append(b, sockaddr(s.shown(offender), family)...)})
 	return n, nil
 }
-
-// returnToSender queues the error of a datagram that nobody here was waiting for,
-// on a socket without a peer that asked for such (IP_RECVERR): the library tells
-// connected sockets alone.
-func (s *Socket) returnToSender(to *tcpip.FullAddress, m *socket.Message) {
-	ops, dst := s.ep.SocketOptions(), plain(to.Addr)
-	v4 := dst.Len() == 4
-	if !(v4 && ops.GetIPv4RecvError() || !v4 && ops.GetIPv6RecvError()) || !s.net.local(dst) {
-		return
-	}
-	s.mu.Lock()
-	peer := s.connName
-	s.mu.Unlock()
-	if peer != nil {
-		return
-	}
-	local, _ := s.ep.GetLocalAddress()
-	from := plain(local.Addr)
-	if from.Len() == 0 || from.Unspecified() {
-		from = dst
-	}
-	network := protocolOf(dst)
-	id := stack.TransportEndpointID{LocalPort: to.Port, LocalAddress: dst, RemotePort: local.Port, RemoteAddress: from}
-	if s.lib().FindTransportEndpoint(network, udp.ProtocolNumber, id, Loopback) != nil {
-		return
-	}
-	b := make([]byte, m.Data.Len())
-	m.Data.CopyIn(b)
-	e := &tcpip.SockError{Err: &tcpip.ErrConnectionRefused{}, Cause: unreachablePort{v4}, Payload: buffer.NewViewWithData(b),
-		Dst: tcpip.FullAddress{Addr: dst, Port: to.Port}, Offender: tcpip.FullAddress{Addr: dst}, NetProto: network}
-	ops.QueueErr(e)
-	s.hearError(e.Err)
-	s.queue.Notify(vfs.EventErr)
-}
-
-// unreachablePort is ICMP's destination unreachable, port unreachable.
-type unreachablePort struct{ v4 bool }
-
-func (u unreachablePort) Origin() tcpip.SockErrOrigin {
-	if u.v4 {
-		return tcpip.SockExtErrorOriginICMP
-	}
-	return tcpip.SockExtErrorOriginICMP6
-}
-
-func (u unreachablePort) Type() uint8 {
-	if u.v4 {
-		return uint8(header.ICMPv4DstUnreachable)
-	}
-	return uint8(header.ICMPv6DstUnreachable)
-}
-
-func (u unreachablePort) Code() uint8 {
-	if u.v4 {
-		return uint8(header.ICMPv4PortUnreachable)
-	}
-	return uint8(header.ICMPv6PortUnreachable)
-}
-
-func (unreachablePort) Info() uint32 { return 0 }
 
 func originOf(e *tcpip.SockError) byte {
 	switch e.Cause.Origin() {

@@ -147,18 +147,23 @@ func (n *Stack) procDeviceGroups(b *bytes.Buffer) {
 		row := func(hardware []byte) {
 			fmt.Fprintf(b, "%-4d %-15s %-5d %-5d %x\n", d.index, d.name, 1, 0, hardware)
 		}
-		if six := n.memberships(c, d, true); d.wasUp6() {
-			for _, m := range slices.Backward(six) {
-				if ip := m.addr.As16(); outside(m.addr) {
+		// In the order in which they were joined, as far as that is known: all nodes, all hosts, the rest.
+		six, four := n.memberships(c, d, true), n.memberships(c, d, false)
+		slices.Reverse(six)
+		slices.Reverse(four)
+		rows6 := func(which func(tcpip.Address) bool) {
+			for _, m := range six {
+				if ip := m.addr.As16(); outside(m.addr) && d.wasUp6() && which(m.addr) {
 					row(append([]byte{0x33, 0x33}, ip[12:]...))
 				}
 			}
 		}
-		if four := n.memberships(c, d, false); d.up {
-			for _, m := range slices.Backward(four) {
-				ip := m.addr.As4()
+		rows6(func(a tcpip.Address) bool { return a == allNodes })
+		for _, m := range four {
+			if ip := m.addr.As4(); d.up {
 				row([]byte{0x01, 0x00, 0x5e, ip[1] & 0x7f, ip[2], ip[3]})
 			}
 		}
+		rows6(func(a tcpip.Address) bool { return a != allNodes })
 	}
 }

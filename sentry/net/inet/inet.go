@@ -53,6 +53,7 @@ type Stack struct {
 	guests  sync.Map           // the library's ends of Forward's connections, of endpoint
 
 	datagrams sync.Map // sockets that are no streams, by the library's ends of them
+	raws      atomic.Int64
 
 	configMu sync.Mutex // held by who changes the configuration, and who starts the library with it
 	config   atomic.Pointer[config]
@@ -215,6 +216,9 @@ func (n *Stack) add(s *Socket) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.sockets[s] = struct{}{}
+	if s.typ == unix.SOCK_RAW {
+		n.raws.Add(1)
+	}
 }
 
 func (n *Stack) remove(s *Socket) (last bool) {

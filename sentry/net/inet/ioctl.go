@@ -158,6 +158,9 @@ func DeviceIoctl(ctx vfs.Context, n *Stack, cmd uint32, at memory.Addr) error {
 	if set != nil {
 		return set(n, d, string(name), b[ifreqName:])
 	}
+	if cmd == unix.SIOCETHTOOL {
+		return d.ethtool(ctx, memory.Addr(binary.LittleEndian.Uint64(b[ifreqName:])))
+	}
 	if err := known(d, b[ifreqName:]); err != nil {
 		return err
 	}
@@ -168,6 +171,20 @@ func DeviceIoctl(ctx vfs.Context, n *Stack, cmd uint32, at memory.Addr) error {
 type owned struct {
 	Link
 	four *Addr
+}
+
+// ethtool answers whether there is a link, which is a struct ethtool_value, and nothing else. ethtool_get_link.
+func (d owned) ethtool(ctx vfs.Context, at memory.Addr) error {
+	const getLink = 0xa // ETHTOOL_GLINK
+	var b [4]byte
+	if err := in(ctx, at, b[:]); err != nil {
+		return err
+	}
+	if binary.LittleEndian.Uint32(b[:]) != getLink {
+		return unix.EOPNOTSUPP
+	}
+	binary.LittleEndian.PutUint32(b[:], uint32(b2i(d.Flags&unix.IFF_LOWER_UP != 0)))
+	return out(ctx, at+memory.Addr(len(b)), b[:])
 }
 
 func (n *Stack) named(name string) (owned, bool) {
@@ -212,7 +229,7 @@ var deviceGets = map[uint32]func(d owned, b []byte) error{
 		return nil
 	},
 	unix.SIOCGIFMAP:  func(_ owned, b []byte) error { clear(b[:24]); return nil },
-	unix.SIOCETHTOOL: func(owned, []byte) error { return unix.EOPNOTSUPP },
+	unix.SIOCETHTOOL: func(owned, []byte) error { return nil }, // owned.ethtool
 }
 
 func word(f func(owned) uint32) func(owned, []byte) error {

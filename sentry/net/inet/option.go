@@ -396,6 +396,7 @@ func init() {
 		{unix.SOL_TCP, unix.TCP_ULP}:               {get: func(*Socket, int) ([]byte, error) { return []byte{}, nil }, set: refuse(unix.ENOENT)},
 		{unix.SOL_TCP, unix.TCP_FASTOPEN}:          {set: (*Socket).setFastOpen},
 		{unix.SOL_TCP, unix.TCP_REPAIR}:            {set: refuse(unix.EPERM)},
+		{unix.SOL_RAW, unix.IPV6_CHECKSUM}:         {set: (*Socket).setRawChecksum, get: (*Socket).checksum},
 		{unix.SOL_RAW, unix.ICMP_FILTER}:           {get: (*Socket).icmpFilter, set: (*Socket).setICMPFilter},
 		{unix.SOL_ICMPV6, unix.ICMPV6_FILTER}:      {get: (*Socket).icmp6Filter, set: (*Socket).setICMP6Filter},
 	}
@@ -590,6 +591,24 @@ func (s *Socket) setChecksum(_ socket.Caller, b []byte) error {
 		return unix.EINVAL // ICMPv6's is the kernel's business
 	}
 	s.keep(opt{unix.SOL_IPV6, unix.IPV6_CHECKSUM}, socket.Int(int(v)))
+	return nil
+}
+
+// setRawChecksum is the same where old programs, among them ping, ask for it. Of ICMPv6 it is granted: there
+// is a sum in any case (do_rawv6_setsockopt).
+func (s *Socket) setRawChecksum(c socket.Caller, b []byte) error {
+	v, err := socket.ParseInt(b)
+	switch {
+	case err != nil:
+		return err
+	case s.family != unix.AF_INET6:
+		return unix.ENOPROTOOPT
+	case s.protocol != unix.IPPROTO_ICMPV6:
+		return s.setChecksum(c, b)
+	case v > 0 && v&1 != 0:
+		return unix.EINVAL
+	}
+	s.keep(opt{unix.SOL_IPV6, unix.IPV6_CHECKSUM}, socket.Int(int(max(v, -1))))
 	return nil
 }
 

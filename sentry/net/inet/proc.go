@@ -174,7 +174,7 @@ func (n *Stack) procAddresses6(b *bytes.Buffer) {
 }
 
 func (n *Stack) procRoutes6(b *bytes.Buffer) {
-	const reject, user, up, gateway, local = 0x200, 0x200000, 0x1, 0x2, 0x80000000
+	const reject, nextless, up, gateway, local = 0x200, 0x200000, 0x1, 0x2, 0x80000000
 	zero := make([]byte, 16)
 	row := func(r Route, refs, flags uint32) {
 		next := zero
@@ -188,19 +188,19 @@ func (n *Stack) procRoutes6(b *bytes.Buffer) {
 		fmt.Fprintf(b, "%x %02x %x 00 %x %08x %08x %08x %08x %8s\n", r.IP, r.Prefix, zero, next, r.Priority, refs, 0, flags, n.nameOf(r.Link))
 	}
 	nowhere := Route{Link: Loopback, Priority: ^uint32(0)}
-	row(nowhere, 1, reject|user)
+	row(nowhere, 1, reject|nextless)
 	for _, r := range n.Routes() {
 		switch {
 		case r.Family != unix.AF_INET6:
 		case r.Type == unix.RTN_MULTICAST:
 			row(r, 3, up)
 		case r.Type == unix.RTN_LOCAL:
-			row(r, 2, up|local)
+			row(r, 2, up|nextless|local)
 		default:
 			row(r, 1, up)
 		}
 	}
-	row(nowhere, 1, reject|user)
+	row(nowhere, 1, reject|nextless)
 }
 
 // procRoutes4 is /proc/net/route (net/ipv4/fib_trie.c, fib_route_seq_show).

@@ -72,7 +72,7 @@ type Socket struct {
 	stamp    time.Time         // of the last datagram, for SIOCGSTAMP
 	peerSaid tcpip.FullAddress // the other end of a stream, kept beyond its end
 
-	errors atomic.Int32  // that wait in the library, by undelivered
+	errs   errorQueue
 	events atomic.Uint32 // notifications, for who waits without a queue
 }
 
@@ -330,6 +330,9 @@ func (s *Socket) Ready(mask vfs.Events) vfs.Events {
 func (s *Socket) Release() {
 	last := s.net.remove(s)
 	s.ops.release(s)
+	if s.typ == unix.SOCK_RAW {
+		s.net.raws.Add(-1)
+	}
 	for g := range s.groups {
 		s.net.part(g)
 	}

@@ -2,6 +2,7 @@ package inet
 
 import (
 	"encoding/binary"
+	"sync"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -38,9 +39,11 @@ type verdict struct {
 	// kind is how the library names it to a connection under way; passed: it did so itself.
 	kind   stack.TransportErrorKind
 	passed bool
+	heard  bool // of the library, by a datagram's socket that is connected
 }
 
 var (
+	noPort     = verdict{err: &tcpip.ErrConnectionRefused{}, hard: true, passed: true, heard: true}
 	noNet      = verdict{err: &tcpip.ErrNetworkUnreachable{}, passed: true}
 	noHost     = verdict{err: &tcpip.ErrHostUnreachable{}, passed: true}
 	beyond     = verdict{err: &tcpip.ErrHostUnreachable{}, kind: stack.DestinationHostUnreachableTransportError}
@@ -53,15 +56,16 @@ const prohibitedKind = stack.SourceHostIsolatedTransportError
 
 func hard(v verdict) verdict { v.hard = true; return v }
 
-// verdicts6 and verdicts4 are net/ipv6/icmp.c, tab_unreach, and net/ipv4/icmp.c, icmp_err_convert, by code. A port that
-// nobody has and a packet too big are the library's to tell.
+// verdicts6 and verdicts4 are net/ipv6/icmp.c, tab_unreach, and net/ipv4/icmp.c, icmp_err_convert, by code. A packet too big
+// is the library's business.
 var (
 	verdicts6 = map[header.ICMPv6Code]verdict{
 		header.ICMPv6NetworkUnreachable: noNet, header.ICMPv6Prohibited: prohibited, header.ICMPv6BeyondScope: beyond,
 		header.ICMPv6AddressUnreachable: beyond, header.ICMPv6Policy: prohibited, header.ICMPv6RejectRoute: prohibited,
+		header.ICMPv6PortUnreachable: noPort,
 	}
 	verdicts4 = map[header.ICMPv4Code]verdict{
-		header.ICMPv4NetUnreachable: noNet, header.ICMPv4HostUnreachable: noHost,
+		header.ICMPv4NetUnreachable: noNet, header.ICMPv4HostUnreachable: noHost, header.ICMPv4PortUnreachable: noPort,
 		header.ICMPv4ProtoUnreachable:          {err: &tcpip.ErrUnknownProtocolOption{}, hard: true, passed: true},
 		header.ICMPv4SourceRouteFailed:         {err: &tcpip.ErrNotSupported{}, passed: true},
 		header.ICMPv4DestinationNetworkUnknown: hard(noNet),
@@ -88,8 +92,20 @@ func (u unreach) HandlePacket(pkt *stack.PacketBuffer) {
 	if at < 0 || u.lib.CheckLocalAddress(0, u.network, id.LocalAddress) == 0 {
 		return
 	}
-	ep := u.lib.FindTransportEndpoint(u.network, protocol, id, pkt.NICID)
 	why := cause{u.network, h[0], h[1], v.kind}
+	told := func(after int, port uint16) *tcpip.SockError {
+		return &tcpip.SockError{Err: v.err, Cause: why, Payload: buffer.NewViewWithData(about[after:]), NetProto: u.network,
+			Dst: tcpip.FullAddress{Addr: id.RemoteAddress, Port: port}, Offender: tcpip.FullAddress{Addr: pkt.Network().SourceAddress()}}
+	}
+	if u.net.raws.Load() > 0 {
+		u.net.datagrams.Range(func(ep, s any) bool {
+			if s := s.(*Socket); s.typ == unix.SOCK_RAW && s.family == familyOfNetwork(u.network) && s.protocol == int(protocol) {
+				s.undelivered(ep.(tcpip.Endpoint), v, told(at, 0))
+			}
+			return true
+		})
+	}
+	ep := u.lib.FindTransportEndpoint(u.network, protocol, id, pkt.NICID)
 	if t, ok := ep.(*tcp.Endpoint); ok {
 		switch st := t.EndpointState(); {
 		case v.passed:
@@ -99,9 +115,19 @@ func (u unreach) HandlePacket(pkt *stack.PacketBuffer) {
 		return
 	}
 	if s, ok := u.net.datagrams.Load(ep); ok {
-		s.(*Socket).undelivered(ep.(tcpip.Endpoint), v, &tcpip.SockError{Err: v.err, Cause: why, Payload: buffer.NewViewWithData(about[at:]), NetProto: u.network,
-			Dst: tcpip.FullAddress{Addr: id.RemoteAddress, Port: id.RemotePort}, Offender: tcpip.FullAddress{Addr: pkt.Network().SourceAddress()}})
+		after := at
+		if protocol == header.UDPProtocolNumber {
+			after += header.UDPMinimumSize // what __udp4_lib_err gives, and ping_err more
+		}
+		s.(*Socket).undelivered(ep.(tcpip.Endpoint), v, told(after, id.RemotePort))
 	}
+}
+
+func familyOfNetwork(network tcpip.NetworkProtocolNumber) int {
+	if network == header.IPv6ProtocolNumber {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
 }
 
 func (u unreach) judge(typ, code byte) (v verdict, ok bool) {
@@ -163,16 +189,13 @@ func (u unreach) origin(b []byte) (id stack.TransportEndpointID, protocol tcpip.
 	if len(b)-at < ports {
 		return none()
 	}
-	t := b[at:]
-	switch protocol {
+	switch t := b[at:]; protocol {
 	case header.TCPProtocolNumber, header.UDPProtocolNumber:
 		id.LocalPort, id.RemotePort = binary.BigEndian.Uint16(t), binary.BigEndian.Uint16(t[2:])
 	case header.ICMPv4ProtocolNumber, header.ICMPv6ProtocolNumber: // of a question; its number is a port
 		id.LocalPort = binary.BigEndian.Uint16(t[4:])
-	default:
-		return none()
 	}
-	return id, protocol, at + ports
+	return id, protocol, at
 }
 
 // cause is an error of ICMP as the library's sockets have it.
@@ -194,26 +217,56 @@ func (c cause) Code() uint8                    { return c.code }
 func (c cause) Info() uint32                   { return 0 }
 func (c cause) Kind() stack.TransportErrorKind { return c.kind }
 
-// mostErrors is how many errors wait for a socket that asked for them. Linux has as many as its
-// buffer holds.
+// errorQueue has the errors that a socket of datagrams asked for (IP_RECVERR). The library has such a queue, too, without
+// an end, in which it calls the socket the offender.
+type errorQueue struct {
+	mu   sync.Mutex
+	list []*tcpip.SockError
+}
+
+// mostErrors is how many wait. Linux has as many as the socket's buffer holds.
 const mostErrors = 64
 
+func (q *errorQueue) put(e *tcpip.SockError) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.list) < mostErrors {
+		q.list = append(q.list, e)
+	}
+}
+
+// take is the oldest, or nil, and how many are left.
+func (q *errorQueue) take() (e *tcpip.SockError, left int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.list) == 0 {
+		return nil, 0
+	}
+	e, q.list = q.list[0], q.list[1:]
+	return e, len(q.list)
+}
+
+func (q *errorQueue) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.list) == 0
+}
+
 // undelivered tells a socket that a datagram of its came to nothing. __udp4_lib_err, __udp6_lib_err,
-// ping_err. It may be called with the socket's locks held, on the way out by loopback, and takes
-// none of them.
+// ping_err, raw_err. It may be called with the socket's locks held, on the way out by loopback, and takes
+// none of them but the queue's.
 func (s *Socket) undelivered(ep tcpip.Endpoint, v verdict, e *tcpip.SockError) {
 	o, v6 := ep.SocketOptions(), e.NetProto == header.IPv6ProtocolNumber
+	connected := transport.DatagramEndpointState(ep.State()) == transport.DatagramEndpointStateConnected
 	switch {
 	case v6 && o.GetIPv6RecvError(), !v6 && o.GetIPv4RecvError():
-		if s.errors.Add(1) > mostErrors {
-			s.errors.Add(-1)
-			return
-		}
-		o.QueueErr(e)
-	case !v.hard || transport.DatagramEndpointState(ep.State()) != transport.DatagramEndpointStateConnected:
+		s.errs.put(e)
+	case !v.hard || !connected || s.typ == unix.SOCK_RAW:
 		return
 	}
-	s.hearError(e.Err)
+	if !v.heard || !connected {
+		s.hearError(e.Err)
+	}
 	s.queue.Notify(vfs.EventErr)
 }
 

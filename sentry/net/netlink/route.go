@@ -328,12 +328,20 @@ func (s *Socket) lookUp(h header, family byte, request []byte) [][]byte {
 		flags := uint32(cloned)
 		if r.Type == unix.RTN_LOCAL {
 			flags |= localCache
-			r.Source = dst
+			r.Source, r.Link = dst, inet.Loopback
 		}
 		r.IP, r.Prefix, r.Scope, r.Table = dst, uint8(8*size), 0, unix.RT_TABLE_MAIN
+		if size == 16 { // rt6_fill_node
+			flags = 0
+		}
 		b := route(r, flags)
-		b = attributes(b, attr{unix.RTA_UID, u32(0)})
-		b[5] = unix.RTPROT_UNSPEC
+		if size == 16 {
+			b = attributes(b, attr{unix.RTA_SRC, make([]byte, size)})
+			b[2] = 8 * uint8(size) // rtm_src_len
+		} else {
+			b = attributes(b, attr{unix.RTA_UID, u32(0)})
+			b[5] = unix.RTPROT_UNSPEC
+		}
 		return append([][]byte{header{unix.RTM_NEWROUTE, 0, h.seq, h.port}.message(b)}, h.acknowledged(request)...)
 	}
 	return h.failed(unix.ENETUNREACH, request)
