@@ -214,6 +214,7 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 			s.mu.Lock()
 			delete(s.containers, r.Container)
 			s.mu.Unlock()
+			c.emptySlots()
 			c.group.remove()
 		}
 	}()
@@ -232,7 +233,7 @@ func (s *server) create(ctx context.Context, r *rpc.CreateRequest) (err error) {
 		return err
 	}
 	st := &stage{Spec: spec.Of(parsed), Process: parsed.Process, Root: r.Root, Binds: r.Binds, Overlay: r.Overlay, Share: r.Share, Domain: c.domain}
-	if st.Disks, err = s.disksOf(r.Disks); err != nil {
+	if st.Disks, err = s.disksOf(c, r.Disks); err != nil {
 		return err
 	}
 	c.flush = slices.ContainsFunc(st.Disks, func(d disk) bool { return d.Node != "" && !d.ReadOnly })
@@ -274,6 +275,7 @@ func (s *server) delete(ctx context.Context, name string) error {
 		return err
 	}
 	c.init.forsake()
+	c.emptySlots()
 	s.mu.Lock()
 	delete(s.containers, name)
 	s.mu.Unlock()

@@ -16,6 +16,7 @@ type container struct {
 	filter   *rpc.Filter // that its programs are under, or nil
 	domain   specs.LinuxPersonalityDomain
 	flush    bool     // it writes to a disk that outlives the guest
+	slots    []device // with disks that came with it
 	share    []string // namespaces that are first's: ipc, uts, pid
 	first    *container
 	init     *process

@@ -88,6 +88,33 @@ func (k *kind) letGo(n int) error {
 	return nil
 }
 
+// again has the driver find out what the i-th has become.
+func (k *kind) again(i int) (device, error) {
+	devices, err := k.list()
+	if err != nil {
+		return device{}, err
+	}
+	if i >= len(devices) {
+		return device{}, fmt.Errorf("the machine has %d %s, and no number %d", len(devices), k.what, i)
+	}
+	d := devices[i]
+	if d.name != "" {
+		if err := k.tell("unbind", d); err != nil {
+			return d, err
+		}
+	}
+	if err := k.tell("bind", d); err != nil {
+		return d, err
+	}
+	if devices, err = k.list(); err != nil {
+		return d, err
+	}
+	if i >= len(devices) || devices[i].device != d.device || devices[i].name == "" {
+		return d, fmt.Errorf("%s: %s has no driver", k.what, d.device)
+	}
+	return devices[i], nil
+}
+
 // take has the driver take the first n, if it has not yet, and gives those.
 func (k *kind) take(n int) ([]device, error) {
 	if n == 0 {

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,17 +23,26 @@ type disk struct {
 	ReadOnly     bool   `json:"readOnly,omitempty"`
 }
 
-// disksOf are those that the container has.
-func (s *server) disksOf(list []*rpc.Disk) (all []disk, err error) {
-	if len(list) > len(s.disks) {
-		return nil, fmt.Errorf("%d disks for a container, and the machine has %d", len(list), len(s.disks))
-	}
+// disksOf are those that the container has. Behind those that there were at Begin are slots,
+// into which the host puts what a container is to have that comes later: c keeps these.
+func (s *server) disksOf(c *container, list []*rpc.Disk) (all []disk, err error) {
 	for i, r := range list {
 		if r.Root == "" && r.Upper == "" && r.Node == "" {
 			continue
 		}
-		d := disk{Name: s.disks[i].name, Root: r.Root, Upper: r.Upper, Node: r.Node, ReadOnly: r.ReadOnly}
-		text, err := os.ReadFile(busDevices + s.disks[i].device + "/block/" + d.Name + "/dev")
+		var from device
+		if i < len(s.disks) {
+			from = s.disks[i]
+		} else {
+			if from, err = disks.again(i); from.device != "" {
+				c.slots = append(c.slots, from)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		d := disk{Name: from.name, Root: r.Root, Upper: r.Upper, Node: r.Node, ReadOnly: r.ReadOnly}
+		text, err := os.ReadFile(busDevices + from.device + "/block/" + d.Name + "/dev")
 		if err != nil {
 			return nil, err
 		}
@@ -41,6 +52,34 @@ func (s *server) disksOf(list []*rpc.Disk) (all []disk, err error) {
 		all = append(all, d)
 	}
 	return all, nil
+}
+
+// unmountPatience is for a file system whose last user has ended: the kernel unmounts it a
+// little later (fs/namespace.c, mntput_no_expire). Somebody else may have it open for ever.
+const unmountPatience = 2 * time.Second
+
+// emptySlots has the driver let go of the disks in them, which have all that was written.
+func (c *container) emptySlots() {
+	for _, d := range c.slots {
+		if d.name == "" {
+			continue
+		}
+		for end := time.Now().Add(unmountPatience); ; time.Sleep(5 * time.Millisecond) {
+			// EBUSY while it is mounted (open(2), O_EXCL).
+			fd, err := unix.Open("/dev/"+d.name, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+			if err == nil {
+				_ = unix.Fsync(fd)
+				unix.Close(fd)
+				break
+			}
+			if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+				unix.Sync()
+				break
+			}
+		}
+		_ = disks.tell("unbind", d) // a disk that the host takes out all the same
+	}
+	c.slots = nil
 }
 
 // mount mounts the file system of the given type in d, at a directory that it makes. In

@@ -38,7 +38,8 @@ type Tracing interface {
 type Podding interface {
 	// Add makes a container, up to just before its program's first instruction.
 	// The files are its standard streams as Exec has them, and the handler's. To the
-	// Sentry come besides those that it preserves, and last the socket to its gofer.
+	// Sentry come besides those that it preserves, and last the socket to its gofer; to a
+	// machine its disks, in their order.
 	Add(ctx context.Context, r *AddRequest, files []*os.File) error
 
 	// Remove ends what still runs of a container that Add made, and forgets it.
@@ -56,6 +57,7 @@ type AddRequest struct {
 	Cgroup       Cgroup     `json:"cgroup,omitempty"`
 	Console      *Console   `json:"console,omitempty"`
 	OrdinaryInit bool       `json:"ordinaryInit,omitempty"`
+	Disks        []Disk     `json:"disks,omitempty"` // of a machine's container; FD means nothing
 
 	// Share are the namespaces of the sandbox's first container that it is in, of
 	// ipc, uts and pid; the network is always that one's.

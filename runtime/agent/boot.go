@@ -49,6 +49,8 @@ type BootConfig struct {
 	// order of its attach points 1, 2, …; attach point 0 is the root.
 	GoferMounts []int `json:"goferMounts,omitempty"`
 
+	DiskSlots int `json:"diskSlots,omitempty"` // a machine's devices for disks of containers that come later
+
 	Platform string   `json:"platform"` // auto, kvm, ptrace
 	Overlay  Overlay  `json:"overlay"`
 	Limits   Limits   `json:"limits"`
@@ -93,11 +95,12 @@ const (
 	WatchdogAnnotation   = MachineAnnotations + "watchdog"    // how long its init may be silent, as 90s; 0 is for ever
 	RootfsAnnotation     = MachineAnnotations + "rootfs"      // share; erofs; ext4, or ext4,size=4G
 	DisksAnnotation      = MachineAnnotations + "disks"       // HOST:NODE[:ro], …
+	DiskSlotsAnnotation  = MachineAnnotations + "disk-slots"  // how many disks containers can have that come later
 	ShareCacheAnnotation = MachineAnnotations + "share-cache" // auto, never, always: virtiofsd's words
 )
 
 // MachineWords are all of them.
-var MachineWords = []string{MemoryAnnotation, CPUsAnnotation, WithoutAnnotation, WatchdogAnnotation, RootfsAnnotation, DisksAnnotation, ShareCacheAnnotation}
+var MachineWords = []string{MemoryAnnotation, CPUsAnnotation, WithoutAnnotation, WatchdogAnnotation, RootfsAnnotation, DisksAnnotation, DiskSlotsAnnotation, ShareCacheAnnotation}
 
 // EgressAnnotation of a bundle limits what each of its interfaces sends, in the words of virtio/ratelimit:
 // bytes=10M/s,burst=1M.

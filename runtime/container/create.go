@@ -676,7 +676,7 @@ func (n *creation) boot(ctx context.Context) (err error) {
 		ID: n.ID, Bundle: n.Bundle.Dir, Spec: spec.Of(n.spec), Platform: s.Platform,
 		Overlay: agent.Overlay{Kind: n.overlay}, Limits: cgroup.Inside(s.Resources),
 		Network: n.network(), Terminal: n.spec.Process.Terminal,
-		Start: n.startsAtOnce(), OrdinaryInit: n.OrdinaryInit, LogLevel: "info", LogFormat: n.rt.LogFormat, Began: n.rt.Began,
+		DiskSlots: s.DiskSlots, Start: n.startsAtOnce(), OrdinaryInit: n.OrdinaryInit, LogLevel: "info", LogFormat: n.rt.LogFormat, Began: n.rt.Began,
 	}
 	if n.rt.Debug {
 		c.LogLevel = "debug"

@@ -238,6 +238,14 @@ func (n *creation) chooseFiles() (err error) {
 	if n.disks, err = parseDisks(a[agent.DisksAnnotation]); err != nil {
 		return err
 	}
+	if n.pod == nil {
+		if n.c.State.DiskSlots, err = n.diskSlots(); err != nil {
+			return err
+		}
+	}
+	if podSandbox(a) {
+		n.disks = nil // a pod's annotations are given to all its containers, and this one has no use for it
+	}
 	annotated := len(n.disks)
 	if err := n.blockDevices(); err != nil {
 		return err
@@ -249,22 +257,66 @@ func (n *creation) chooseFiles() (err error) {
 	if n.pod == nil {
 		return nil
 	}
-	if len(n.disks) > annotated {
-		return fmt.Errorf("linux.devices: %s: the machine of the pod %s runs, and takes no more disks", n.disks[annotated].node, n.pod.State.ID)
-	}
-	if len(n.disks) > 0 {
-		return fmt.Errorf("annotation %s: the machine of the pod %s runs, and takes no more disks", agent.DisksAnnotation, n.pod.State.ID)
-	}
-	if n.root.kind != "" { // a pod's annotations are given to all its containers
-		n.rt.Log.Warn("the root is shared with the pod's machine: it runs, and takes no more disks", "container", n.ID, "annotation", agent.RootfsAnnotation)
-		n.root = rootImage{}
+	switch {
+	case len(n.disks) > annotated:
+		return n.checkSlots("linux.devices: " + n.disks[annotated].node)
+	case annotated > 0:
+		return n.checkSlots("annotation " + agent.DisksAnnotation)
+	case n.root.kind != "":
+		return n.checkSlots("annotation " + agent.RootfsAnnotation)
 	}
 	return nil
 }
 
+// The slots of a machine. Each takes an interrupt, of which there are few.
+const (
+	mostSlots     = 8
+	ordinarySlots = 4 // of a pod whose containers have a disk each
+)
+
+// diskSlots is how many disks containers can have that come into the machine when it runs.
+// Where nothing is said, a Kubernetes pod has some for what its annotations ask for, each of
+// its containers having them too.
+func (n *creation) diskSlots() (int, error) {
+	a := n.spec.Annotations
+	if text, ok := a[agent.DiskSlotsAnnotation]; ok {
+		slots, err := strconv.Atoi(text)
+		if err != nil || slots < 0 || slots > mostSlots {
+			return 0, fmt.Errorf("annotation %s: %q is not a number from 0 to %d", agent.DiskSlotsAnnotation, text, mostSlots)
+		}
+		return slots, nil
+	}
+	if !podSandbox(a) {
+		return 0, nil
+	}
+	slots := len(n.disks)
+	if n.root.kind != "" {
+		slots += ordinarySlots
+	}
+	if kind, _, _ := strings.Cut(n.chosenOverlay(), "="); kind == "dir" {
+		slots += ordinarySlots
+	}
+	return min(slots, mostSlots), nil
+}
+
+// checkSlots refuses what wants a disk in a pod's machine that was made without slots. How
+// many are free the machine knows.
+func (n *creation) checkSlots(what string) error {
+	if n.pod.State.DiskSlots > 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: the machine of the pod %s runs, and was made without slots for more disks (annotation %s of the pod's own container: 4, for four)",
+		what, n.pod.State.ID, agent.DiskSlotsAnnotation)
+}
+
+// chosenOverlay is none, memory or dir=….
+func (n *creation) chosenOverlay() string {
+	return first(n.rt.Overlay, n.spec.Annotations[overlayAnnotation], n.rt.DefaultOverlay, "none")
+}
+
 // chooseOverlay settles where writes to the root go, and, with a directory, in which.
 func (n *creation) chooseOverlay() (dir string, err error) {
-	chosen := first(n.rt.Overlay, n.spec.Annotations[overlayAnnotation], n.rt.DefaultOverlay, "none")
+	chosen := n.chosenOverlay()
 	kind, dir, _ := strings.Cut(chosen, "=")
 	switch {
 	case n.rt.Overlay == "" && dir != "" && chosen == n.spec.Annotations[overlayAnnotation]:
@@ -277,8 +329,10 @@ func (n *creation) chooseOverlay() (dir string, err error) {
 		kind = "memory"
 	case kind == "none" && dir == "", kind == "memory" && dir == "":
 	case kind == "dir" && filepath.IsAbs(dir):
-		if n.pod != nil {
-			return "", fmt.Errorf("--overlay=dir: the machine of the pod %s runs, and takes no more disks", n.pod.State.ID)
+		if n.pod != nil && n.c.isMachine() {
+			if err := n.checkSlots("--overlay=dir"); err != nil {
+				return "", err
+			}
 		}
 	default:
 		return "", fmt.Errorf("--overlay=%s is none of none, memory, dir=/absolute/path", chosen)

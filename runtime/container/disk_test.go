@@ -1,6 +1,7 @@
 package container
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"bulkhead/runtime/agent"
+	"bulkhead/runtime/state"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -172,6 +174,64 @@ func TestMachineWords(t *testing.T) {
 	} {
 		if err := checkWords(map[string]string{name: "x"}); err == nil && want != "" || err != nil && err.Error() != want {
 			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+}
+
+// TestDiskSlots: how many disks a machine has room for when it runs, and who is refused.
+func TestDiskSlots(t *testing.T) {
+	sandbox := map[string]string{"io.kubernetes.cri.container-type": "sandbox"}
+	for _, row := range []struct {
+		name        string
+		annotations map[string]string // of a pod's own container, or
+		alone       bool              // of none
+		overlay     string            // of the runtime's
+		want        int
+		err         string
+	}{
+		{name: "a container", alone: true},
+		{name: "one with an image", annotations: map[string]string{"rootfs": "erofs"}, alone: true},
+		{name: "one that says so", annotations: map[string]string{"disk-slots": "3"}, alone: true, want: 3},
+		{name: "a pod"},
+		{name: "a pod with images", annotations: map[string]string{"rootfs": "ext4,size=1G"}, want: 4},
+		{name: "a pod with images and a disk", annotations: map[string]string{"rootfs": "erofs", "disks": "/a:/dev/a,/b:/dev/b"}, want: 6},
+		{name: "a pod whose writes go to disks", overlay: "dir=/srv", annotations: map[string]string{"rootfs": "erofs"}, want: 8},
+		{name: "a pod that wants none", annotations: map[string]string{"rootfs": "erofs", "disk-slots": "0"}},
+		{name: "too many", annotations: map[string]string{"disk-slots": "9"}, err: `"9" is not a number from 0 to 8`},
+		{name: "no number", annotations: map[string]string{"disk-slots": "some"}, err: `"some" is not a number from 0 to 8`},
+	} {
+		a := map[string]string{}
+		if !row.alone {
+			maps.Copy(a, sandbox)
+		}
+		for name, value := range row.annotations {
+			a[agent.MachineAnnotations+name] = value
+		}
+		n := &creation{Create: &Create{ID: "one"}, rt: &Runtime{Overlay: row.overlay}, c: &Container{State: &state.State{Isolation: vmWall}},
+			spec: &specs.Spec{Annotations: a, Linux: &specs.Linux{}}}
+		err := n.chooseFiles()
+		if got := n.c.State.DiskSlots; got != row.want || (err == nil) != (row.err == "") || err != nil && !strings.Contains(err.Error(), row.err) {
+			t.Errorf("%s: %d, %v; want %d, %s", row.name, got, err, row.want, row.err)
+		}
+		if !row.alone && len(n.disks) != 0 {
+			t.Errorf("%s: the pod's own container takes its containers' disks", row.name)
+		}
+	}
+	for _, row := range []struct {
+		name, annotation, value string
+		slots                   int
+		want                    string
+	}{
+		{"a slot", "rootfs", "erofs", 1, ""},
+		{"nothing asked for", "rootfs", "share", 0, ""},
+		{"an image", "rootfs", "erofs", 0, "annotation dev.bulkhead.vm.rootfs: the machine of the pod pod runs, and was made without slots"},
+		{"a disk", "disks", "/a:/dev/a", 0, "annotation dev.bulkhead.vm.disks: the machine of the pod pod runs, and was made without slots"},
+	} {
+		n := &creation{Create: &Create{ID: "one"}, rt: &Runtime{}, c: &Container{State: &state.State{Isolation: vmWall}},
+			spec: &specs.Spec{Annotations: map[string]string{agent.MachineAnnotations + row.annotation: row.value}, Linux: &specs.Linux{}},
+			pod:  &Container{State: &state.State{ID: "pod", DiskSlots: row.slots}}}
+		if err := n.chooseFiles(); (err == nil) != (row.want == "") || err != nil && !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%s: %v, want %s", row.name, err, row.want)
 		}
 	}
 }

@@ -149,7 +149,7 @@ func (n *creation) siblingAt(path, file string) string {
 }
 
 // openPodFiles says what files the container has.
-func (n *creation) openPodFiles(context.Context) (err error) {
+func (n *creation) openPodFiles(ctx context.Context) (err error) {
 	if n.config.Preserve, err = Inherited(n.PreserveFDs); err != nil {
 		return err
 	}
@@ -160,7 +160,11 @@ func (n *creation) openPodFiles(context.Context) (err error) {
 		}
 		n.own = append(n.own, n.config.Log)
 	}
-	return n.shareFiles()
+	if err := n.shareFiles(); err != nil || !n.c.isMachine() {
+		return err
+	}
+	n.config.Machine = &sandbox.Machine{} // which runs, and whose disks these are to be
+	return n.openDisks(ctx)
 }
 
 // attachFiles brings them to where the sandbox finds them.
@@ -226,6 +230,13 @@ func (n *creation) add(ctx context.Context) error {
 		files = files[:1]
 		if rows, columns, err := console.Size(slave); err == nil {
 			r.Console = &agent.Console{Rows: rows, Columns: columns}
+		}
+	}
+	if n.config.Machine != nil {
+		files = files[:len(files):len(files)]
+		for _, d := range n.config.Machine.Disks {
+			r.Disks = append(r.Disks, d.Disk)
+			files = append(files, d.File)
 		}
 	}
 	if n.gofer != nil {

@@ -76,7 +76,7 @@ func (n *creation) findTemplate(dir string) error {
 		}
 	}
 	// Those that do not matter to a guest that has not begun are as one.
-	for _, name := range []string{agent.RootfsAnnotation, agent.DisksAnnotation, agent.ShareCacheAnnotation} {
+	for _, name := range []string{agent.RootfsAnnotation, agent.DisksAnnotation, agent.DiskSlotsAnnotation, agent.ShareCacheAnnotation} {
 		delete(annotations, name)
 	}
 	var disks []bool // whether each is read-only, which is a machine's device
@@ -84,7 +84,7 @@ func (n *creation) findTemplate(dir string) error {
 		disks = append(disks, d.ReadOnly)
 	}
 	key, err := store.Key([]*os.File{m.Kernel, m.Init, self}, []any{
-		annotations, cgroup.Inside(n.c.State.Resources), runtime.NumCPU(), n.rt.Debug, disks,
+		annotations, cgroup.Inside(n.c.State.Resources), runtime.NumCPU(), n.rt.Debug, disks, n.c.State.DiskSlots,
 	})
 	if err != nil {
 		return err

@@ -74,6 +74,7 @@ type State struct {
 	MachineMemory int64                 `json:"machineMemory,omitempty"` // the limit that a machine was made with, bytes; 0: none
 	Process       *specs.Process        `json:"process,omitempty"`       // init's, for exec to take after
 	Hooks         *specs.Hooks          `json:"hooks,omitempty"`
+	DiskSlots     int                   `json:"diskSlots,omitempty"` // that a machine was made with, for containers that come later
 	Annotations   map[string]string     `json:"annotations,omitempty"`
 	Network       *Network              `json:"network,omitempty"` // nil: the sandbox has taken nothing over
 }

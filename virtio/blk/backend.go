@@ -16,6 +16,8 @@ type disk struct {
 	direct int // the same with O_DIRECT, or -1
 	device bool
 
+	readOnly bool
+
 	sectors  uint64
 	cut      int64 // bytes at its end that are no whole block
 	block    int   // bytes: the unit that it likes to be addressed in
@@ -24,6 +26,9 @@ type disk struct {
 
 	mustWait atomic.Bool // its file system knows no RWF_NOWAIT
 }
+
+// nothing is what a device has that waits for a disk: no sectors, and no requests that succeed.
+var nothing = &disk{path: "none", fd: -1, direct: -1, block: sectorSize, physical: 4096}
 
 // openDisk opens, locks and measures the disk at path.
 func openDisk(path string, readOnly, direct bool) (*disk, error) {
@@ -45,7 +50,7 @@ func newDisk(path string, fd int, readOnly, direct bool) (*disk, error) {
 	if readOnly {
 		mode = unix.O_RDONLY
 	}
-	d := &disk{path: path, fd: fd, direct: -1}
+	d := &disk{path: path, fd: fd, direct: -1, readOnly: readOnly}
 	for _, step := range []func() error{
 		d.classify,
 		func() error { return d.lock(readOnly) },
@@ -185,6 +190,9 @@ func (d *disk) directUnit() int {
 }
 
 func (d *disk) close() error {
+	if d == nothing {
+		return nil
+	}
 	if d.direct >= 0 {
 		unix.Close(d.direct)
 	}

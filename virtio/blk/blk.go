@@ -81,7 +81,6 @@ type Stats struct {
 
 // Device implements virtio.Runner, Configured, Resetter and Keeper.
 type Device struct {
-	disk    *disk
 	options Options
 	limiter *ratelimit.Limiter
 	log     *slog.Logger
@@ -92,6 +91,10 @@ type Device struct {
 	durable   atomic.Bool
 
 	absent atomic.Bool
+	media  atomic.Pointer[disk] // changes while the device does not run
+
+	mu   sync.Mutex // guards next, and changes of media and active
+	next *disk      // that it has as soon as it does not run; nil: as it is
 
 	// While it runs.
 	active   *virtio.Active
@@ -155,8 +158,9 @@ func newDevice(path string, disk *disk, o Options) *Device {
 		o.Log.Warn("disk is not a whole number of blocks; the guest does not see its end",
 			"device", path, "bytes", disk.cut, "block", disk.block)
 	}
-	d := &Device{disk: disk, options: o, limiter: ratelimit.New(o.Limit), log: o.Log}
+	d := &Device{options: o, limiter: ratelimit.New(o.Limit), log: o.Log}
 	d.absent.Store(o.Absent)
+	d.media.Store(disk)
 	for range o.Queues {
 		free := make(chan *request, queueSize)
 		for range cap(free) {
@@ -177,11 +181,77 @@ func (d *Device) sectors() uint64 {
 	if d.absent.Load() {
 		return 0
 	}
-	return d.disk.sectors
+	return d.disk().sectors
+}
+
+// disk is what the device has in it.
+func (d *Device) disk() *disk { return d.media.Load() }
+
+// NewSlot is a device that waits for a disk: one without sectors, until Insert.
+func NewSlot(o Options) (*Device, error) {
+	if err := o.check("slot"); err != nil {
+		return nil, err
+	}
+	return newDevice("slot", nothing, o), nil
+}
+
+// Insert puts a file or block device into the device, which then has its own descriptor of it.
+// The next driver finds it; one that has the device by now is not told.
+func (d *Device) Insert(f *os.File, readOnly bool) error {
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("disk %s: %w", f.Name(), err)
+	}
+	disk, err := newDisk(f.Name(), fd, readOnly, d.options.Direct)
+	if err != nil {
+		return err
+	}
+	d.exchange(disk)
+	return nil
+}
+
+// Eject takes the disk out, whatever the driver does: one that still has the device may have
+// it again after a reset.
+func (d *Device) Eject() {
+	d.exchange(nothing)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.active != nil && d.disk() != nothing {
+		d.active.Fail(errors.New("its disk is taken out, and its driver has not let go of it"))
+	}
+}
+
+// exchange puts next into the device as soon as it does not run.
+func (d *Device) exchange(next *disk) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.next != nil {
+		d.next.close()
+	}
+	d.next = next
+	d.settleDiskLocked()
+}
+
+func (d *Device) settleDiskLocked() {
+	if d.active != nil || d.next == nil {
+		return
+	}
+	d.disk().close()
+	d.media.Store(d.next)
+	d.next = nil
 }
 
 // Close lets go of the disk; the device has been stopped.
-func (d *Device) Close() error { return d.disk.close() }
+func (d *Device) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.next != nil {
+		d.next.close()
+		d.next = nil
+	}
+	return d.disk().close()
+}
 
 // ID implements virtio.Device.
 func (*Device) ID() virtio.DeviceID { return virtio.Block }
@@ -201,7 +271,7 @@ func (d *Device) Features() uint64 {
 	if d.options.Queues > 1 {
 		f |= FeatureMultiQueue
 	}
-	if d.options.ReadOnly {
+	if d.disk().readOnly {
 		return f | FeatureReadOnly
 	}
 	f |= FeatureDiscard | FeatureWriteZeroes
@@ -221,7 +291,9 @@ func (d *Device) Stats() Stats {
 
 // Start implements virtio.Runner.
 func (d *Device) Start(a *virtio.Active) error {
+	d.mu.Lock()
 	d.active, d.features = a, a.Features
+	d.mu.Unlock()
 	d.settle()
 	d.stop = make(chan struct{})
 	d.work = make(chan *request, len(d.free)*queueSize)
@@ -236,7 +308,7 @@ func (d *Device) Start(a *virtio.Active) error {
 		t := taker{Device: d, queue: q, free: d.free[i]}
 		d.takers.Go(func() {
 			if err := t.run(); !errors.Is(err, virtio.ErrStopped) {
-				a.Fail(fmt.Errorf("disk %s: queue %d: %w", d.disk.path, i, err))
+				a.Fail(fmt.Errorf("disk %s: queue %d: %w", d.disk().path, i, err))
 			}
 		})
 	}
@@ -254,7 +326,10 @@ func (d *Device) Stop() {
 	d.takers.Wait()
 	close(d.work)
 	d.pool.Wait()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.active = nil
+	d.settleDiskLocked()
 }
 
 // Reset implements virtio.Resetter.
@@ -284,11 +359,11 @@ func (d *Device) Save() ([]byte, error) {
 // would be its end.
 func (d *Device) Restore(state []byte) error {
 	if len(state) != 9 || state[8] > 1 {
-		return fmt.Errorf("disk %s: restore: a state of %d bytes that no machine writes", d.disk.path, len(state))
+		return fmt.Errorf("disk %s: restore: a state of %d bytes that no machine writes", d.disk().path, len(state))
 	}
 	if then := binary.LittleEndian.Uint64(state); then != d.sectors() {
 		return fmt.Errorf("disk %s: restore: it has %d sectors, and had %d when the snapshot was taken; give the disk of that time",
-			d.disk.path, d.sectors(), then)
+			d.disk().path, d.sectors(), then)
 	}
 	d.writeback.Store(state[8] != 0)
 	return nil
@@ -314,15 +389,15 @@ func (d *Device) config() [configSize]byte {
 	le.PutUint64(c[0:], d.sectors())
 	le.PutUint32(c[8:], sizeMax)
 	le.PutUint32(c[12:], segMax)
-	le.PutUint32(c[20:], uint32(d.disk.block))
-	c[24] = byte(bits.Len(uint(d.disk.physical/d.disk.block)) - 1) // logical blocks in a physical one, log2
-	le.PutUint16(c[26:], uint16(d.disk.physical/d.disk.block))     // least good transfer
-	le.PutUint32(c[28:], uint32(d.disk.optimal/d.disk.block))
+	le.PutUint32(c[20:], uint32(d.disk().block))
+	c[24] = byte(bits.Len(uint(d.disk().physical/d.disk().block)) - 1) // logical blocks in a physical one, log2
+	le.PutUint16(c[26:], uint16(d.disk().physical/d.disk().block))     // least good transfer
+	le.PutUint32(c[28:], uint32(d.disk().optimal/d.disk().block))
 	c[configWriteback] = flag(d.writeback.Load())
 	le.PutUint16(c[34:], uint16(d.options.Queues))
 	le.PutUint32(c[36:], maxExtentSectors)
 	le.PutUint32(c[40:], maxExtents)
-	le.PutUint32(c[44:], uint32(d.disk.block/sectorSize)) // alignment of a discard
+	le.PutUint32(c[44:], uint32(d.disk().block/sectorSize)) // alignment of a discard
 	le.PutUint32(c[48:], maxExtentSectors)
 	le.PutUint32(c[52:], maxExtents)
 	c[56] = 1 // write-zeroes may unmap

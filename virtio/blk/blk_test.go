@@ -298,7 +298,7 @@ func TestBlockDevice(t *testing.T) {
 	defer exec.Command("losetup", "--detach", loop).Run()
 	t.Run("spread", func(t *testing.T) { spread(t, loop, size) })
 	device := open(t, loop, Options{ReadOnly: true})
-	if got, want := device.disk.sectors, uint64(size/512+1); got != want || !device.disk.device {
+	if got, want := device.disk().sectors, uint64(size/512+1); got != want || !device.disk().device {
 		t.Errorf("a loop device of %d bytes has %d sectors, want %d", size+700, got, want)
 	}
 }
@@ -394,7 +394,7 @@ func TestDurable(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			path := image(t, pattern(64<<10))
 			device := open(t, path, Options{})
-			if err := unix.Fdatasync(device.disk.fd); err != nil {
+			if err := unix.Fdatasync(device.disk().fd); err != nil {
 				t.Fatal(err)
 			}
 			d := virtiotest.Start(t, device, row.features)
@@ -414,8 +414,8 @@ func TestDirect(t *testing.T) {
 		t.Skipf("no O_DIRECT in %s (%v): set TMPDIR to a file system that has it", filepath.Dir(path), err)
 	}
 	defer device.Close()
-	unix.Fdatasync(device.disk.fd)
-	if err := unix.Fadvise(device.disk.fd, 0, 0, unix.FADV_DONTNEED); err != nil {
+	unix.Fdatasync(device.disk().fd)
+	if err := unix.Fadvise(device.disk().fd, 0, 0, unix.FADV_DONTNEED); err != nil {
 		t.Fatal(err)
 	}
 	d := virtiotest.Start(t, device, all)
@@ -430,11 +430,11 @@ func TestDirect(t *testing.T) {
 func cached(t *testing.T, d *Device) unix.Cachestat_t {
 	t.Helper()
 	var st unix.Cachestat_t
-	if err := unix.Cachestat(uint(d.disk.fd), &unix.CachestatRange{}, &st, 0); err != nil {
+	if err := unix.Cachestat(uint(d.disk().fd), &unix.CachestatRange{}, &st, 0); err != nil {
 		t.Skipf("cachestat: %v: run on Linux 6.5 or newer", err)
 	}
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(d.disk.fd, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
+	if err := unix.Fstatfs(d.disk().fd, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
 		t.Skip("files in memory are always to be written: set TMPDIR to a disk")
 	}
 	return st
@@ -509,8 +509,8 @@ func TestLock(t *testing.T) {
 func TestOddSizeIsNoted(t *testing.T) {
 	var log bytes.Buffer
 	d := open(t, image(t, make([]byte, 1300)), Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
-	if d.disk.sectors != 2 || !strings.Contains(log.String(), "bytes=276 block=512") {
-		t.Errorf("%d sectors and the note %q", d.disk.sectors, log.String())
+	if d.disk().sectors != 2 || !strings.Contains(log.String(), "bytes=276 block=512") {
+		t.Errorf("%d sectors and the note %q", d.disk().sectors, log.String())
 	}
 }
 
@@ -860,5 +860,82 @@ func TestAbsent(t *testing.T) {
 	d.Present()
 	if n, s := capacity(), read(); n != 16 || s != statusOK {
 		t.Errorf("present: %d sectors, a read is %d", n, s)
+	}
+}
+
+// TestSlot: a device without a disk refuses, has what is put into it for its next driver, as
+// what that is, and nothing any more when it is taken out, even from a driver that does not let go.
+func TestSlot(t *testing.T) {
+	slot, err := NewSlot(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slot.Close() })
+	held := func(path string) (n int) { // descriptors of ours
+		names, _ := filepath.Glob("/proc/self/fd/*")
+		for _, name := range names {
+			if to, _ := os.Readlink(name); to == path {
+				n++
+			}
+		}
+		return n
+	}
+	insert := func(path string, readOnly bool) {
+		t.Helper()
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := slot.Insert(f, readOnly); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sectors := func() uint64 {
+		var b [8]byte
+		slot.ReadConfig(0, b[:])
+		return binary.LittleEndian.Uint64(b[:])
+	}
+	first, second := image(t, bytes.Repeat([]byte{1}, 1024)), image(t, bytes.Repeat([]byte{2}, 2048))
+
+	empty := virtiotest.Start(t, slot, all)
+	if got := empty.Do(0, head(kindIn, 0), 513); got[512] != statusIOError || sectors() != 0 {
+		t.Errorf("an empty slot of %d sectors reads with status %d", sectors(), got[512])
+	}
+	insert(first, false)
+	if sectors() != 0 {
+		t.Error("a driver that has the slot sees what comes into it")
+	}
+	empty.Stop()
+	if sectors() != 2 || slot.Features()&FeatureReadOnly != 0 {
+		t.Errorf("%d sectors, features %#x", sectors(), slot.Features())
+	}
+	d := virtiotest.Start(t, slot, all)
+	if got := read(t, d, 1, 512); got[0] != 1 {
+		t.Errorf("it reads %v", got[:4])
+	}
+	if s := write(t, d, kindOut, 0, bytes.Repeat([]byte{7}, 512)); s != statusOK || contents(t, first)[0] != 7 {
+		t.Errorf("a write: status %d", s)
+	}
+	d.Stop()
+	slot.Eject()
+	if sectors() != 0 || held(first) != 0 {
+		t.Errorf("taken out it has %d sectors, and we hold %d descriptors of it", sectors(), held(first))
+	}
+
+	insert(second, true)
+	d = virtiotest.Start(t, slot, all)
+	if got := read(t, d, 3, 512); got[0] != 2 || slot.Features()&FeatureReadOnly == 0 {
+		t.Errorf("it reads %v, features %#x", got[:4], slot.Features())
+	}
+	if s := write(t, d, kindOut, 0, make([]byte, 512)); s != statusIOError {
+		t.Errorf("a write to what is to be read: status %d", s)
+	}
+	slot.Eject() // from its driver
+	if d.WaitFailed() == nil {
+		t.Error("its driver is not told")
+	}
+	d.Stop()
+	if sectors() != 0 || held(second) != 0 {
+		t.Errorf("taken from its driver it has %d sectors, and we hold %d descriptors of it", sectors(), held(second))
 	}
 }

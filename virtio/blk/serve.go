@@ -47,7 +47,7 @@ func (t *taker) notify() {
 func (t *taker) serve(c *virtio.Chain) error {
 	r := t.rest()
 	r.queue = t.queue
-	err := r.parse(c, rules{t.sectors(), t.options.ReadOnly, t.features})
+	err := r.parse(c, rules{t.sectors(), t.disk().readOnly, t.features})
 	s, answered := err.(status)
 	if err != nil && !answered {
 		t.queue.Unpop(c)
@@ -97,7 +97,7 @@ func (t *taker) attempt(r *request) (s status, done bool) {
 	case kindIn:
 		return t.attemptRead(r)
 	case kindOut:
-		if t.disk.direct >= 0 || t.durable.Load() {
+		if t.disk().direct >= 0 || t.durable.Load() {
 			return 0, false
 		}
 		return t.do(r), true
@@ -108,10 +108,10 @@ func (t *taker) attempt(r *request) (s status, done bool) {
 }
 
 func (t *taker) attemptRead(r *request) (s status, done bool) {
-	if t.disk.direct >= 0 || t.disk.mustWait.Load() {
+	if t.disk().direct >= 0 || t.disk().mustWait.Load() {
 		return 0, false
 	}
-	err := t.disk.readNow(r)
+	err := t.disk().readNow(r)
 	if errors.Is(err, errWouldWait) {
 		return 0, false
 	}
@@ -134,17 +134,17 @@ func (d *Device) do(r *request) status {
 	var err error
 	switch r.kind {
 	case kindIn:
-		err = d.disk.read(r)
+		err = d.disk().read(r)
 	case kindOut:
-		err = d.disk.write(r, d.durable.Load())
+		err = d.disk().write(r, d.durable.Load())
 	case kindFlush:
-		err = d.disk.flush()
+		err = d.disk().flush()
 	case kindGetID:
 		var id [serialSize]byte
 		copy(id[:], d.options.Serial)
 		r.chain.Write(id[:min(serialSize, r.chain.Writable()-1)]) // there is room
 	case kindDiscard, kindWriteZeroes:
-		err = d.disk.spread(r, d.durable.Load())
+		err = d.disk().spread(r, d.durable.Load())
 	}
 	return d.verdict(r, err)
 }
@@ -155,7 +155,7 @@ func (d *Device) verdict(r *request, err error) status {
 		return statusOK
 	}
 	if d.errors.Load() == 0 { // the first is enough to go by; the rest are counted
-		d.log.Error("disk fails", "device", d.disk.path, "kind", r.kind, "at", r.at, "bytes", r.n, "err", err)
+		d.log.Error("disk fails", "device", d.disk().path, "kind", r.kind, "at", r.at, "bytes", r.n, "err", err)
 	}
 	return statusIOError
 }

@@ -84,8 +84,7 @@ func New(device virtio.Device, mem virtio.Memory, lines Lines) (*Transport, erro
 		return nil, fmt.Errorf("mmio: device %T is neither a Server nor a Runner", device)
 	}
 	t.config, _ = device.(virtio.Configured)
-	t.features = device.Features() | virtio.FeatureVersion1 | virtio.FeatureIndirectDesc |
-		virtio.FeatureEventIdx | virtio.FeatureRingReset
+	t.offer()
 	for i, max := range device.Queues() {
 		t.queues = append(t.queues, queue{max: max})
 		if lines.Doorbell != nil {
@@ -95,6 +94,12 @@ func New(device virtio.Device, mem virtio.Memory, lines Lines) (*Transport, erro
 		}
 	}
 	return t, nil
+}
+
+// offer is what the next driver finds.
+func (t *Transport) offer() {
+	t.features = t.device.Features() | virtio.FeatureVersion1 | virtio.FeatureIndirectDesc |
+		virtio.FeatureEventIdx | virtio.FeatureRingReset
 }
 
 // channelBell is a doorbell that only this process rings.

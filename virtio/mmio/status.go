@@ -54,7 +54,10 @@ func (t *Transport) writeStatus(value uint32) bool {
 			return false
 		}
 		t.status = wants
-		if rung.adds == DriverOK {
+		switch rung.adds {
+		case Driver: // which reads what is offered from here on (§3.1.1)
+			t.offer()
+		case DriverOK:
 			t.activateLocked()
 		}
 		return true

@@ -33,7 +33,11 @@ func (c *container) known(id string) (k known) {
 // detached runs a command that leaves processes, which have its output.
 func (c *container) detached(verb string, args ...string) outcome {
 	c.t.Helper()
-	cmd := c.command(c.wall, verb, args...)
+	return c.left(c.command(c.wall, verb, args...))
+}
+
+func (c *container) left(cmd *exec.Cmd) outcome {
+	c.t.Helper()
 	out, err := os.Create(filepath.Join(c.dir, "output"))
 	must(c.t, err)
 	defer out.Close()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -142,8 +143,12 @@ func (s *sandbox) devices(mem *ram.Memory, server fs.Server) ([]machine.Device, 
 	if err != nil {
 		return nil, err
 	}
+	slots, err := s.makeSlots()
+	if err != nil {
+		return nil, err
+	}
 	nets, err := s.networks()
-	return append(append(all, disks...), nets...), err
+	return slices.Concat(all, disks, slots, nets), err
 }
 
 // restrict allows the process no system calls but those that it makes.
@@ -156,8 +161,11 @@ func (s *sandbox) restrict() error {
 	if s.config.Files.NewTemplate != 0 {
 		rows = append(rows, keepCalls...)
 	}
-	if len(s.disks) > 0 {
+	if len(s.disks)+len(s.slots) > 0 {
 		rows = append(rows, diskCalls...)
+	}
+	if len(s.slots) > 0 {
+		rows = append(rows, slotCalls...)
 	}
 	return seccomp.Install(rows, off)
 }

@@ -71,7 +71,7 @@ func (s *sandbox) create() error {
 	err := s.make(ctx, s.first, &agent.AddRequest{
 		Spec: s.config.Spec, GoferMounts: s.config.GoferMounts, Overlay: s.config.Overlay, Limits: s.config.Limits, Cgroup: s.config.Cgroup,
 		Console: s.config.Console, OrdinaryInit: s.config.OrdinaryInit,
-	}, "", files)
+	}, "", files, s.describeDisks())
 	if err != nil {
 		return s.why(err)
 	}
@@ -90,10 +90,21 @@ func (s *sandbox) Add(ctx context.Context, r *agent.AddRequest, files []*os.File
 		closeAll(files)
 		return err
 	}
-	if err := s.make(ctx, c, r, path.Join(share.Pods, r.Container), files); err != nil {
+	streams := files[:len(files)-len(r.Disks)]
+	disks, err := s.insertDisks(c, r.Disks, files[len(streams):])
+	if err != nil {
+		closeAll(streams)
+	} else if err = s.make(whole(ctx), c, r, path.Join(share.Pods, r.Container), streams, disks); err != nil {
+		s.ejectDisks(c)
+	}
+	if err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.containers, r.Container)
+		return err
+	}
+	if err := ctx.Err(); err != nil { // whoever asked has been killed: nobody knows of it
+		_ = s.Remove(whole(ctx), r.Container)
 		return err
 	}
 	s.log.Info("container added", "container", r.Container)
@@ -105,7 +116,7 @@ func (s *sandbox) register(r *agent.AddRequest, c *container, files int) error {
 	if r.Spec.Process.Terminal {
 		want = 1
 	}
-	if files != want {
+	if want += len(r.Disks); files != want {
 		return fmt.Errorf("%d descriptors for a container, want %d: %w", files, want, unix.EINVAL)
 	}
 	if l := r.Limits.Memory; l > 0 && uint64(l) > s.size.memory {
@@ -120,9 +131,9 @@ func (s *sandbox) register(r *agent.AddRequest, c *container, files int) error {
 	return nil
 }
 
-// make has the guest make c, whose files are in a directory of the share. It takes the
-// files over.
-func (s *sandbox) make(ctx context.Context, c *container, r *agent.AddRequest, dir string, files []*os.File) error {
+// make has the guest make c, whose files are in a directory of the share or on the disks. It
+// takes the files over, which are standard streams.
+func (s *sandbox) make(ctx context.Context, c *container, r *agent.AddRequest, dir string, files []*os.File, disks []*rpc.Disk) error {
 	inside := spec.Of(&r.Spec.Spec)
 	if size := r.Console; size != nil && inside.Process.ConsoleSize == nil {
 		p := *inside.Process
@@ -153,10 +164,6 @@ func (s *sandbox) make(ctx context.Context, c *container, r *agent.AddRequest, d
 	binds := map[uint32]string{}
 	for i, m := range r.GoferMounts {
 		binds[uint32(m)] = path.Join(dir, share.MountName(i))
-	}
-	var disks []*rpc.Disk
-	if c == s.first {
-		disks = s.describeDisks()
 	}
 	_, err = s.guest.Create(ctx, &rpc.CreateRequest{
 		Container: c.name, Spec: text, Root: path.Join(dir, share.Root), Binds: binds, Overlay: r.Overlay.Kind == "memory" || r.Overlay.Kind == "dir",
@@ -212,6 +219,7 @@ func (s *sandbox) Remove(ctx context.Context, name string) error {
 	if _, err := s.guest.Delete(ctx, &rpc.DeleteRequest{Container: c.name}); err != nil {
 		return s.why(rpc.Refused(err))
 	}
+	s.ejectDisks(c)
 	c.init.stop()
 	c.kills.End()
 	s.mu.Lock()

@@ -62,6 +62,7 @@ type sandbox struct {
 	lines   *switchboard // connections from the guest
 	share   *remote.Client
 	disks   []*blk.Device
+	slots   []*diskSlot
 	wires   wires
 	balloon target // told with mu held
 	vm      *machine.Machine
@@ -252,7 +253,7 @@ func (s *sandbox) makeMachine() error {
 	defer sys.Close()
 	// Room for those that hold a place while they wait in the kernel: vCPUs, and queues
 	// at their doorbells (vmm/cli, processors).
-	runtime.GOMAXPROCS(runtime.NumCPU() + s.size.cpus + 4 + len(s.config.Devices) + len(s.config.Files.Disks))
+	runtime.GOMAXPROCS(runtime.NumCPU() + s.size.cpus + 4 + len(s.config.Devices) + len(s.config.Files.Disks) + s.config.DiskSlots)
 	return s.assemble(sys)
 }
 

@@ -509,7 +509,10 @@ type CreateRequest struct {
 	// share are the namespaces of the first container's that it is in, of ipc, uts and
 	// pid. The network is the guest's, for all.
 	Share []string `protobuf:"bytes,10,rep,name=share,proto3" json:"share,omitempty"`
-	// disks are the machine's, in their order, and what this container has of them.
+	// disks are the machine's, in their order, and what this container has of them. Behind
+	// those of Begin are slots: what the host has put into one, for a container that came
+	// later, the guest's driver finds when it takes the device anew, and lets go of before
+	// Delete answers, or a Create that fails.
 	Disks         []*Disk           `protobuf:"bytes,11,rep,name=disks,proto3" json:"disks,omitempty"`
 	Cgroup        map[string]string `protobuf:"bytes,12,rep,name=cgroup,proto3" json:"cgroup,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // files of its control group beside those of limits, and what to write
 	unknownFields protoimpl.UnknownFields

@@ -26,7 +26,7 @@ import (
 
 // Version is the protocol's. Host and guest are built together, so that a
 // difference is a guest's init of another build: it is refused.
-const Version = 5
+const Version = 6
 
 // Ports of the host that a guest's init connects to.
 const (
