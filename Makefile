@@ -65,6 +65,7 @@ lab: build ## the slow tests of microVMs in the lab, and vmm beside QEMU microvm
 	BULKHEAD_SLOW=1 go test -count=1 -p 1 -timeout 240m -v ./vmm/e2e
 	BULKHEAD_SLOW=1 go test -count=1 -timeout 120m -v -run '^(TestRun|TestRefusals|TestTerminal|TestLogsAndExec|TestStopAndKill|TestPauseStatsInspect|TestOOM|TestTwenty)$$/^bulkhead-vm$$' ./test/docker
 	BULKHEAD_SLOW=1 go test -count=1 -timeout 60m -v -run '^TestMachines$$' ./test/containerd
+	BULKHEAD_SLOW=1 go test -count=1 -timeout 40m -v -run '^TestProgramsInMachine$$' ./test/programs
 	@scripts/compare
 
 test-apps: build ## run the software that people run, natively and in the sandbox, and print a table (an hour)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -253,6 +254,14 @@ func TestDoDescribes(t *testing.T) {
 		t.Errorf("not the network namespace that was named: %+v", s.Linux.Namespaces)
 	}
 	d.netns = "nobody-made-this"
+	noted := doFlags{annotations: []string{"a.b=c=d", "e="}}
+	if o, err := noted.container([]string{"ls"}); err != nil || !maps.Equal(o.Bundle.Spec.Annotations, map[string]string{"a.b": "c=d", "e": ""}) {
+		t.Errorf("annotations: %v", err)
+	}
+	noted.annotations = []string{"=x"}
+	if _, err := noted.container([]string{"ls"}); err == nil || err.Error() != "do: --annotation==x is not NAME=VALUE" {
+		t.Errorf("an annotation without a name: %v", err)
+	}
 	if _, err := d.container([]string{"ls"}); err == nil || err.Error() != "do: --netns=nobody-made-this: no such file or directory" {
 		t.Errorf("a network namespace that is not there: %v", err)
 	}

@@ -26,6 +26,7 @@ type doFlags struct {
 	rw, ro, env []string
 	cwd, user   string
 	netns       string
+	annotations []string
 }
 
 func (a *app) do() *cobra.Command {
@@ -40,7 +41,8 @@ writes stays in memory and is gone afterwards, but for directories named by
 		Example: `  bulkhead do uname -a
   bulkhead do --rw . make            # what make writes here, stays
   bulkhead do bash                   # a shell, with a terminal
-  bulkhead do --netns web nginx      # with the interfaces of "ip netns add web", while it runs`,
+  bulkhead do --netns web nginx      # with the interfaces of "ip netns add web", while it runs
+  bulkhead --isolation=vm do --annotation dev.bulkhead.vm.memory=2G make`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("do: COMMAND is missing; see bulkhead do --help")
@@ -68,6 +70,7 @@ writes stays in memory and is gone afterwards, but for directories named by
 	f.StringVarP(&d.cwd, "cwd", "C", "", "working directory (default: this one)")
 	f.StringVarP(&d.user, "user", "u", "", "run as UID[:GID] (default: as we are)")
 	f.StringVar(&d.netns, "netns", "", "take over the interfaces of a network namespace, by its name (ip netns) or path (default: loopback alone)")
+	f.StringArrayVar(&d.annotations, "annotation", nil, "set NAME=VALUE, as dev.bulkhead.vm.memory=2G for --isolation=vm; may be repeated")
 	a.metricsFlag(c)
 	return c
 }
@@ -148,6 +151,16 @@ func (d *doFlags) container(args []string) (*container.Create, error) {
 	}
 	if spec.Hostname, err = os.Hostname(); err != nil {
 		return nil, err
+	}
+	for _, text := range d.annotations {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("do: --annotation=%s is not NAME=VALUE", bundle.OneLine(text))
+		}
+		if spec.Annotations == nil {
+			spec.Annotations = map[string]string{}
+		}
+		spec.Annotations[name] = value
 	}
 	spec.Linux.Namespaces = bundle.StandardNamespaces()
 	if d.netns != "" {

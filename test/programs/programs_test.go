@@ -179,13 +179,8 @@ func TestPrograms(t *testing.T) {
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			rig.Need(t, row.need)
-			script := filepath.Join(t.TempDir(), "script")
-			if err := os.WriteFile(script, []byte(strings.ReplaceAll(row.script, "\n\t\t", "\n")), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			run := func(dir string) rig.Command {
-				return rig.Command{Args: append(strings.Fields(row.shell), script), Dir: dir}
-			}
+			args := append(strings.Fields(row.shell), file(t, row.script))
+			run := func(dir string) rig.Command { return rig.Command{Args: args, Dir: dir} }
 			want := run(t.TempDir()).Native(t)
 			if want.Out == "" {
 				t.Fatalf("natively it prints nothing: %s", want)
@@ -195,4 +190,14 @@ func TestPrograms(t *testing.T) {
 			})
 		})
 	}
+}
+
+// file is one with a script, without its indent.
+func file(t *testing.T, script string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(script, "\n\t\t", "\n")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

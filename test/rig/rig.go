@@ -115,10 +115,11 @@ func (r Result) String() string {
 // Command is a program to run natively or in a sandbox.
 type Command struct {
 	Args  []string
-	Dir   string   // the working directory; empty means /tmp
-	Stdin string   // what it reads
-	Env   []string // beyond PATH, HOME and LANG
-	Flags []string // of `bulkhead do`, in the sandbox only
+	Dir   string        // the working directory; empty means /tmp
+	Stdin string        // what it reads
+	Env   []string      // beyond PATH, HOME and LANG
+	Flags []string      // of `bulkhead do`, in the sandbox only
+	Limit time.Duration // after which it is taken to hang; 0 is Limit
 }
 
 func (c Command) cmd(ctx context.Context, args []string) *exec.Cmd {
@@ -139,7 +140,7 @@ func (c Command) cmd(ctx context.Context, args []string) *exec.Cmd {
 // Native runs the command on this host.
 func (c Command) Native(tb testing.TB) Result {
 	tb.Helper()
-	return run(tb, func(ctx context.Context) *exec.Cmd { return c.cmd(ctx, c.Args) })
+	return run(tb, c.Limit, func(ctx context.Context) *exec.Cmd { return c.cmd(ctx, c.Args) })
 }
 
 // In runs the command by `bulkhead do` on platform.
@@ -147,12 +148,15 @@ func (c Command) In(tb testing.TB, platform string) Result {
 	tb.Helper()
 	args := append([]string{Bulkhead(tb), "--platform=" + platform, "do"}, c.Flags...)
 	args = append(append(args, "--"), c.Args...)
-	return run(tb, func(ctx context.Context) *exec.Cmd { return c.cmd(ctx, args) })
+	return run(tb, c.Limit, func(ctx context.Context) *exec.Cmd { return c.cmd(ctx, args) })
 }
 
-func run(tb testing.TB, command func(context.Context) *exec.Cmd) Result {
+func run(tb testing.TB, limit time.Duration, command func(context.Context) *exec.Cmd) Result {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Limit)
+	if limit == 0 {
+		limit = Limit
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := command(ctx)
 	var out, errs bytes.Buffer
@@ -162,7 +166,7 @@ func run(tb testing.TB, command func(context.Context) *exec.Cmd) Result {
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		tb.Fatalf("%q hung for %v; so far:\n%s", cmd.Args, Limit, result)
+		tb.Fatalf("%q hung for %v; so far:\n%s", cmd.Args, limit, result)
 	case errors.As(err, &exit):
 		status := exit.Sys().(syscall.WaitStatus)
 		result.Code = status.ExitStatus()
