@@ -144,6 +144,9 @@ func runs(owners []uint8) iter.Seq[run] {
 // SetLimit sets how many bytes may be in use; 0 is without limit.
 func (a *Arena) SetLimit(bytes uint64) { a.limit.Store(int64(bytes / PageSize)) }
 
+// Limit is how many bytes may be in use; 0 is without limit.
+func (a *Arena) Limit() uint64 { return uint64(max(0, a.limit.Load())) * PageSize }
+
 // most is how many pages there can be, whatever becomes free; 0: unknown.
 func (a *Arena) most() uint64 {
 	if l := a.limit.Load(); l > 0 {

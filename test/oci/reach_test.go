@@ -1,16 +1,11 @@
 package oci
 
 import (
-	"bufio"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-
-	"bulkhead/test/rig"
 )
 
 // reaches are what a container hears of others that refuse, that nobody reaches, that stop half-way; as
@@ -43,15 +38,7 @@ var reaches = []struct{ name, args, want string }{
 
 // TestReach: connections that come to nothing, or not to all, do so as with Linux.
 func TestReach(t *testing.T) {
-	rig.Need(t, "gcc")
-	dir := t.TempDir()
-	reach := filepath.Join(dir, "reach")
-	if out, err := exec.Command("gcc", "-static", "-w", "-o", reach, "testdata/reach.c").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	dir := reacher(t)
 	eachRuntime(t, func(t *testing.T, p *program) {
 		w := newWire(t)
 		for _, line := range []string{"route add unreachable 198.51.100.0/24", "route add prohibit 203.0.113.0/24", "-6 route add unreachable 2001:db8:1::/48",
@@ -63,19 +50,7 @@ func TestReach(t *testing.T) {
 		if out, err := w.beyond("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; echo 0 >/proc/sys/net/ipv4/icmp_ratelimit; echo 0 >/proc/sys/net/ipv6/icmp/ratelimit").CombinedOutput(); err != nil {
 			t.Fatalf("forward: %v: %s", err, out)
 		}
-		peer := w.beyond(reach, "serve")
-		out, err := peer.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := peer.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { peer.Process.Kill(); peer.Wait() }()
-		lines := bufio.NewReader(out)
-		if s, err := lines.ReadString('\n'); err != nil || s != "ready\n" {
-			t.Fatalf("the peer says %q, %v", s, err)
-		}
+		lines := w.answering(t, dir)
 		name := p.started(t, func(s *specs.Spec) {
 			w.join(s)
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Type: "bind", Source: dir, Options: []string{"rbind", "ro"}})

@@ -67,6 +67,7 @@ type Stack struct {
 	queued  socket.Held // bytes that sockets hold
 	carried traffic
 	echoes  [2]atomic.Uint64 // questions that raw sockets have sent, of IPv4 and IPv6
+	share   atomic.Uint64    // shareOut's last
 	failed  atomic.Uint64    // attempts of ours to connect that a peer or its silence ended
 
 	mu      sync.Mutex

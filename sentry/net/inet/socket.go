@@ -199,6 +199,7 @@ func (s *Socket) newEndpoint(wq *waiter.Queue) (tcpip.Endpoint, tcpip.Error) {
 	transport := tcpip.TransportProtocolNumber(s.protocol)
 	switch {
 	case s.typ == unix.SOCK_STREAM:
+		s.net.shareOut()
 		return lib.NewEndpoint(tcp.ProtocolNumber, network, wq)
 	case s.typ == unix.SOCK_RAW && s.protocol == unix.IPPROTO_RAW:
 		return lib.NewRawEndpoint(transport, network, wq, false)
@@ -267,6 +268,8 @@ func (l listener) NotifyEvent(mask waiter.EventMask) {
 	s.events.Add(1)
 	if s.typ != unix.SOCK_STREAM {
 		s.drain()
+	} else {
+		s.net.shareOut()
 	}
 	events := vfs.Events(mask) & 0xffff
 	if events&vfs.EventIn != 0 {

@@ -359,7 +359,7 @@ func (s *Socket) Listen(_ socket.Caller, backlog int) error {
 		}
 	}
 	// Linux takes one more than it is told (sk_acceptq_is_full).
-	if err := s.ep.Listen(backlog + 1); err != nil {
+	if err := s.ep.Listen(s.toListen(backlog) + 1); err != nil {
 		if _, ok := err.(*tcpip.ErrInvalidEndpointState); ok && s.phase == listening {
 			return nil // a smaller one than wait already
 		}

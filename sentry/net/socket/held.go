@@ -29,6 +29,14 @@ func (h *Held) In(ctx vfs.Context) {
 // it first, as a pod's network does, counts to the pod's own.
 func (h *Held) Of(a *memory.Arena) { h.arena.CompareAndSwap(nil, a) }
 
+// Limit is the container's, in bytes; 0 is none.
+func (h *Held) Limit() uint64 {
+	if a := h.arena.Load(); a != nil {
+		return a.Limit()
+	}
+	return 0
+}
+
 func (h *Held) Load() int64 { return h.bytes.Load() }
 
 // Add counts n more. ENOBUFS says that the container's memory has no room for them, and

@@ -3,6 +3,7 @@
 //	reach dial ADDRESS PORT [udp [TRIES]]  how a connection goes, and on standard error how long it took
 //	reach told ADDRESS [HOPS]      what a socket that asked hears of a datagram that comes to nothing, by whom
 //	reach serve                    what answers the acts below, each at a port; "ready" on standard output
+//	reach crowd ADDRESS CONNECTIONS  what comes of many peers that never read
 //	reach half|reset|full ADDRESS  what comes of a peer that sends no more, that resets, that never reads
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -187,6 +188,28 @@ int main(int argc, char **argv)
 		struct sockaddr_storage a;
 		socklen_t len = sizeof a;
 		printf(", peer %s\n", said(getpeername(fd, (void *)&a, &len)));
+		return 0;
+	}
+	if (!strcmp(act, "crowd")) { // connections to such a peer, each filled; then one that is answered
+		int n = atoi(argv[3]), full = 0, fd;
+		long sent = 0, m;
+		struct pollfd p[n];
+		for (int i = 0; i < n; i++)
+			if ((p[i] = (struct pollfd){to(argv[2], FULL), POLLOUT}).fd < 0)
+				return printf("connection %d: %s\n", i, said(-1)), 1;
+		for (int idle = 0; idle < 5;) { // nothing has moved for a second
+			if (poll(p, n, 200) == 0)
+				idle++;
+			for (int i = 0; i < n; i++)
+				if (p[i].revents & POLLOUT && (m = send(p[i].fd, b, sizeof b, MSG_DONTWAIT)) > 0)
+					sent += m, idle = 0;
+		}
+		for (int i = 0; i < n; i++)
+			if (!(poll_for(p[i].fd, POLLOUT, 0) & POLLOUT))
+				full++;
+		fd = to(argv[2], HALF);
+		printf("%s, reached: %s\n", full > n * 9 / 10 ? "they wait" : "they do not wait", said(fd));
+		fprintf(stderr, "%ld MiB sent, %d full\n", sent >> 20, full);
 		return 0;
 	}
 	if (!strcmp(act, "full")) {
