@@ -265,10 +265,24 @@ func ourLimits() (limits []specs.POSIXRlimit) {
 	}{{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE}, {"RLIMIT_STACK", unix.RLIMIT_STACK}, {"RLIMIT_CORE", unix.RLIMIT_CORE}} {
 		var l unix.Rlimit
 		if unix.Getrlimit(row.n, &l) == nil {
+			if row.n == unix.RLIMIT_NOFILE && l.Cur == l.Max-1 {
+				l.Cur = notRaised(l)
+			}
 			limits = append(limits, specs.POSIXRlimit{Type: row.name, Soft: l.Cur, Hard: l.Max})
 		}
 	}
 	return limits
+}
+
+// notRaised is the soft limit of files that we were started with. Go has raised ours for itself
+// (syscall/rlimit.go), and does not tell what it was; whoever started us has the same, unless
+// that is a program of Go's too.
+func notRaised(ours unix.Rlimit) uint64 {
+	var theirs unix.Rlimit
+	if err := unix.Prlimit(os.Getppid(), unix.RLIMIT_NOFILE, nil, &theirs); err != nil || theirs.Max != ours.Max {
+		return ours.Cur
+	}
+	return min(ours.Cur, theirs.Cur)
 }
 
 // ourCapabilities: root has them all, inside; others have none.

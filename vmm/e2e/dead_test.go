@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"bulkhead/hwtest/lab"
+	"bulkhead/kernels/debian"
 )
 
 // deaths are how a guest ends without its init saying so. The container's program, which
@@ -52,5 +53,39 @@ func TestDead(t *testing.T) {
 				t.Errorf("%s: %q is not told of:\n%s", d.name, want, got.err)
 			}
 		}
+	}
+}
+
+// TestLackingKernel: a guest's kernel without the drivers that a container needs is told with the
+// options that it was built without. Debian's has virtio as modules, which nobody loads here.
+func TestLackingKernel(t *testing.T) {
+	runtimeProgram(t)
+	if !slow(t) {
+		t.Skip("guestinit/agent has the list; that it reaches a person takes another kernel's boot: make lab")
+	}
+	guest, err := debian.FetchGuest(t.Context())
+	if err != nil {
+		t.Skip("needs Debian's kernel; make kernel-debian with a network:", err)
+	}
+	if !inLinux(t, lab.Machine{Memory: 2048}) {
+		return
+	}
+	c := box(t, "true")
+	dir := t.TempDir()
+	for _, name := range []string{"bulkhead", "guestinit"} {
+		program, err := os.ReadFile(filepath.Join(filepath.Dir(c.program), name))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, name), program, 0o755))
+	}
+	must(t, os.Symlink(guest.Image, filepath.Join(dir, "vmlinux")))
+	c.program = filepath.Join(dir, "bulkhead")
+	got := finish(t, c.command("vm", "run", "lacking"))
+	for _, want := range []string{"this kernel lacks ", "devices of virtio's by MMIO (CONFIG_VIRTIO_MMIO,", "CONFIG_VIRTIO_VSOCKETS", "CONFIG_VIRTIO_FS"} {
+		if got.code != 1 || !strings.Contains(got.err, want) {
+			t.Errorf("%q is not told of: %+v", want, got)
+		}
+	}
+	if left, err := os.ReadDir(c.state); len(left) > 0 {
+		t.Errorf("%v is left behind, %v", left, err)
 	}
 }
