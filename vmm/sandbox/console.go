@@ -55,11 +55,11 @@ func (c *console) tail() string {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	const lines = 5
+	const lines, longest = 5, 500 // what a kernel lacks is one line
 	var last [][]byte
 	for line := range bytes.Lines(c.last) {
 		if line = bytes.TrimSpace(line); len(line) > 0 {
-			last = append(last, []byte(printable(string(line), 200)))
+			last = append(last, []byte(printable(string(line), longest)))
 		}
 	}
 	end := last[max(0, len(last)-lines):]
