@@ -33,12 +33,15 @@ func testRun(t *testing.T, d *daemon, runtime string, native map[string]rig.Resu
 		return append(options, "box", "sh", "-c", script)
 	}
 	rows := map[string][]string{
-		"hello":         {"box", "echo", "hi"},
-		"exit":          sh(nil, "exit 42"),
-		"fault":         sh(nil, "kill -SEGV $$; sh -c 'kill -SEGV $$'; echo $?"),
-		"environment":   sh([]string{"-e", "A=b c", "-e", "PATH=/bin:/x"}, `echo "$A" $PATH $HOME; hostname | wc -c`),
-		"directory":     sh([]string{"-w", "/made/new"}, "pwd; ls -ld . | cut -c1-10"),
-		"user":          sh([]string{"-u", "1000:1000"}, "id -u; id -g; touch /x; grep Cap /proc/self/status"),
+		"hello":        {"box", "echo", "hi"},
+		"exit":         sh(nil, "exit 42"),
+		"fault":        sh(nil, "kill -SEGV $$; sh -c 'kill -SEGV $$'; echo $?"),
+		"environment":  sh([]string{"-e", "A=b c", "-e", "PATH=/bin:/x"}, `echo "$A" $PATH $HOME; hostname | wc -c`),
+		"directory":    sh([]string{"-w", "/made/new"}, "pwd; ls -ld . | cut -c1-10"),
+		"user":         sh([]string{"-u", "1000:1000"}, "id -u; id -g; touch /x; grep Cap /proc/self/status"),
+		"user_streams": sh([]string{"-u", "1000:1000"}, "stat -L -c %u /dev/fd/1 /dev/fd/2; echo out >/dev/stdout; echo err >/dev/stderr"),
+		"user_files": sh(nil, `mkdir -m 777 /u; su user -c 'cd /u; umask 077; echo a >f; echo b >>f; exec 3>g; echo c >&3; cat f g; stat -c "%a %u %g %s" f g'
+			chown 5:6 /u/f; exec 4>>/u/f; echo d >&4; stat -c "%u %g" /u/f`),
 		"root":          sh(nil, "id; grep -E 'Cap|NoNew|Seccomp:' /proc/self/status | grep -v Seccomp; touch /x && ls /x"),
 		"volume":        sh([]string{"-v", host + ":/v"}, "cat /v/f; echo w >/v/w; cat /v/w; rm /v/w"),
 		"volume_ro":     sh([]string{"-v", host + ":/v:ro"}, "cat /v/f; echo w >/v/w"),

@@ -196,14 +196,36 @@ func (f *file) Attr(vfs.Context) (vfs.Attr, error) {
 	}
 	a := wire.Attr{
 		Ino: s.Ino, Dev: s.Dev, Rdev: s.Rdev, Size: uint64(s.Size), Blocks: uint64(s.Blocks),
-		Mode: s.Mode, Nlink: uint32(s.Nlink), UID: s.Uid, GID: s.Gid, BlockSize: uint32(s.Blksize),
+		Mode: s.Mode, Nlink: uint32(s.Nlink), BlockSize: uint32(s.Blksize),
 		Atime: wireTime(s.Atim), Mtime: wireTime(s.Mtim), Ctime: wireTime(s.Ctim),
 	}
-	f.mu.Lock()
-	a.Btime = f.attr.Btime
-	f.attr, f.asked = a, time.Now()
-	f.mu.Unlock()
+	if !f.own(&a) {
+		r, err := f.call(wire.Request{Op: wire.GetAttr})
+		switch err {
+		case nil:
+			f.learn(&r.Attr)
+			return f.show(&r.Attr), nil
+		case unix.ESTALE: // nobody knows better any more
+		default:
+			return vfs.Attr{}, err
+		}
+	}
 	return f.show(&a), nil
+}
+
+// own completes a, which fstat(2) has given here and now: with what that does not tell, and
+// with the owner. In the Sentry's user namespace the host's are not mapped: it sees all
+// but one of them as overflowuid (user_namespaces(7)). It reports whether the owner is certainly
+// the one that the gofer has told, for nobody else changes it or nothing has changed since.
+func (f *file) own(a *wire.Attr) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a.UID, a.GID, a.Btime = f.attr.UID, f.attr.GID, f.attr.Btime
+	if !f.fs.exclusive() && a.Ctime != f.attr.Ctime {
+		return false
+	}
+	f.attr, f.asked = *a, time.Now()
+	return true
 }
 
 // fixedSize is the file's size as long as nobody can change it: neither the host, nor
