@@ -18,6 +18,7 @@ func (st *stage) master() int { return terminalMaster }
 // descriptors 0 to 2, the session's, and for init /dev/console.
 func (st *stage) openTerminal() error {
 	if !st.Process.Terminal {
+		st.ownStreams()
 		return nil
 	}
 	m, err := unix.Open("/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
@@ -66,4 +67,15 @@ func (st *stage) openTerminal() error {
 	}
 	f.Close()
 	return unix.Mount(name, "/dev/console", "", unix.MS_BIND, "")
+}
+
+// ownStreams gives the process's user the standard streams, so that it can open them by
+// name (/dev/stdout), as other runtimes do. What cannot be given stays another's.
+func (st *stage) ownStreams() {
+	for fd := range 3 {
+		var s unix.Stat_t
+		if err := unix.Fstat(fd, &s); err == nil && s.Mode&unix.S_IFMT != unix.S_IFCHR {
+			_ = unix.Fchown(fd, int(st.Process.User.UID), -1)
+		}
+	}
 }

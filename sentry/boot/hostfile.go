@@ -18,21 +18,31 @@ type hostFile struct {
 	watch   *watcher
 	queue   vfs.Queue
 	watched bool
+	uid     uint32 // the owner that is shown
 }
 
 // pipeSure is what a pipe that is ready takes without waiting (PIPE_BUF).
 const pipeSure = 4096
 
-// newHostFile takes over fd.
-func newHostFile(fd int, w *watcher) (*hostFile, error) {
-	f := &hostFile{fd: fd, watch: w}
+// newHostFile takes over fd. It is shown as uid's: whom it belongs to on the host, a Sentry in
+// a user namespace cannot know, and a program opens its own standard streams by name (an engine's
+// log at /dev/stdout), for which other runtimes give them to its user.
+func newHostFile(fd int, w *watcher, uid uint32) (*hostFile, error) {
+	f := &hostFile{fd: fd, watch: w, uid: uid}
 	if err := unix.Fstat(fd, &f.stat); err != nil {
 		return nil, err
+	}
+	if f.isNull() {
+		f.uid = 0
 	}
 	if !f.seekable() {
 		f.watched = w.add(fd, &f.queue)
 	}
 	return f, nil
+}
+
+func (f *hostFile) isNull() bool {
+	return f.stat.Mode&unix.S_IFMT == unix.S_IFCHR && f.stat.Rdev == unix.Mkdev(1, 3)
 }
 
 func (f *hostFile) seekable() bool {
@@ -48,21 +58,21 @@ func (f *hostFile) name() string {
 	case unix.S_IFSOCK:
 		return "socket:[" + itoa(f.stat.Ino) + "]"
 	case unix.S_IFCHR:
-		if f.stat.Rdev == unix.Mkdev(1, 3) {
+		if f.isNull() {
 			return "/dev/null"
 		}
 	}
 	return "host:[" + itoa(f.stat.Ino) + "]"
 }
 
-// Attr is fstat(2) of the host's file.
+// Attr is fstat(2) of the host's file, but for the owner.
 func (f *hostFile) Attr() vfs.Attr {
 	s := f.stat
 	if f.seekable() {
 		unix.Fstat(f.fd, &s)
 	}
 	return vfs.Attr{
-		Dev: s.Dev, Ino: s.Ino, Mode: s.Mode, Nlink: uint32(s.Nlink), UID: s.Uid, GID: s.Gid, Rdev: s.Rdev, Size: s.Size,
+		Dev: s.Dev, Ino: s.Ino, Mode: s.Mode, Nlink: uint32(s.Nlink), UID: f.uid, Rdev: s.Rdev, Size: s.Size,
 		Blocks: s.Blocks, BlockSize: int32(s.Blksize), Atime: s.Atim, Mtime: s.Mtim, Ctime: s.Ctim,
 	}
 }
@@ -187,7 +197,7 @@ func (a attrOf) Open(vfs.Context, vfs.Path, int) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := newHostFile(fd, a.f.watch)
+	f, err := newHostFile(fd, a.f.watch, a.f.uid)
 	if err != nil {
 		unix.Close(fd)
 		return nil, err

@@ -31,7 +31,7 @@ func TestWriteToPipe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := newHostFile(fd, watch)
+	f, err := newHostFile(fd, watch, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

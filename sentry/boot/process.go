@@ -284,7 +284,7 @@ func (c *container) giveFiles(p *process, fds *vfs.FDTable, ctx vfs.Context, ter
 			return fmt.Errorf("descriptor %d: %w", next, err)
 		}
 		file.Close()
-		f, err := newHostFile(fd, c.watch)
+		f, err := newHostFile(fd, c.watch, ctx.Creds().UID)
 		if err != nil {
 			return fmt.Errorf("descriptor %d: %w", next, err)
 		}
