@@ -24,6 +24,7 @@ type column struct {
 	runtime []string // empty: natively
 	dir     string
 	root    string
+	written bool   // the root may be written to
 	netns   string // of iproute2's, that it runs in; "": a new one, or natively ours
 }
 
@@ -78,13 +79,20 @@ func spec(c column, args []string) *specs.Spec {
 	if c.netns != "" {
 		network.Path = "/var/run/netns/" + c.netns
 	}
+	process := &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}}
+	if c.written { // as docker has it
+		able := strings.Fields(`CAP_CHOWN CAP_DAC_OVERRIDE CAP_FSETID CAP_FOWNER CAP_MKNOD CAP_NET_RAW CAP_SETGID
+			CAP_SETUID CAP_SETFCAP CAP_SETPCAP CAP_NET_BIND_SERVICE CAP_SYS_CHROOT CAP_KILL CAP_AUDIT_WRITE`)
+		process.Capabilities = &specs.LinuxCapabilities{Bounding: able, Effective: able, Permitted: able}
+	}
 	return &specs.Spec{
 		Version: "1.0.2",
-		Root:    &specs.Root{Path: c.root, Readonly: true},
-		Process: &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}},
+		Root:    &specs.Root{Path: c.root, Readonly: !c.written},
+		Process: process,
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=65536k"}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "nodev", "mode=1777"}},
 			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=1777"}},
 		},
 		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, network}},
@@ -135,6 +143,9 @@ func (t *table) fill(c column, runs, starts int) error {
 	}
 	t.add(c.name, "start of `true` to its exit", "ns", took)
 	if err := t.network(c, runs); err != nil {
+		return err
+	}
+	if err := t.programs(c, runs); err != nil {
 		return err
 	}
 	if len(c.runtime) == 0 {
