@@ -154,14 +154,14 @@ func BenchmarkUnmapInCall(b *testing.B) {
 		t0 := time.Now()
 		w.call(th, c, 110)
 		t1 := time.Now()
-		if th.crew != nil {
+		if th.crewed {
 			inCall++
 		}
 		w.check(w.as.Unmap(dataAt+0x10000, pageSize))
 		t2 := time.Now()
 		w.show(dataAt+0x10000, page, rw)
 		t3 := time.Now()
-		if th.crew != nil {
+		if th.crewed {
 			least[0], least[1], least[2] = min(least[0], t1.Sub(t0)), min(least[1], t2.Sub(t1)), min(least[2], t3.Sub(t2))
 		}
 	}

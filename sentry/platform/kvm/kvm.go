@@ -10,9 +10,11 @@
 // mapped for it alone. A vCPU is run by the thread's own goroutine, inside
 // Thread.Run, where each event is an exit; or, while calls follow each other
 // closely, by a runner on another OS thread, so that the goroutine can answer
-// them without any (runner.go).
+// them without any (runner.go). For that there is room for one thread in two CPUs, and
+// so those that call a lot take turns (lane.go).
 //
 // Locks: addressSpace.sitesMu, the patcher's, addressSpace.mu, then Platform.mu or guestMemory.mu, then guestMemory.flushMu.
+// lanes.mu is held for a few assignments, and no other with it.
 package kvm
 
 import (
@@ -51,15 +53,14 @@ type Platform struct {
 
 	stubPage, gatePage, idtPage, tablePage uint64
 
-	runners chan *runner // those without work
+	lanes lanes
 
 	sites [siteOutcomes]atomic.Uint64
 
-	mu    sync.Mutex
-	all   []*vcpu
-	idle  []*vcpu
-	max   int
-	crews []*runner
+	mu   sync.Mutex
+	all  []*vcpu
+	idle []*vcpu
+	max  int
 }
 
 // New makes a machine on an open /dev/kvm, fd, or one that it opens itself if fd
@@ -115,7 +116,7 @@ func (p *Platform) start() error {
 	if err = p.newTables(); err != nil {
 		return err
 	}
-	p.startRunners()
+	p.lanes.open()
 	return p.probe()
 }
 
@@ -176,7 +177,7 @@ func (p *Platform) put(v *vcpu) {
 func (p *Platform) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stopRunners()
+	p.lanes.close()
 	var errs []error
 	for _, v := range p.all {
 		errs = append(errs, v.VCPU.Close())

@@ -11,13 +11,11 @@ import (
 	"bulkhead/sentry/platform"
 )
 
-// A runner is an OS thread that runs other goroutines' vCPUs, one at a time,
-// while these answer system calls without an exit. That takes two CPUs a thread
-// of the application, and so there are half as many runners as CPUs. Whoever
-// gets none runs its vCPU itself.
+// A runner is an OS thread that runs other goroutines' vCPUs, while these answer system
+// calls without an exit. That takes two CPUs, a lane, and so there are half as many
+// lanes as CPUs (lane.go).
 type runner struct {
-	work chan *vcpu
-	done chan struct{}
+	work chan *vcpu // capacity 1
 }
 
 const (
@@ -41,51 +39,23 @@ const (
 	mostDebt   = 32
 	mostCredit = 16
 
+	// slice is how long a thread has a lane that another one waits for: some thirty times
+	// what it takes to change them.
+	slice = time.Millisecond
+
 	// yieldAfter is how long a watcher keeps other goroutines of its P waiting.
 	yieldAfter = 10 * time.Microsecond
 )
 
-func (p *Platform) startRunners() {
-	n := runtime.NumCPU() / 2
-	p.runners = make(chan *runner, n)
-	for range n {
-		r := &runner{work: make(chan *vcpu, 1), done: make(chan struct{})}
-		p.crews = append(p.crews, r)
-		go r.run(p.runners)
-		p.runners <- r
-	}
-}
-
-func (p *Platform) stopRunners() {
-	for _, r := range p.crews {
-		close(r.work)
-		<-r.done
-	}
-	p.crews = nil
-}
-
-// hire gets a runner that has nothing to do, or nil.
-func (p *Platform) hire() *runner {
-	select {
-	case r := <-p.runners:
-		return r
-	default:
-		return nil
-	}
-}
-
-func (r *runner) run(free chan<- *runner) {
+func (r *runner) run(l *lanes) {
 	runtime.LockOSThread()
-	defer close(r.done)
+	defer l.running.Done()
 	for v := range r.work {
-		v.exit, v.err = v.VCPU.Run()
-		free <- r
-		v.out.Store(true)
-		if v.park.CompareAndSwap(true, false) {
-			v.wake <- struct{}{}
-		} else {
-			r.linger()
+		for v != nil {
+			v.exit, v.err = v.VCPU.Run()
+			v = l.next(r, v)
 		}
+		r.linger()
 	}
 }
 
@@ -129,18 +99,18 @@ func priceOf(exit time.Duration) int {
 //
 // Each is judged once: when the watcher gets tired it tells the stub not to wait,
 // and whatever comes from there then says nothing of the runner.
-func (t *thread) settle() {
+func (t *thread) settle(price int) {
 	if t.settled {
 		return
 	}
 	t.settled, t.quick = true, 0
-	if t.served >= t.p.price {
+	if t.served >= price {
 		t.quick = enough
 	}
-	t.credit = min(max(t.credit+t.served-t.p.price, -mostDebt), mostCredit*t.p.price)
+	t.credit = min(max(t.credit+t.served-price, -mostDebt), mostCredit*t.p.price)
 }
 
-// watch waits for the vCPU that a runner has: for a call in the slot, or for its exit.
+// watch waits for the vCPU that a runner has, or is to have: for a call in the slot, or for its exit.
 func (t *thread) watch(c *platform.Context) (platform.Event, error) {
 	v := t.v
 	var start, yielded time.Time
@@ -154,6 +124,10 @@ func (t *thread) watch(c *platform.Context) (platform.Event, error) {
 			exit, err := t.release()
 			return t.decode(exit, err, c)
 		}
+		if v.turn.Load() != aboard && !t.await() {
+			t.crewed = false
+			return platform.Event{}, nil // Interrupt had it leave the queue: it runs by itself
+		}
 		pause()
 		if i%64 != 0 {
 			continue
@@ -163,7 +137,7 @@ func (t *thread) watch(c *platform.Context) (platform.Event, error) {
 		case start.IsZero():
 			start, yielded = now, now
 		case now.Sub(start) > patience:
-			t.settle()
+			t.settle(t.p.price)
 			t.wait()
 		case now.Sub(yielded) > yieldAfter:
 			runtime.Gosched()
@@ -174,16 +148,24 @@ func (t *thread) watch(c *platform.Context) (platform.Event, error) {
 
 // Waiting implements platform.Waiter: the stub rings at once.
 func (t *thread) Waiting() {
-	if t.crew != nil {
-		t.v.slot.state.CompareAndSwap(posted, leave)
+	if t.crewed {
+		t.settle(1)
+		t.leave()
 	}
 }
 
-// wait parks until the runner is done. The stub is told that nobody watches; if
-// it has missed that, it rings when its rounds are over.
+// leave tells the stub to come out, and whose turn is next that this is near.
+func (t *thread) leave() {
+	t.p.lanes.leaves(t.v)
+	t.v.slot.state.CompareAndSwap(posted, leave)
+}
+
+// wait parks until the runner is done, and gives the lane to others. The stub is told
+// that nobody watches; if it has missed that, it rings when its rounds are over.
 func (t *thread) wait() {
 	v := t.v
 	v.slot.spin.Store(0)
+	t.p.lanes.give(v)
 	v.park.Store(true)
 	if (v.out.Load() || v.slot.state.Load() == posted) && v.park.CompareAndSwap(true, false) {
 		return
@@ -193,17 +175,27 @@ func (t *thread) wait() {
 
 // release takes the vCPU back from its runner, which is done with it.
 func (t *thread) release() (kvm.Exit, error) {
-	t.crew = nil
+	t.crewed = false
 	t.v.out.Store(false)
 	t.v.tally.add(tallyExits)
 	return t.v.exit, t.v.err
+}
+
+// endSlice lets the next in the queue have the lane, if t has had it for long.
+func (t *thread) endSlice() error {
+	if time.Since(t.since) < slice {
+		return nil
+	}
+	t.settle(1)
+	t.leave()
+	return t.bringOut()
 }
 
 // bringOut makes the vCPU's state ours: a runner may have it, in the stub, where
 // it waits for an answer.
 func (t *thread) bringOut() error {
 	v := t.v
-	if t.crew == nil {
+	if !t.crewed {
 		return nil
 	}
 	v.slot.state.CompareAndSwap(posted, leave)

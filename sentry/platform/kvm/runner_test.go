@@ -10,8 +10,8 @@ import (
 func after(t *thread, served ...int) (calls int) {
 	for _, n := range served {
 		t.served, t.settled = n, false
-		t.settle()
-		t.settle() // the stub was told not to wait: its exit is not another failure
+		t.settle(t.p.price)
+		t.settle(t.p.price) // the stub was told not to wait: its exit is not another failure
 	}
 	for ; !t.hot(); t.quick++ {
 		calls++

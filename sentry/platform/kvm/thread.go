@@ -24,12 +24,13 @@ type thread struct {
 	absent   bool // the last KVM_RUN found no page
 	locked   bool // to the OS thread
 
-	// crew is the runner that has the vCPU, if it is not out.
-	crew    *runner
+	crewed  bool // a runner has the vCPU, or the vCPU queues for one
 	quick   int  // calls in a row that came soon after the last
 	served  int  // calls that runners have saved an exit since one was judged
 	settled bool // one was, and none hired since
 	credit  int  // exits that runners have saved beyond their price
+
+	since time.Time // when it got the lane
 
 	// Interrupt sets intr, then kicks; Run looks at intr, and whoever is kicked
 	// before it enters the guest leaves that at once.
@@ -66,9 +67,15 @@ func (t *thread) Run(c *platform.Context, space platform.AddressSpace) (platform
 // registers, for which the vCPU must be out.
 func (t *thread) enter(c *platform.Context, as *addressSpace) (platform.Event, error) {
 	v := t.v
-	if t.crew != nil && v.out.Load() { // the stub did not wait for so long
-		t.settle()
-		if err := t.bringOut(); err != nil {
+	if t.crewed {
+		var err error
+		if v.out.Load() { // the stub did not wait for so long
+			t.settle(t.p.price)
+			err = t.bringOut()
+		} else if t.p.lanes.queued.Load() > 0 {
+			err = t.endSlice()
+		}
+		if err != nil {
 			return platform.Event{}, err
 		}
 	}
@@ -113,17 +120,15 @@ func (t *thread) enter(c *platform.Context, as *addressSpace) (platform.Event, e
 // next runs the vCPU until there is something to look at. Without an event the
 // caller tries again.
 func (t *thread) next(c *platform.Context) (platform.Event, error) {
-	if t.crew == nil && t.hot() {
-		t.crew = t.p.hire()
-		if t.crew != nil {
-			if t.settled {
-				t.served, t.settled = 0, false
-			}
-			t.v.slot.spin.Store(stubRounds)
-			t.crew.work <- t.v
+	if !t.crewed && t.p.lanes.total > 0 && t.hot() && !t.intr.Load() {
+		if t.settled {
+			t.served, t.settled = 0, false
 		}
+		t.v.slot.spin.Store(stubRounds)
+		t.crewed, t.since = true, time.Now()
+		t.p.lanes.engage(t.v)
 	}
-	if t.crew != nil {
+	if t.crewed {
 		return t.watch(c)
 	}
 	t.v.slot.spin.Store(0)
@@ -352,6 +357,7 @@ func (t *thread) Save(c *platform.Context) (err error) {
 func (t *thread) Interrupt() {
 	t.intr.Store(true)
 	t.v.Kick()
+	t.p.lanes.cast(t.v)
 }
 
 // Close implements platform.Thread.Close.

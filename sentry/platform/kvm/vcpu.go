@@ -40,6 +40,11 @@ type vcpu struct {
 	out  atomic.Bool
 	wake chan struct{}
 	park atomic.Bool
+
+	turn atomic.Uint32 // ashore, queued, aboard
+	// Under lanes.mu: it has a lane, which it has been told to leave, and who gets that then.
+	lane, leaving bool
+	heir          *vcpu
 }
 
 // frame is what the CPU pushes at an exception, from the top of the stack down.
