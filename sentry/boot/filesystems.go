@@ -60,6 +60,8 @@ func (c *container) newTmpfs(ctx vfs.Context, o vfs.FSOptions) (vfs.FileSystem, 
 	}
 	if _, task := ctx.(*kernel.Task); task {
 		opts.Default(c.home.Cgroup().Memory)
+	} else { // of a bundle's: the runtime that mounts it elsewhere is outside of the container's limit
+		opts.Default(memoryTotal(0))
 	}
 	return tmpfs.New(c.arena, opts), nil
 }

@@ -28,6 +28,12 @@ type wire struct{ inside, outside string }
 
 func newWire(t *testing.T) wire {
 	t.Helper()
+	return newWireOf(t, 1400)
+}
+
+// newWireOf makes one whose packets are of mtu bytes at the most.
+func newWireOf(t *testing.T, mtu int) wire {
+	t.Helper()
 	rig.Need(t, "ip", "busybox")
 	w := wire{"in-" + id(t), "out-" + id(t)}
 	ip := func(args ...string) {
@@ -45,7 +51,7 @@ func newWire(t *testing.T) wire {
 	for i, ns := range []string{w.outside, w.inside} {
 		// No address of the kernel's own making: it would be there at one time and not yet at another.
 		ip("-n", ns, "link", "set", "eth0", "addrgenmode", "none")
-		ip("-n", ns, "link", "set", "eth0", "mtu", "1400", "up")
+		ip("-n", ns, "link", "set", "eth0", "mtu", strconv.Itoa(mtu), "up")
 		ip("-n", ns, "address", "add", fmt.Sprintf("10.77.0.%d/24", i+1), "broadcast", "10.77.0.255", "dev", "eth0")
 		ip("-n", ns, "address", "add", fmt.Sprintf("fd77::%d/64", i+1), "dev", "eth0", "nodad")
 	}
@@ -103,6 +109,7 @@ var networkRows = []struct{ name, script, want string }{
 		"eth0\t00000000\t01004D0A\t0003\t0\t0\t0\t00000000\t0\t0\t0\neth0\t00004D0A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\neth0\t000200C0\t09004D0A\t0003\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"},
 	{"ifconfig", "ifconfig eth0 | grep -o 'inet addr.*\\|HWaddr [0-9A-F:]*'", "HWaddr 02:00:00:00:00:02\ninet addr:10.77.0.2  Bcast:10.77.0.255  Mask:255.255.255.0\n"},
 	{"ping", "ping -c 3 -i 0.2 10.77.0.1 | grep received; ping -c 3 -i 0.2 fd77::1 | grep received", strings.Repeat("3 packets transmitted, 3 packets received, 0% packet loss\n", 2)},
+	{"ping in pieces", "ping -c 2 -i 0.2 -s 5000 10.77.0.1 | grep received; ping -c 1 -s 5000 10.77.0.2 | grep received; ping -c 1 -s 65000 10.77.0.1 | grep received", "2 packets transmitted, 2 packets received, 0% packet loss\n" + strings.Repeat("1 packets transmitted, 1 packets received, 0% packet loss\n", 2)},
 	{"ping of itself", "ping -c 1 10.77.0.2 | grep received; ping -c 1 fd77::2 | grep received", strings.Repeat("1 packets transmitted, 1 packets received, 0% packet loss\n", 2)},
 	{"groups", "tail -n +2 /proc/net/igmp; awk '{ print $2, $3, $4 }' /proc/net/igmp6; grep -c eth0 /proc/net/dev_mcast",
 		"1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n2\teth0      :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n" +

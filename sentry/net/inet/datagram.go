@@ -246,6 +246,11 @@ func (s *Socket) sendDatagram(_ socket.Caller, m *socket.Message, flags int) (in
 		return 0, unix.EMSGSIZE
 	}
 	n, terr := ep.Write(&payload{m.Data}, o)
+	if _, long := terr.(*tcpip.ErrMessageTooLong); long {
+		if all, err, sent := s.sendPieces(ep, m, o); sent {
+			n, terr = int64(all), err
+		}
+	}
 	if terr != nil {
 		return 0, s.sendError(terr)
 	}

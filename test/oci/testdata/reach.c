@@ -4,6 +4,9 @@
 //	reach told ADDRESS [HOPS]      what a socket that asked hears of a datagram that comes to nothing, by whom
 //	reach serve                    what answers the acts below, each at a port; "ready" on standard output
 //	reach crowd ADDRESS CONNECTIONS  what comes of many peers that never read
+//	reach pour                     what pours bytes over whoever connects
+//	reach drink ADDRESS SECONDS    how many MiB of those come
+//	reach syn|connect ADDRESS RATE  a flood, so many a second without end: first segments alone, from anywhere, or connections that say nothing
 //	reach half|reset|full ADDRESS  what comes of a peer that sends no more, that resets, that never reads
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -11,6 +14,8 @@
 #include <linux/errqueue.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/ip.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HALF = 7001, RESET, FULL };
+enum { HALF = 7001, RESET, FULL, POUR };
 
 static const char *said(long n) { return n < 0 ? strerrorname_np(errno) : "OK"; }
 
@@ -98,6 +103,81 @@ static void serve(void)
 	}
 }
 
+static void pour(void)
+{
+	static char b[65536];
+	int l = listener(POUR);
+	puts("ready");
+	for (;;) {
+		int fd = accept(l, NULL, NULL);
+		while (write(fd, b, sizeof b) > 0)
+			;
+		close(fd);
+	}
+}
+
+static double now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static unsigned short sum(const void *at, int n, unsigned s)
+{
+	for (const unsigned short *p = at; n > 1; n -= 2)
+		s += *p++;
+	while (s >> 16)
+		s = (s & 0xffff) + (s >> 16);
+	return ~s;
+}
+
+// syn sends a first segment from any address of the net and any port.
+static void syn(int raw, struct in_addr to)
+{
+	static unsigned i;
+	struct {
+		struct iphdr ip;
+		struct tcphdr tcp;
+	} p = {{.version = 4, .ihl = 5, .ttl = 64, .protocol = IPPROTO_TCP, .tot_len = htons(40), .daddr = to.s_addr}};
+	struct sockaddr_in a = {AF_INET, 0, to};
+	i++;
+	p.ip.saddr = htonl(0x0a4d0000 | 10 + i % 200);
+	p.tcp.source = htons(1024 + i / 200 % 60000), p.tcp.dest = htons(HALF), p.tcp.seq = htonl(i * 7919), p.tcp.doff = 5, p.tcp.syn = 1, p.tcp.window = 0xffff;
+	struct {
+		unsigned from, to;
+		unsigned short protocol, size;
+	} pseudo = {p.ip.saddr, p.ip.daddr, htons(IPPROTO_TCP), htons(20)};
+	p.tcp.check = sum(&p.tcp, 20, (unsigned short)~sum(&pseudo, 12, 0));
+	sendto(raw, &p, sizeof p, 0, (void *)&a, sizeof a);
+}
+
+static void flood(int connects, const char *host, double rate)
+{
+	enum { KEPT = 800 };
+	static int kept[KEPT];
+	struct sockaddr_in to = {AF_INET, htons(HALF)};
+	int raw = socket(AF_INET, SOCK_RAW, IPPROTO_RAW);
+	inet_pton(AF_INET, host, &to.sin_addr);
+	double start = now();
+	for (long n = 0;; n++) {
+		while (n > (now() - start) * rate)
+			usleep(1000);
+		if (!connects) {
+			syn(raw, to.sin_addr);
+			continue;
+		}
+		int *fd = &kept[n % KEPT];
+		if (*fd) {
+			struct linger l = {1, 0};
+			setsockopt(*fd, SOL_SOCKET, SO_LINGER, &l, sizeof l);
+			close(*fd);
+		}
+		*fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+		connect(*fd, (void *)&to, sizeof to);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static char b[65536];
@@ -106,6 +186,10 @@ int main(int argc, char **argv)
 	const char *act = argc > 1 ? argv[1] : "";
 	if (!strcmp(act, "serve"))
 		serve();
+	if (!strcmp(act, "pour"))
+		pour();
+	if (argc > 3 && (!strcmp(act, "syn") || !strcmp(act, "connect")))
+		flood(*act == 'c', argv[2], atof(argv[3]));
 	if (argc < 3)
 		return 99;
 	alarm(30);
@@ -129,6 +213,15 @@ int main(int argc, char **argv)
 		puts(how);
 		fprintf(stderr, "%s %s: %s after %.2f ms\n", argv[2], argv[3], how, (u.tv_sec - t.tv_sec) * 1e3 + (u.tv_nsec - t.tv_nsec) / 1e6);
 		return 0;
+	}
+	if (!strcmp(act, "drink") && argc > 3) {
+		int fd = to(argv[2], POUR);
+		double end = now() + atof(argv[3]);
+		long all = 0, n;
+		while (now() < end && (n = read(fd, b, sizeof b)) > 0)
+			all += n;
+		printf("%ld\n", all >> 20);
+		return fd < 0;
 	}
 	if (!strcmp(act, "told")) {
 		int six = !!strchr(argv[2], ':'), on = 1;
