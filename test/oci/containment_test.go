@@ -19,11 +19,24 @@ import (
 func TestContainment(t *testing.T) {
 	rig.NeedRoot(t)
 	rig.EachPlatform(t, func(t *testing.T, platform string) {
-		cmd := exec.Command(rig.Bulkhead(t), "--platform="+platform, "do", "sleep", "1000")
+		root := "--root=" + t.TempDir()
+		cmd := exec.Command(rig.Bulkhead(t), root, "--platform="+platform, "do", "sleep", "1000")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		defer func() { cmd.Process.Kill(); cmd.Wait() }()
+		defer func() {
+			cmd.Process.Kill()
+			cmd.Wait()
+			names, err := exec.Command(rig.Bulkhead(t), root, "list", "-q").Output()
+			if err != nil {
+				t.Error(err)
+			}
+			for _, name := range strings.Fields(string(names)) { // nobody was left to remove it
+				if out, err := exec.Command(rig.Bulkhead(t), root, "delete", "--force", name).CombinedOutput(); err != nil {
+					t.Errorf("delete: %v, %s", err, out)
+				}
+			}
+		}()
 		for name, caps := range map[string]string{"bulkhead-sandbox": "0000000000000000", "bulkhead-gofer": "00000000800000df"} {
 			dir := childOf(t, cmd.Process.Pid, name)
 			for limit := time.Now().Add(rig.Limit); !strings.Contains(read(t, dir+"/status"), "Seccomp:\t2"); time.Sleep(10 * time.Millisecond) {
