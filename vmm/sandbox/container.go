@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -27,6 +28,7 @@ type container struct {
 	limits agent.Limits     // the sandbox's mu guards it, and what follows
 	procs  map[int]*process // that Exec started, until they have ended
 	begun  bool             // its program runs, or has
+	starts sync.Mutex       // held by a Start under way, before the sandbox's
 	frozen bool             // by itself, as one that is not the first
 	kills  agent.Kills      // locks itself
 }

@@ -51,6 +51,8 @@ func (s *sandbox) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	c.starts.Lock()
+	defer c.starts.Unlock()
 	if _, err = s.guest.Start(whole(ctx), &rpc.StartRequest{Container: c.name}); err != nil {
 		return rpc.Refused(err)
 	}
@@ -60,12 +62,15 @@ func (s *sandbox) Start(ctx context.Context, name string) error {
 	return nil
 }
 
-// Condition implements agent.Conditioned.
+// Condition implements agent.Conditioned. A Start whose caller has been killed may be under
+// way: its outcome is waited for, as either answer before it may be wrong.
 func (s *sandbox) Condition(_ context.Context, name string) (*agent.Condition, error) {
 	c, err := s.find(name)
 	if err != nil {
 		return nil, err
 	}
+	c.starts.Lock()
+	defer c.starts.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return &agent.Condition{Begun: c.begun, Paused: c.frozen || s.machine.Paused()}, nil

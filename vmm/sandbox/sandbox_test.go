@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -402,6 +403,36 @@ func TestStartIsWhole(t *testing.T) {
 	if err := s.Start(gone, ""); err != nil {
 		t.Fatal(err)
 	}
+	if c, err := s.Condition(t.Context(), ""); err != nil || !c.Begun {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// slow is a guest that takes its time for a start.
+type slow struct {
+	prompt
+	entered, done chan struct{}
+}
+
+func (s slow) Start(ctx context.Context, r *rpc.StartRequest) (*rpc.StartResponse, error) {
+	close(s.entered)
+	<-s.done
+	return s.prompt.Start(ctx, r)
+}
+
+// TestConditionWaits: while a start is under way either answer may be wrong (TestKills, seed 5).
+func TestConditionWaits(t *testing.T) {
+	g := slow{entered: make(chan struct{}), done: make(chan struct{})}
+	s := &sandbox{guest: g, machine: &played{}, first: &container{name: firstName}}
+	go func() { _ = s.Start(t.Context(), "") }() // Condition tells
+	<-g.entered
+	asked := make(chan struct{})
+	go func() {
+		<-asked
+		runtime.Gosched()
+		close(g.done)
+	}()
+	close(asked)
 	if c, err := s.Condition(t.Context(), ""); err != nil || !c.Begun {
 		t.Errorf("%+v, %v", c, err)
 	}
