@@ -69,6 +69,16 @@ func NewPatientTimer(now func() time.Duration, cpu bool, fire func(missed int64)
 	return t
 }
 
+// NewCountedTimer is NewPatientTimer on a clock of real time for who counts the expirations of a setting and
+// begins anew with the next (Reset): fire is told which setting it is of, and compares
+// it with Setting under the lock that forget takes.
+func NewCountedTimer(now func() time.Duration, fire func(setting uint64, missed int64)) *Timer {
+	return &Timer{now: now, fire: fire, patient: true}
+}
+
+// Setting is the number of the present setting.
+func (t *Timer) Setting() uint64 { return t.gen.Load() }
+
 // Take lets a patient timer that went off go on, and says how often it would have
 // gone off meanwhile.
 func (t *Timer) Take() (missed int64) {
@@ -89,11 +99,12 @@ func (t *Timer) Take() (missed int64) {
 // Set arms the timer for next on its clock (0 disarms), then every interval. It
 // returns what was left and the old interval.
 func (t *Timer) Set(next, interval time.Duration) (left, old time.Duration) {
-	return t.set(next, interval, func() {})
+	return t.Reset(next, interval, func() {})
 }
 
-// set is Set; forget is called when the old setting no longer fires, and the new one not yet.
-func (t *Timer) set(next, interval time.Duration, forget func()) (left, old time.Duration) {
+// Reset is Set; forget is called when the old setting no longer fires, and the new one not yet.
+// It must not call the timer.
+func (t *Timer) Reset(next, interval time.Duration, forget func()) (left, old time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	left, old = t.leftLocked(), t.interval
@@ -293,7 +304,7 @@ func (p *pendingSignals) of(t *Timer) *SigInfo {
 
 // Settime is timer_settime(2): Timer.Set, and what the old setting has told is forgotten.
 func (ts *Timers) Settime(t *Timer, next, interval time.Duration) (left, old time.Duration) {
-	return t.set(next, interval, func() {
+	return t.Reset(next, interval, func() {
 		k := ts.g.k
 		k.mu.Lock()
 		defer k.mu.Unlock()

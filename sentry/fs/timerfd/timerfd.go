@@ -22,7 +22,7 @@ type File struct {
 	clock int // its number
 	queue vfs.Queue
 
-	mu    sync.Mutex
+	mu    sync.Mutex // after the timer's own
 	count uint64
 	how   int // the flags of the last timerfd_settime
 }
@@ -31,12 +31,16 @@ type File struct {
 // O_NONBLOCK or none.
 func New(now func() time.Duration, clock, flags int) *vfs.Description {
 	f := &File{now: now, clock: clock}
-	f.timer = kernel.NewPatientTimer(now, false, f.expired)
+	f.timer = kernel.NewCountedTimer(now, f.expired)
 	return vfs.NewAnonymous(f, "anon_inode:[timerfd]", unix.O_RDWR|flags)
 }
 
-func (f *File) expired(missed int64) {
+func (f *File) expired(setting uint64, missed int64) {
 	f.mu.Lock()
+	if setting != f.timer.Setting() {
+		f.mu.Unlock()
+		return
+	}
 	f.count += 1 + uint64(missed)
 	f.mu.Unlock()
 	f.queue.Notify(vfs.EventIn)
@@ -49,11 +53,11 @@ func (f *File) Set(value, interval time.Duration, flags int) (left, old time.Dur
 	if value != 0 && flags&unix.TFD_TIMER_ABSTIME == 0 {
 		value += f.now()
 	}
-	left, old = f.timer.Set(value, interval)
-	f.mu.Lock()
-	f.count, f.how = 0, flags
-	f.mu.Unlock()
-	return left, old
+	return f.timer.Reset(value, interval, func() {
+		f.mu.Lock()
+		f.count, f.how = 0, flags
+		f.mu.Unlock()
+	})
 }
 
 // State is what /proc/PID/fdinfo tells: the clock, expirations not read yet, and
@@ -89,13 +93,13 @@ func (f *File) Read(_ vfs.Context, dst memory.Buffers, _ int64) (int, error) {
 		return 0, unix.EINVAL
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.count == 0 {
+	count := f.count
+	f.count = 0
+	f.mu.Unlock()
+	if count == 0 {
 		return 0, unix.EAGAIN
 	}
-	n := dst.CopyOut(binary.LittleEndian.AppendUint64(nil, f.count+uint64(f.timer.Take())))
-	f.count = 0
-	return n, nil
+	return dst.CopyOut(binary.LittleEndian.AppendUint64(nil, count+uint64(f.timer.Take()))), nil
 }
 
 func (f *File) Release() { f.timer.Set(0, 0) }
