@@ -26,7 +26,7 @@ func TestMetrics(t *testing.T) {
 			// more; then it says so.
 			name := p.started(t, nil, "sh", "-c", `trap 'exit 0' TERM
 				i=0; while [ $i -lt 300 ]; do [ -e /not/there ]; i=$((i+1)); done
-				(exit 3); sh -c 'kill -KILL $$'; exec 9</dev/null; : >/tmp/done
+				(exit 3); sh -c :; sh -c 'kill -KILL $$'; exec 9</dev/null; : >/tmp/done
 				while :; do sleep 1000 & wait; done`)
 			p.must(t, "exec", name, "sh", "-c", "until [ -e /tmp/done ]; do sleep 0.01; done")
 			socket := filepath.Join(t.TempDir(), "metrics.sock")
