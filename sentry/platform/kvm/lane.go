@@ -27,6 +27,10 @@ type lanes struct {
 	running sync.WaitGroup
 }
 
+// spareRunners is how many more runners than lanes are kept: each is an OS thread, and who computed
+// in a lane has left one behind.
+const spareRunners = 4
+
 // What lanes knows of a vCPU: turn, for its own goroutine to see.
 const (
 	ashore = iota // no runner's
@@ -101,7 +105,8 @@ func (l *lanes) heir(v *vcpu) *vcpu {
 	return h
 }
 
-// next is told by r that v is out, and gives it another vCPU or nil.
+// next is told by r that v is out, and gives it another vCPU, or nil. Where more than enough
+// runners are idle, r has nothing to come back for.
 func (l *lanes) next(r *runner, v *vcpu) *vcpu {
 	l.mu.Lock()
 	var heir *vcpu
@@ -117,8 +122,12 @@ func (l *lanes) next(r *runner, v *vcpu) *vcpu {
 			l.free++
 		}
 	}
-	if heir == nil {
+	switch {
+	case heir != nil:
+	case len(l.idle) < l.total+spareRunners:
 		l.idle = append(l.idle, r)
+	default:
+		close(r.work)
 	}
 	v.out.Store(true) // first: who sees that it is ashore looks at out next
 	v.turn.Store(ashore)

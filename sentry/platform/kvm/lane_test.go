@@ -16,6 +16,9 @@ func (w *world) atRest(lanes int) {
 	l := &w.p.lanes
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if n := len(l.idle); n > l.total+spareRunners {
+		w.tb.Errorf("%d idle runners", n)
+	}
 	if l.free != lanes || len(l.queue) != 0 || l.queued.Load() != 0 || l.leaving.Load() != 0 {
 		w.tb.Errorf("%d of %d lanes free, %d in the queue (told: %d), %d leaving", l.free, lanes, len(l.queue), l.queued.Load(), l.leaving.Load())
 	}
@@ -116,5 +119,46 @@ func TestInterruptInQueue(t *testing.T) {
 		t.Errorf("%d calls before, now %d", was, c.R15)
 	}
 	th.Close()
+	w.atRest(1)
+}
+
+// TestIdleRunners: threads that compute each leave a runner behind, of which few are kept.
+func TestIdleRunners(t *testing.T) {
+	w := newWorld(t)
+	w.text(counting...)
+	spin := w.pages(1)
+	copy(spin, []byte{0xeb, 0xfe}) // jmp .
+	w.show(textAt+0x10000, spin, platform.Read|platform.Exec)
+	w.p.lanes.total, w.p.lanes.free = 1, 1
+	var all [12]*thread
+	var wg sync.WaitGroup
+	for i := range all {
+		th := w.thread()
+		all[i] = th
+		c := start()
+		w.call(th, c, 39)
+		th.quick, th.credit = 1000, 1000
+		c.Rip, c.Dirty = textAt+0x10000, platform.DirtyGPR
+		wg.Go(func() {
+			if ev, err := th.Run(c, w.as); err != nil || ev.Reason != platform.Interrupted {
+				t.Errorf("event %+v, %v", ev, err)
+			}
+		})
+		for l := &w.p.lanes; ; pause() { // until its watcher has had enough
+			l.mu.Lock()
+			tired := th.v.turn.Load() == aboard && !th.v.lane
+			l.mu.Unlock()
+			if tired {
+				break
+			}
+		}
+	}
+	for _, th := range all {
+		th.Interrupt()
+	}
+	wg.Wait()
+	for _, th := range all {
+		th.Close()
+	}
 	w.atRest(1)
 }
