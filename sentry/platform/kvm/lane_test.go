@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"runtime"
 	"sync"
 	"testing"
 
@@ -29,7 +30,7 @@ func (w *world) atRest(lanes int) {
 func TestTurns(t *testing.T) {
 	w := newWorld(t)
 	w.text(counting...)
-	const threads, calls = 6, 20_000
+	const threads, calls = 6, 3_000
 	lanes := max(1, w.p.lanes.total)
 	w.p.lanes.total, w.p.lanes.free = lanes, lanes
 	var wg sync.WaitGroup
@@ -100,7 +101,7 @@ func TestInterruptInQueue(t *testing.T) {
 			events <- ev
 		}()
 		for th.v.turn.Load() != queued {
-			pause()
+			runtime.Gosched()
 		}
 		th.Interrupt()
 		if ev := <-events; ev.Reason != platform.Interrupted {
@@ -144,7 +145,7 @@ func TestIdleRunners(t *testing.T) {
 				t.Errorf("event %+v, %v", ev, err)
 			}
 		})
-		for l := &w.p.lanes; ; pause() { // until its watcher has had enough
+		for l := &w.p.lanes; ; runtime.Gosched() { // until its watcher has had enough
 			l.mu.Lock()
 			tired := th.v.turn.Load() == aboard && !th.v.lane
 			l.mu.Unlock()
