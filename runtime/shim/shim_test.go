@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/api/events"
 	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
@@ -142,6 +143,47 @@ func TestNobodyHearsEvents(t *testing.T) {
 	p.close(t.Context())
 }
 
+// opened is a pipe's reader, which opens it when it comes to that, as containerd does in the background.
+func opened(t *testing.T, path string) <-chan *os.File {
+	c := make(chan *os.File, 1)
+	go func() {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Error(err)
+		}
+		c <- f
+	}()
+	return c
+}
+
+// TestShortProcess: who reads a process's output has all of it and its end, also where the process
+// takes less time than to open the pipe.
+func TestShortProcess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 300 {
+		reader := opened(t, path)
+		o, err := openStreams(streams{Stdout: path}, "a", "ns")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(o.files[1], "all")
+		o.handedOver()
+		o.ended()
+		select {
+		case out := <-reader:
+			if text, err := io.ReadAll(out); err != nil || string(text) != "all" {
+				t.Errorf("%q, %v", text, err)
+			}
+			out.Close()
+		case <-time.After(30 * time.Second):
+			t.Fatal("a reader waits for ever")
+		}
+	}
+}
+
 // TestStreams: what a process writes is read by who opens the pipe, also who opens it
 // anew, and its input ends when it is closed.
 func TestStreams(t *testing.T) {
@@ -153,15 +195,15 @@ func TestStreams(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	first := opened(t, paths["out"])
+	opened(t, paths["err"])
 	o, err := openStreams(streams{Stdin: paths["in"], Stdout: paths["out"], Stderr: paths["err"]}, "a", "ns")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, said := range []string{"first", "second"} { // two readers, one after the other
-		out, err := os.Open(paths["out"])
-		if err != nil {
-			t.Fatal(err)
-		}
+		out := <-first
+		first = opened(t, paths["out"])
 		fmt.Fprint(o.files[1], said)
 		b := make([]byte, len(said))
 		if _, err := io.ReadFull(out, b); err != nil || string(b) != said {
@@ -179,10 +221,7 @@ func TestStreams(t *testing.T) {
 	if text, err := io.ReadAll(o.files[0]); err != nil || string(text) != "typed" {
 		t.Errorf("%q, %v", text, err)
 	}
-	out, err := os.Open(paths["out"])
-	if err != nil {
-		t.Fatal(err)
-	}
+	out := <-first
 	fmt.Fprint(o.files[1], "last")
 	o.handedOver()
 	o.ended()

@@ -100,12 +100,56 @@ func (o *stdio) openOutput(path string) (*os.File, error) {
 	} else if err == nil && u.Scheme == "fifo" {
 		path = u.Path
 	}
-	reader, err := openRaw(path, unix.O_RDONLY)
+	return o.openPipe(path)
+}
+
+// readerPatience is how long a pipe waits for who is to read it: containerd has begun to open it by now.
+const readerPatience = 10 * time.Second
+
+// openPipe opens a named pipe for writing when somebody has it open for reading: who comes when all of a
+// short process has been written and closed would wait for another writer for ever (fifo(7)). From then on
+// it is open for reading here as well, so that a reader may go and another come.
+func (o *stdio) openPipe(path string) (*os.File, error) {
+	type end struct {
+		fd  int
+		err error
+	}
+	opened := make(chan end, 1)
+	go func() {
+		for {
+			fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+			if err != unix.EINTR {
+				opened <- end{fd, err}
+				return
+			}
+		}
+	}()
+	var e end
+	late := time.NewTimer(readerPatience)
+	defer late.Stop()
+	waits := false
+	select {
+	case e = <-opened:
+	case <-late.C:
+		waits = true
+	}
+	reader, err := openRaw(path, unix.O_RDONLY) // for which an open that still waits goes on
+	if err == nil {
+		o.held = append(o.held, reader)
+	}
+	if waits && err == nil {
+		e = <-opened
+	}
+	if e.err != nil {
+		return nil, e.err
+	}
 	if err != nil {
+		if !waits {
+			unix.Close(e.fd)
+		}
 		return nil, err
 	}
-	o.held = append(o.held, reader)
-	return openRaw(path, unix.O_WRONLY)
+	return os.NewFile(uintptr(e.fd), path), nil
 }
 
 // openRaw opens an end of a pipe without waiting for the other, which for writing has to
