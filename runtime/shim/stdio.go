@@ -198,12 +198,12 @@ func (o *stdio) openTerminal(s streams) (err error) {
 	}
 	var out io.WriteCloser = nopCloser{io.Discard}
 	if s.Stdout != "" {
-		reader, err := openRaw(s.Stdout, unix.O_RDONLY)
+		first, err := o.openPipe(s.Stdout)
 		if err != nil {
 			master.Close()
 			return fmt.Errorf("standard output %s: %w", s.Stdout, err)
 		}
-		o.held = append(o.held, reader)
+		defer first.Close() // Go's poller cannot have one that blocks
 		if out, err = os.OpenFile(s.Stdout, os.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
 			master.Close()
 			return fmt.Errorf("standard output %s: %w", s.Stdout, err)
