@@ -18,11 +18,11 @@ import (
 	"bulkhead/test/rig"
 )
 
-// TestSizesOfPackets: 256 MiB come whole, and go, in packets of 1,400 and of 9,000 bytes, as large as the interface
+// TestSizesOfPackets: a GiB comes whole, and goes, in packets of 1,400 and of 9,000 bytes, as large as the interface
 // takes them and not in pieces.
 func TestSizesOfPackets(t *testing.T) {
 	if os.Getenv("BULKHEAD_SLOW") == "" {
-		t.Skip("takes a minute: BULKHEAD_SLOW=1")
+		t.Skip("takes minutes: BULKHEAD_SLOW=1")
 	}
 	rig.Need(t, "ss", "busybox")
 	dir := t.TempDir()
@@ -31,7 +31,7 @@ func TestSizesOfPackets(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := sha256.New()
-	if _, err := io.CopyN(io.MultiWriter(big, sum), rand.NewChaCha8([32]byte{2}), 256<<20); err != nil {
+	if _, err := io.CopyN(io.MultiWriter(big, sum), rand.NewChaCha8([32]byte{2}), 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	big.Close()
@@ -49,11 +49,11 @@ func TestSizesOfPackets(t *testing.T) {
 				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Type: "bind", Source: dir, Options: []string{"rbind", "ro"}})
 			}, "sh", "-c", "nc -ll -p 82 -e cat & exec httpd -f -p 80 -h /mnt")
 			if r := p.do(t, "exec", name, "sh", "-c", "wget -q -O - http://10.77.0.1/big | sha256sum"); r.Out != want {
-				t.Errorf("%d bytes: 256 MiB into it: %s", mtu, r)
+				t.Errorf("%d bytes: a GiB into it: %s", mtu, r)
 			}
 			out, err := w.beyond("sh", "-c", "busybox wget -q -O - http://10.77.0.2/big | sha256sum").Output()
 			if err != nil || string(out) != want {
-				t.Errorf("%d bytes: 256 MiB out of it: %s, %v", mtu, out, err)
+				t.Errorf("%d bytes: a GiB out of it: %s, %v", mtu, out, err)
 			}
 			// What fills one packet is answered by one.
 			before, after := "", ""
