@@ -131,7 +131,7 @@ type Event struct {
 type Segment struct {
 	FD     int    // a file that another process can map, or -1 if the platform asked for private memory
 	Offset int64  // bytes in FD
-	Host   []byte // where the Sentry sees it, inside a region given to Platform.AddMemory;
+	Host   []byte // where the Sentry sees it, inside what was given to Platform.AddMemory, in one region or in several that follow each other;
 	// of a file a shared mapping, whose pages a platform may let go of at any time
 }
 

@@ -185,34 +185,36 @@ func (m *guestMemory) add(host []byte) error {
 	return nil
 }
 
-// back returns where host is in the guest, backed by slots.
-func (m *guestMemory) back(host []byte) (uint64, error) {
+// back returns where host is in the guest, backed by slots, and how many of its bytes: regions
+// that lie in a row in the Sentry's memory do not in the guest's.
+func (m *guestMemory) back(host []byte) (gpa, size uint64, err error) {
 	at, n := address(host), uint64(len(host))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range m.regions {
 		r := &m.regions[i]
-		if at < r.at || at-r.at >= uint64(len(r.host)) || n > uint64(len(r.host))-(at-r.at) {
+		if at < r.at || at-r.at >= uint64(len(r.host)) {
 			continue
 		}
 		off := at - r.at
+		n := min(n, uint64(len(r.host))-off)
 		for c := off / chunk; c*chunk < off+n; c++ {
 			if r.backed[c].Load() {
 				continue
 			}
 			id, err := m.slotLocked()
 			if err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			end := min((c+1)*chunk, uint64(len(r.host)))
 			if err := m.vm.SetMemory(id, kvm.GPA(r.gpa+c*chunk), r.host[c*chunk:end], 0); err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			r.backed[c].Store(true)
 		}
-		return r.gpa + off, nil
+		return r.gpa + off, n, nil
 	}
-	return 0, fmt.Errorf("platform/kvm: %d bytes at %#x are in no region that was announced", n, at)
+	return 0, 0, fmt.Errorf("platform/kvm: %d bytes at %#x are in no region that was announced", n, at)
 }
 
 // host is the memory behind [gpa, gpa+n), or nil.

@@ -79,10 +79,21 @@ const populate = 64 << 10
 
 // Map implements platform.AddressSpace.Map.
 func (as *addressSpace) Map(at platform.Addr, seg platform.Segment, access platform.Access) error {
-	gpa, err := as.m.back(seg.Host)
-	if err != nil {
-		return err
+	for host := seg.Host; ; {
+		gpa, n, err := as.m.back(host)
+		if err != nil {
+			return err
+		}
+		seg.Host = host[:n]
+		if err := as.mapRow(at, gpa, seg, access); err != nil || n == uint64(len(host)) {
+			return err
+		}
+		at, host = at+platform.Addr(n), host[n:]
 	}
+}
+
+// mapRow maps a segment that is at gpa.
+func (as *addressSpace) mapRow(at platform.Addr, gpa uint64, seg platform.Segment, access platform.Access) (err error) {
 	bits := rights(access) | pteU | pteD
 	if seg.FD < 0 {
 		bits |= pteArena

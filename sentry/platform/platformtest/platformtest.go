@@ -98,7 +98,13 @@ type world struct {
 	next int // bytes of region given out
 }
 
-const regionSize = 3 << 30 // bytes; only what is touched costs anything
+const (
+	regionSize = 3 << 30 // bytes; only what is touched costs anything
+
+	// regionStep is how much is announced at a time: what is mapped may lie in several
+	// regions, one behind the other (BigMap).
+	regionStep = 512 << 20
+)
 
 func newWorld(tb testing.TB, newPlatform Make) *world {
 	w := &world{tb: tb, p: newPlatform(tb), fd: -1}
@@ -134,7 +140,12 @@ func (w *world) reserve() (err error) {
 	if err != nil {
 		return fmt.Errorf("map %d bytes: %w", regionSize, err)
 	}
-	return w.p.AddMemory(w.region)
+	for at := 0; at < regionSize; at += regionStep {
+		if err := w.p.AddMemory(w.region[at : at+regionStep]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pages gives out n pages of zeroes.
