@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	_ "embed"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -66,10 +67,15 @@ func (t *table) programs(c column, runs int) error {
 	if err := os.WriteFile(filepath.Join(h.merged, "programs.sh"), programs, 0o644); err != nil {
 		return err
 	}
+	source, err := zstdSource()
+	if err != nil {
+		return err
+	}
 	for _, p := range []struct{ need, name, unit string }{
 		{"git", "git status of 5,000 files", "ns"},
 		{"python3", "python3 -c pass", "ns"},
-		{"make", "make -j4 of 60 files with gcc -O2", "ns"},
+		{"gcc", "make -j4 of zstd with gcc -O2, once", "ns"},
+		{"make", "make -j4 of 60 files of five lines", "ns"},
 		{"redis-server", "redis GET over a unix socket", "/s"},
 		{"/usr/lib/postgresql/15/bin/initdb", "pgbench, select only", "/s"},
 	} {
@@ -77,7 +83,7 @@ func (t *table) programs(c column, runs int) error {
 			fmt.Fprintf(os.Stderr, "bench: no %s: its row is left out\n", p.need)
 			continue
 		}
-		args := []string{"bin/sh", "/programs.sh", filepath.Base(p.need), at, strconv.Itoa(runs)}
+		args := []string{"bin/sh", "/programs.sh", filepath.Base(p.need), at, strconv.Itoa(runs), source}
 		if len(c.runtime) == 0 {
 			args[1] = h.merged + args[1]
 		}
@@ -101,4 +107,23 @@ func (t *table) programs(c column, runs int) error {
 		t.add(c.name, p.name, p.unit, values)
 	}
 	return nil
+}
+
+// zstdModule has a medium project in C in one directory: 39 files that are compiled, 78,000
+// lines with what they include.
+const zstdModule = "github.com/DataDog/zstd@v1.5.6"
+
+// zstdSource is where that lies, fetched if it was not there.
+func zstdSource() (string, error) {
+	cmd := exec.Command("go", "mod", "download", "-json", zstdModule)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("fetch %s, to be compiled: %w", zstdModule, err)
+	}
+	var m struct{ Dir string }
+	if err := json.Unmarshal(out, &m); err != nil {
+		return "", fmt.Errorf("go mod download of %s: %w", zstdModule, err)
+	}
+	return m.Dir, nil
 }

@@ -1,7 +1,7 @@
-# programs.sh PROGRAM DIRECTORY RUNS: prints what PROGRAM takes, in nanoseconds, or what it does a
-# second, RUNS times, working below DIRECTORY.
+# programs.sh PROGRAM DIRECTORY RUNS SOURCE: prints what PROGRAM takes, in nanoseconds, or what it
+# does a second, RUNS times, working below DIRECTORY. In SOURCE is what gcc compiles.
 set -e
-program=$1 dir=$2 runs=$3
+program=$1 dir=$2 runs=$3 source=$4
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=$dir LC_ALL=C
 rm -rf "$dir"; mkdir -p "$dir"; cd "$dir"
 now() { date +%s%N; }
@@ -29,6 +29,12 @@ git)
 python3)
 	python3 -c pass
 	each 10 python3 -c pass
+	;;
+gcc)
+	cp "$source"/*.[ch] .
+	printf 'all: $(patsubst %%.c,%%.o,$(wildcard *.c))\n%%.o: %%.c\n\tgcc -O2 -c -o $@ $<\n' >Makefile
+	runs=1
+	each 1 make -s -j4
 	;;
 make)
 	for i in $(seq 60); do
