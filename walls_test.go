@@ -35,6 +35,7 @@ var rooms = []room{
 
 	{"sentry/platform", []string{"sentry/platform/kvm"}, "how application code runs; auto chooses among the platforms"},
 	{"sentry/platform/kvm", []string{"kvm", "sentry/platform"}, "the only way from the Sentry to /dev/kvm"},
+	{"sentry/checkpoint", nil, "a file with sums; what is in it is its users' business"},
 	{"sentry/bpf", nil, "an interpreter; what a filter's answer means is the kernel's business"},
 	{"sentry/memory", upTo("sentry/memory"), "pages and address spaces"},
 	{"sentry/vfs", upTo("sentry/vfs"), "names and descriptors, above memory for page caches"},
@@ -46,7 +47,7 @@ var rooms = []room{
 	{"sentry/syscalls", append(upTo("sentry/syscalls"), "sentry/fs/gofer"), "the table sees every room that answers"},
 	{"sentry/gofer", []string{"sentry/gofer/wire", "jail/seccomp", "jail"}, "another process: it shares the protocol with the Sentry, nothing else"},
 	{"sentry/gofer/wire", nil, "the protocol alone, read by both ends"},
-	{"sentry/boot", append(upTo("sentry/boot"), "virtio/ratelimit", "sentry/platform/kvm", "sentry/fs/gofer", "sentry/gofer/wire", "jail/seccomp", "jail", "jail/profile", "runtime/agent",
+	{"sentry/boot", append(upTo("sentry/boot"), "sentry/checkpoint", "virtio/ratelimit", "sentry/platform/kvm", "sentry/fs/gofer", "sentry/gofer/wire", "jail/seccomp", "jail", "jail/profile", "runtime/agent",
 		"github.com/opencontainers/runtime-spec/"), "assembles the sandbox and serves the agent protocol"},
 
 	{"runtime/spec", []string{"github.com/opencontainers/runtime-spec/"}, "a configuration as JSON; whoever reads one"},

@@ -184,6 +184,7 @@ type Overlay struct {
 type Files struct {
 	KVM      int    `json:"kvm,omitempty"`      // /dev/kvm
 	NoKVM    string `json:"noKVM,omitempty"`    // why it is absent, for people
+	Restore  int    `json:"restore,omitempty"`  // a checkpoint to go on from, instead of loading the program
 	Preserve []int  `json:"preserve,omitempty"` // become 3, 4, … of init (--preserve-fds)
 
 	// Of a machine: what it boots, and where its console goes.

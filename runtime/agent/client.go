@@ -266,6 +266,11 @@ func (c *Client) OOM(ctx context.Context, container string, to *os.File) error {
 	return c.call(ctx, "oom", container, nil, to)
 }
 
+// Checkpoint is Checkpointing's. The file stays the caller's.
+func (c *Client) Checkpoint(ctx context.Context, r *CheckpointRequest, to *os.File) error {
+	return c.call(ctx, "checkpoint", r, nil, to)
+}
+
 func (c *Client) Debug(ctx context.Context, what string) (text string, err error) {
 	err = c.call(ctx, "debug", what, &text)
 	return text, err

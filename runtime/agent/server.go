@@ -82,6 +82,21 @@ var methods = map[string]func(ctx context.Context, h Handler, body []byte, files
 		}
 		return nil, tr.Trace(ctx, &r, files[0])
 	},
+	"checkpoint": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
+		defer closeAll(files)
+		c, ok := h.(Checkpointing)
+		if !ok {
+			return nil, &Error{Message: "this sandbox cannot save its state", Errno: unix.ENOSYS}
+		}
+		var r CheckpointRequest
+		if err := json.Unmarshal(body, &r); err != nil {
+			return nil, fmt.Errorf("agent: parse checkpoint: %w", err)
+		}
+		if len(files) != 1 {
+			return nil, errors.New("agent: checkpoint without a file to write to")
+		}
+		return nil, c.Checkpoint(ctx, &r, files[0])
+	},
 	"oom": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
 		defer closeAll(files)
 		o, ok := h.(Starving)

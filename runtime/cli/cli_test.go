@@ -117,7 +117,6 @@ func TestWrongUse(t *testing.T) {
 		{"delete nobody", 1, "bulkhead: container does not exist: nobody\n"},
 		{"delete --force nobody", 0, ""},
 		{"exec nobody true", 255, "bulkhead: container does not exist: nobody\n"},
-		{"checkpoint x", 1, "bulkhead: checkpoint is not supported yet: the Sentry's state cannot be saved\n"},
 		{"create --bundle /nonexistent x", 1, "bulkhead: container x: bundle /nonexistent: no such directory\n"},
 		{"list --format=xml", 1, "bulkhead: list: --format=xml is neither table nor json\n"},
 		{"do", 1, "bulkhead: do: COMMAND is missing; see bulkhead do --help\n"},

@@ -47,8 +47,9 @@ type Create struct {
 	Start         bool         // let the program run at once; Start then does what remains
 	NoCgroup      bool
 	DieWithCaller bool
-	OrdinaryInit  bool // signals end the program, though it is process 1 (do)
-	RootShared    bool // the root's files may change under the container (do)
+	OrdinaryInit  bool     // signals end the program, though it is process 1 (do)
+	Restore       *os.File // a checkpoint to go on from; the caller's
+	RootShared    bool     // the root's files may change under the container (do)
 }
 
 // creation is a Create under way.
@@ -336,6 +337,9 @@ func (n *creation) openFiles(ctx context.Context) (err error) {
 		return err
 	}
 	n.own = append(n.own, n.config.Preserve...)
+	if n.config.Restore = n.Restore; n.Restore != nil && n.c.State.Isolation == vmWall {
+		return errors.New("isolation vm: a machine's state cannot be restored yet; --isolation=sentry can")
+	}
 	if err := n.shareFiles(); err != nil || n.c.State.Isolation != vmWall {
 		return err
 	}

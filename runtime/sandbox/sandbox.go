@@ -58,6 +58,7 @@ type Config struct {
 	Log      *os.File
 	KVM      *os.File // or nil
 	NoKVM    string   // why nil
+	Restore  *os.File // a checkpoint of the Sentry's to go on from, or nil
 	Preserve []*os.File
 	Gofer    agent.GoferConfig
 	Machine  *Machine // nil: the Sentry
@@ -118,6 +119,10 @@ func Start(c *Config) (_ *Sandbox, err error) {
 	if c.KVM != nil {
 		s.Files.KVM = len(files)
 		files = append(files, c.KVM)
+	}
+	if c.Restore != nil {
+		s.Files.Restore = len(files)
+		files = append(files, c.Restore)
 	}
 	for _, f := range c.Preserve {
 		s.Files.Preserve = append(s.Files.Preserve, len(files))

@@ -34,6 +34,9 @@ func (s *sandbox) Start(_ context.Context, container string) error {
 		s.milestone("start init")
 	}
 	c.init.task.Begin()
+	if s.image != nil {
+		c.init.task.ResumeTimers(&s.image.Task)
+	}
 	return nil
 }
 

@@ -23,6 +23,7 @@ import (
 
 	"bulkhead/jail"
 	"bulkhead/runtime/agent"
+	"bulkhead/sentry/checkpoint"
 	"bulkhead/sentry/fs/gofer"
 	"bulkhead/sentry/fs/sys"
 	"bulkhead/sentry/gofer/wire"
@@ -54,6 +55,8 @@ type sandbox struct {
 	caches   []sys.Cache
 
 	first *container
+	image *image             // to be restored; nil: a new container
+	pages *checkpoint.Reader // of image
 
 	mu      sync.Mutex
 	further map[string]*container // of a pod, by name; nil while one is being made
@@ -141,6 +144,7 @@ func (s *sandbox) steps() []struct {
 		{"set up memory", s.makeArena},
 		{"restrict system calls", s.restrict},
 		{"reach the gofer", s.reachGofer},
+		{"restore", s.openImage},
 		{"make the kernel", s.makeKernel},
 		{"attach the network", s.attachNetwork},
 		{"watch descriptors", s.watchHost},
@@ -290,6 +294,16 @@ func (s *sandbox) loadInit() (err error) {
 		}
 	}
 	c := s.first
+	defer func() { c.mountEvents, c.mountedAt = c.ns.Events(), s.kernel.Clock.Realtime() }()
+	if s.image != nil {
+		if s.config.Terminal {
+			return errors.New("a checkpoint is of a container without a terminal; process.terminal is true")
+		}
+		if c.init, err = c.restore(files); err != nil {
+			return fmt.Errorf("restore: %w", err)
+		}
+		return nil
+	}
 	if c.init, err = c.prepare(p, s.config.Terminal, files); err == nil && c.init.bridge != nil {
 		go func() {
 			defer s.Guard()

@@ -34,7 +34,13 @@ type container struct {
 	root   vfs.Path
 	pts    *devpts.FileSystem
 	init   *process
-	kills  agent.Kills
+
+	// Of what there was when init was loaded: a checkpoint keeps no other mounts, and no
+	// files in memory that are newer.
+	mountEvents uint64
+	mountedAt   int64 // CLOCK_REALTIME, nanoseconds
+
+	kills agent.Kills
 
 	// The sandbox's mu guards these.
 	started bool
@@ -72,6 +78,18 @@ type process struct {
 	task     *kernel.Task
 	bridge   *devpts.Bridge
 	finished sync.Once
+	streams  map[int]*vfs.Description // that it was started with
+}
+
+// remember keeps what the process was started with, held for good: it is told by identity.
+func (p *process) remember(fds *vfs.FDTable) {
+	p.streams = map[int]*vfs.Description{}
+	for _, fd := range fds.FDs() {
+		if d, err := fds.Get(fd); err == nil {
+			d.Unref()
+			p.streams[fd] = d
+		}
+	}
 }
 
 // finish brings out what the process has printed.

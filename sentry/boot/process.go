@@ -50,6 +50,7 @@ func (c *container) prepare(p *specs.Process, terminal bool, files []*os.File) (
 		fds.Unref()
 		return nil, err
 	}
+	proc.remember(fds)
 	if c := p.ConsoleSize; c != nil && proc.bridge != nil {
 		proc.bridge.Resize(unix.Winsize{Row: uint16(c.Height), Col: uint16(c.Width)})
 	}

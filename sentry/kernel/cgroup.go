@@ -31,6 +31,7 @@ type Cgroup struct {
 	limit    int              // 0: none
 	endedCPU [2]time.Duration // user, system: of tasks that have ended
 	thaw     chan struct{}    // frozen until it is closed; nil: not frozen
+	stirred  chan struct{}    // told when a task has stopped for it
 	onOOM    func()
 	closed   bool          // no more tasks
 	empty    chan struct{} // closed when none is left, if closed
@@ -39,7 +40,7 @@ type Cgroup struct {
 // NewCgroup makes the group of a further container.
 func (k *Kernel) NewCgroup(c CgroupConfig) *Cgroup {
 	c.CPUs = max(c.CPUs, 1)
-	g := &Cgroup{CgroupConfig: c, k: k, limit: c.PIDs}
+	g := &Cgroup{CgroupConfig: c, k: k, limit: c.PIDs, stirred: make(chan struct{}, 1)}
 	c.Arena.SetOnLimit(func() bool { return k.killLargest(g) })
 	return g
 }
@@ -144,13 +145,25 @@ func (t *Task) frozenLocked() bool {
 		return false
 	}
 	t.k.mu.Unlock()
+	t.Context()
+	t.saveForTracer() // for a checkpoint
 	t.account(&t.sys)
-	select {
-	case <-thaw:
-	case <-t.interrupt: // killed, maybe
-	}
-	t.entered.Store(int64(t.k.Clock.forCPUTime()))
 	t.k.mu.Lock()
+	t.frozen = true
+	for t.group.cgroup.thaw == thaw && !t.killed {
+		select {
+		case t.group.cgroup.stirred <- struct{}{}:
+		default:
+		}
+		t.k.mu.Unlock()
+		select {
+		case <-thaw:
+		case <-t.interrupt: // killed, maybe
+		}
+		t.k.mu.Lock()
+	}
+	t.frozen = false
+	t.entered.Store(int64(t.k.Clock.forCPUTime()))
 	return true
 }
 

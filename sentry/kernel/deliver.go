@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"encoding/binary"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -128,20 +129,22 @@ func (t *Task) restartCall() {
 	}
 }
 
-// SetRestart gives restart_syscall(2) what to do, and returns the error to hand
-// back.
-func (t *Task) SetRestart(f func(*Task) (uintptr, error)) error {
-	t.restart = f
+// Restart is what restart_syscall(2) goes on with: a call, its arguments, and until when it
+// waits (monotonic). It is data and no function so that a checkpoint can keep it.
+type Restart struct {
+	Call     int
+	Deadline time.Duration
+	Args     [4]uint64
+}
+
+// SetRestart says what that is, and returns the error to hand back.
+func (t *Task) SetRestart(r Restart) error {
+	t.restart = &r
 	return ERESTART_RESTARTBLOCK
 }
 
-// Restart is restart_syscall(2).
-func (t *Task) Restart() (uintptr, error) {
-	if f := t.restart; f != nil {
-		return f(t)
-	}
-	return 0, unix.EINTR
-}
+// Restart is what SetRestart said last; nil for nothing.
+func (t *Task) Restart() *Restart { return t.restart }
 
 // handler makes the registers enter a signal handler.
 func (t *Task) handler(info *SigInfo, act SigAction) {

@@ -71,6 +71,7 @@ type Task struct {
 	leaving  bool               // it has begun to end
 	tr       *trace             // nil: nobody traces it
 	tracees  map[*Task]struct{} // whom it traces
+	frozen   bool               // it waits in frozenLocked, its registers saved
 	halt     *halt              // the stop that it waits in
 	message  uint64             // PTRACE_GETEVENTMSG
 	trapping chan struct{}      // closed when an attached thread has come into a ptrace-stop
@@ -86,9 +87,9 @@ type Task struct {
 	savedMask   SigSet // to restore after a handler, if restoreMask
 	restoreMask bool
 	altStack    AltStack
-	semUndo     *ipc.UndoList                // System V semaphores' adjustments; nil before the first
-	restart     func(*Task) (uintptr, error) // for ERESTART_RESTARTBLOCK
-	haveSyscall bool                         // the registers are those of a system call that may restart
+	semUndo     *ipc.UndoList // System V semaphores' adjustments; nil before the first
+	restart     *Restart      // for ERESTART_RESTARTBLOCK
+	haveSyscall bool          // the registers are those of a system call that may restart
 
 	vforkDone  chan struct{} // closed when the child no longer uses the parent's memory
 	vforker    *Task         // the parent, that waits for it

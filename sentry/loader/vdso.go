@@ -132,6 +132,9 @@ func elfHash(s string) (h uint32) {
 	return h
 }
 
+// VDSO is the image, to be mapped again where a restored program has it.
+func VDSO(k *kernel.Kernel) (memory.Mappable, error) { return k.VDSO(vdsoImage) }
+
 // vdso maps both pages and returns the image's address.
 func (l *load) vdso() (uint64, error) {
 	k := l.p.Kernel

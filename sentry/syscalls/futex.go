@@ -111,9 +111,11 @@ func futexDeadline(t *kernel.Task, at memory.Addr, absolute, realtime bool) (tim
 func futexWaitUntil(t *kernel.Task, at memory.Addr, shared bool, val, bits uint32, deadline time.Duration) (uintptr, error) {
 	err := t.FutexWait(at, shared, val, bits, deadline)
 	if err == kernel.ERESTARTSYS && deadline != 0 {
-		err = t.SetRestart(func(t *kernel.Task) (uintptr, error) {
-			return futexWaitUntil(t, at, shared, val, bits, deadline)
-		})
+		r := kernel.Restart{Call: unix.SYS_FUTEX, Deadline: deadline, Args: [4]uint64{uint64(at), uint64(val), uint64(bits)}}
+		if shared {
+			r.Args[3] = 1
+		}
+		err = t.SetRestart(r)
 	}
 	return 0, err
 }

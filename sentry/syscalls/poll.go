@@ -106,7 +106,8 @@ func poll(t *kernel.Task, a *Args) (uintptr, error) {
 func pollUntil(t *kernel.Task, at memory.Addr, n uint32, deadline time.Duration, now bool) (uintptr, error) {
 	r, err := doPoll(t, at, n, deadline, now)
 	if err == kernel.ERESTARTSYS {
-		err = t.SetRestart(func(t *kernel.Task) (uintptr, error) { return pollUntil(t, at, n, deadline, now) })
+		// One that does not wait is not interrupted.
+		err = t.SetRestart(kernel.Restart{Call: unix.SYS_POLL, Deadline: deadline, Args: [4]uint64{uint64(at), uint64(n)}})
 	}
 	return r, err
 }

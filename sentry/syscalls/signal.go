@@ -215,7 +215,22 @@ func tkill(t *kernel.Task, a *Args) (uintptr, error) {
 	return 0, t.KillThread(0, int32(a.Int(0)), sig, kernel.UserInfo(sig, kernel.SI_TKILL, t.PID(), t.Creds().UID))
 }
 
-func restartSyscall(t *kernel.Task, _ *Args) (uintptr, error) { return t.Restart() }
+func restartSyscall(t *kernel.Task, _ *Args) (uintptr, error) {
+	r := t.Restart()
+	if r == nil {
+		return 0, unix.EINTR
+	}
+	a := r.Args
+	switch r.Call {
+	case unix.SYS_NANOSLEEP:
+		return sleepUntil(t, r.Deadline, memory.Addr(a[0]))
+	case unix.SYS_FUTEX:
+		return futexWaitUntil(t, memory.Addr(a[0]), a[3] != 0, uint32(a[1]), uint32(a[2]), r.Deadline)
+	case unix.SYS_POLL:
+		return pollUntil(t, memory.Addr(a[0]), uint32(a[1]), r.Deadline, false)
+	}
+	return 0, unix.EINTR
+}
 
 func sigaltstack(t *kernel.Task, a *Args) (uintptr, error) {
 	const minSize, disable, onStack, autodisarm = 2048, 2, 1, 1 << 31

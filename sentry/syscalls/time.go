@@ -178,7 +178,7 @@ func sleepUntil(t *kernel.Task, deadline time.Duration, rem memory.Addr) (uintpt
 			return 0, err
 		}
 	}
-	return 0, t.SetRestart(func(t *kernel.Task) (uintptr, error) { return sleepUntil(t, deadline, rem) })
+	return 0, t.SetRestart(kernel.Restart{Call: unix.SYS_NANOSLEEP, Deadline: deadline, Args: [4]uint64{uint64(rem)}})
 }
 
 func clockNanosleep(t *kernel.Task, a *Args) (uintptr, error) {
