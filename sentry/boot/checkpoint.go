@@ -97,6 +97,9 @@ func (c *container) save(w *checkpoint.Writer) error {
 	if err := c.unchanged(); err != nil {
 		return err
 	}
+	if ipc := c.home.IPC(); len(ipc.MsgQueues())+len(ipc.SemSets())+len(ipc.Segments()) > 0 {
+		return fmt.Errorf("there are System V message queues, semaphores or shared memory, which a checkpoint does not keep")
+	}
 	fs, fds, mm := t.Look()
 	img := image{Task: *task}
 	if fs.Namespace() != c.ns || fs.Root() != c.root {
