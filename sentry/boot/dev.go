@@ -26,7 +26,8 @@ func handleDevices() {
 }
 
 // finishDev puts the default devices into /dev, and those that the
-// specification adds.
+// specification adds; where nothing is mounted there and the root takes no devices, into a
+// file system of its own.
 func (c *container) finishDev() error {
 	ctx := vfs.SentryContext()
 	at, err := c.mountPoint("/dev", false)
@@ -36,7 +37,19 @@ func (c *container) finishDev() error {
 	if at.Mount.ReadOnly() {
 		return nil
 	}
-	if err := dev.Populate(ctx, at); err != nil && err != unix.EROFS {
+	err = dev.Populate(ctx, at)
+	if err == unix.EPERM && at.Mount == c.root.Mount {
+		// The root's files are the host's, where the gofer may make no device.
+		own := specs.Mount{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755"}}
+		if err := c.mount(own, nil); err != nil {
+			return err
+		}
+		if at, err = c.mountPoint("/dev", false); err != nil {
+			return err
+		}
+		err = dev.Populate(ctx, at)
+	}
+	if err != nil && err != unix.EROFS {
 		return err
 	}
 	if c.config.Spec.Linux == nil {
