@@ -67,51 +67,27 @@ var methods = map[string]func(ctx context.Context, h Handler, body []byte, files
 		}
 		return nil, p.Remove(ctx, container)
 	}),
-	"trace": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
-		defer closeAll(files)
-		tr, ok := h.(Tracing)
+	"trace": filed("trace", "a file to write to", func(ctx context.Context, h Handler, r TraceRequest, to *os.File) (any, error) {
+		t, ok := h.(Tracing)
 		if !ok {
 			return nil, &Error{Message: "agent: this sandbox cannot trace", Errno: unix.ENOSYS}
 		}
-		var r TraceRequest
-		if err := json.Unmarshal(body, &r); err != nil {
-			return nil, fmt.Errorf("agent: parse trace: %w", err)
-		}
-		if len(files) != 1 {
-			return nil, errors.New("agent: trace without a file to write to")
-		}
-		return nil, tr.Trace(ctx, &r, files[0])
-	},
-	"checkpoint": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
-		defer closeAll(files)
+		return nil, t.Trace(ctx, &r, to)
+	}),
+	"checkpoint": filed("checkpoint", "a file to write to", func(ctx context.Context, h Handler, r CheckpointRequest, to *os.File) (any, error) {
 		c, ok := h.(Checkpointing)
 		if !ok {
-			return nil, &Error{Message: "this sandbox cannot save its state", Errno: unix.ENOSYS}
+			return nil, &Error{Message: "agent: this sandbox cannot save its state", Errno: unix.ENOSYS}
 		}
-		var r CheckpointRequest
-		if err := json.Unmarshal(body, &r); err != nil {
-			return nil, fmt.Errorf("agent: parse checkpoint: %w", err)
-		}
-		if len(files) != 1 {
-			return nil, errors.New("agent: checkpoint without a file to write to")
-		}
-		return nil, c.Checkpoint(ctx, &r, files[0])
-	},
-	"oom": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
-		defer closeAll(files)
+		return nil, c.Checkpoint(ctx, &r, to)
+	}),
+	"oom": filed("oom", "a pipe to write to", func(ctx context.Context, h Handler, container string, to *os.File) (any, error) {
 		o, ok := h.(Starving)
 		if !ok {
 			return nil, &Error{Message: "agent: this sandbox does not tell of kills", Errno: unix.ENOSYS}
 		}
-		var container string
-		if err := json.Unmarshal(body, &container); err != nil {
-			return nil, fmt.Errorf("agent: parse oom: %w", err)
-		}
-		if len(files) != 1 {
-			return nil, errors.New("agent: oom without a pipe to write to")
-		}
-		return nil, o.OOM(ctx, container, files[0])
-	},
+		return nil, o.OOM(ctx, container, to)
+	}),
 	"forward": func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
 		f, ok := h.(Forwarding)
 		var r ForwardRequest
@@ -186,6 +162,21 @@ func plain[R any](f func(context.Context, Handler, R) (any, error)) func(context
 			return nil, fmt.Errorf("agent: parse request: %w", err)
 		}
 		return f(ctx, h, r)
+	}
+}
+
+// filed is a method that takes one descriptor, what, which is closed when f returns.
+func filed[R any](name, what string, f func(context.Context, Handler, R, *os.File) (any, error)) func(context.Context, Handler, []byte, []*os.File) (any, error) {
+	return func(ctx context.Context, h Handler, body []byte, files []*os.File) (any, error) {
+		defer closeAll(files)
+		var r R
+		if err := json.Unmarshal(body, &r); err != nil {
+			return nil, fmt.Errorf("agent: parse %s: %w", name, err)
+		}
+		if len(files) != 1 {
+			return nil, fmt.Errorf("agent: %s without %s", name, what)
+		}
+		return f(ctx, h, r, files[0])
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// imageName is the file in an image's directory (sentry/checkpoint.Name).
+// imageName is the file in an image's directory; package sentry/checkpoint has its format.
 const imageName = "bulkhead.img"
 
 // Checkpoint saves the container's state to a directory, all of it or nothing, and ends the
@@ -40,7 +40,7 @@ func (c *Container) Checkpoint(ctx context.Context, dir string, leaveRunning boo
 	}
 	defer f.Close()
 	defer os.Remove(f.Name())
-	client, err := c.dial(ctx)
+	client, err := c.dial(ctx) // not ask: there may be much to write
 	if err != nil {
 		return err
 	}
@@ -48,13 +48,29 @@ func (c *Container) Checkpoint(ctx context.Context, dir string, leaveRunning boo
 	if err := client.Checkpoint(ctx, &agent.CheckpointRequest{LeaveRunning: leaveRunning}, f); err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, imageName)); err != nil {
+	if err := keep(f.Name(), dir); err != nil {
+		if !leaveRunning { // it stands still, and is not saved
+			err = errors.Join(err, c.ask(context.WithoutCancel(ctx), func(ctx context.Context, a *agent.Client) error { return a.Resume(ctx, c.inside()) }))
+		}
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	if !leaveRunning {
 		c.kill()
 	}
 	return nil
+}
+
+// keep gives a file in dir, written and synced, the image's name for good.
+func keep(file, dir string) error {
+	if err := os.Rename(file, filepath.Join(dir, imageName)); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // OpenImage opens what Checkpoint has written.

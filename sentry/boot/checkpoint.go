@@ -3,6 +3,7 @@ package boot
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -30,10 +31,25 @@ type image struct {
 // savedArea is an area with what is behind it: nothing, a page of the kernel's, or a file.
 type savedArea struct {
 	memory.SavedArea
-	Kernel string `json:",omitempty"` // vvar, vdso
-	File   string `json:",omitempty"`
-	Stores bool   `json:",omitempty"` // the file was open for writing
-	Pages  []savedPages
+	Kernel  string `json:",omitempty"` // vvar, vdso
+	File    string `json:",omitempty"`
+	Stores  bool   `json:",omitempty"` // the file was open for writing
+	Content stamp  // of File, if the area is private: what has not been stored into is the file's
+	Pages   []savedPages
+}
+
+// stamp tells whether a file is still as it was.
+type stamp struct {
+	Size     int64
+	Modified int64 // nanoseconds
+}
+
+func stampOf(p vfs.Path) (stamp, error) {
+	a, err := vfs.Stat(vfs.SentryContext(), p)
+	if err != nil {
+		return stamp{}, err
+	}
+	return stamp{a.Size, unix.TimespecToNsec(a.Mtime)}, nil
 }
 
 type savedPages struct {
@@ -86,7 +102,10 @@ func (s *sandbox) Checkpoint(ctx context.Context, r *agent.CheckpointRequest, to
 	if err := c.save(checkpoint.NewWriter(to)); err != nil {
 		return err
 	}
-	return to.Sync()
+	if err := to.Sync(); err != nil {
+		return err
+	}
+	return ctx.Err() // who asked may have gone, and nobody would end what stands still
 }
 
 func (c *container) save(w *checkpoint.Writer) error {
@@ -257,6 +276,11 @@ func (c *container) saveSpace(img *image, mm *memory.Space, w *checkpoint.Writer
 				return fmt.Errorf("memory at %#x (%s) cannot be saved: it is shared, or of a file without a name", a.Start, a.Name)
 			}
 			s.File, s.Stores = vfs.Name(c.root, m.Path), m.Writable && a.Shared()
+			if !a.Shared() {
+				if s.Content, err = stampOf(m.Path); err != nil {
+					return fmt.Errorf("%s: %w", s.File, err)
+				}
+			}
 		}
 		anonymous := from[i].Object == nil
 		if !a.Shared() {
@@ -327,8 +351,14 @@ func (c *container) restore(files []*os.File) (*process, error) {
 		fds.Unref()
 		return nil, err
 	}
+	limits := img.Task.Limits
+	for i, most := range rlimits(c.config.Spec.Process) {
+		limits[i].Max = min(limits[i].Max, most.Max)
+		limits[i].Cur = min(limits[i].Cur, limits[i].Max)
+	}
+	mm.SetLimits(limits[unix.RLIMIT_AS].Cur, limits[unix.RLIMIT_DATA].Cur, limits[unix.RLIMIT_STACK].Cur)
 	t, err := c.kernel.Spawn(kernel.NewProcess{FS: kernel.NewFSContext(c.ns, c.root, cwd, img.Task.Umask&0o777), FDs: fds, MM: mm,
-		Creds: &creds, Limits: img.Task.Limits, Comm: img.Task.Comm, Filter: c.filter, Home: c.home})
+		Creds: &creds, Limits: limits, Comm: img.Task.Comm, Filter: c.filter, Home: c.home})
 	if err != nil {
 		return nil, err
 	}
@@ -441,6 +471,11 @@ func (c *container) remapArea(t *kernel.Task, a *savedArea) error {
 			return fmt.Errorf("map %q: %w", a.File, err)
 		}
 		defer d.Unref()
+		if !a.Shared() {
+			if now, err := stampOf(d.Path()); err != nil || now != a.Content {
+				return errors.Join(fmt.Errorf("%s has changed since it was mapped by the saved program", a.File), err)
+			}
+		}
 		if r.MaxProt = platform.Read | platform.Write | platform.Exec; a.Shared() && !a.Stores {
 			r.MaxProt &^= platform.Write
 		}

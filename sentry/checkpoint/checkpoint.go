@@ -21,9 +21,6 @@ import (
 // Version is of the description too: a file of another is refused.
 const Version = 1
 
-// Name is what the file is called in an image's directory.
-const Name = "bulkhead.img"
-
 const (
 	magic      = "BLKHDCKP"
 	headerSize = 40

@@ -156,6 +156,13 @@ func ResumeClock(at time.Duration) error {
 	return nil
 }
 
+// How long an XSAVE area is, in bytes: FXSAVE's part and the header, and more than any CPU has (AMX's
+// tiles are 8 KiB).
+const (
+	leastFPU = 576
+	mostFPU  = 16 << 10
+)
+
 // Restore gives t, which Spawn has made, what s says. Begin lets it go on. What a program
 // could not have, it has not got here either, whoever wrote s.
 func (t *Task) Restore(s *SavedTask) error {
@@ -168,10 +175,10 @@ func (t *Task) Restore(s *SavedTask) error {
 	}
 	r.Cs, r.Ss, r.Ds, r.Es, r.Fs, r.Gs = 0x33, 0x2b, 0, 0, 0, 0
 	r.Eflags = r.Eflags&userFlags | 0x202
-	t.ctx.Registers, t.ctx.FPU, t.ctx.Dirty, t.ctx.Partial = r, s.FPU, platform.DirtyAll, false
-	if len(t.ctx.FPU) < 576 {
-		t.ctx.FPU = nil
+	if n := len(s.FPU); n != 0 && n < leastFPU || n > mostFPU {
+		return fmt.Errorf("an FPU state of %d bytes is none", n)
 	}
+	t.ctx.Registers, t.ctx.FPU, t.ctx.Dirty, t.ctx.Partial = r, s.FPU, platform.DirtyAll, false // platforms trim what the CPU would refuse
 	t.haveSyscall, t.restart = s.InCall, s.Restart
 	t.mask, t.savedMask, t.restoreMask = s.Mask&^unblockable, s.SavedMask&^unblockable, s.RestoreMask
 	t.altStack, t.clearTID, t.robust, t.pdeath, t.RSeq = s.AltStack, s.ClearTID, s.Robust, s.PDeath, s.RSeq

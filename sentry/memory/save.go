@@ -8,10 +8,10 @@ import (
 	"bulkhead/sentry/platform"
 )
 
-// SavedSpace is what a checkpoint keeps of a Space but for its areas.
+// SavedSpace is what a checkpoint keeps of a Space but for its areas and its limits, which are
+// the process's.
 type SavedSpace struct {
 	StackTop, MapBase, BrkStart, Brk, StackLow, StackHigh Addr
-	LimitAS, LimitData, LimitStack                        uint64
 	LockNew                                               bool
 }
 
@@ -42,7 +42,7 @@ func (s *Space) Save() (sp SavedSpace, areas []SavedArea, from []AreaSource, err
 	s.mu.Lock()
 	defer s.unlock()
 	s.settle(false, 0)
-	sp = SavedSpace{s.stackTop, s.mapBase, s.brkStart, s.brk, s.stackLow, s.stackHigh, s.limitAS, s.limitData, s.limitStack, s.lockNew}
+	sp = SavedSpace{s.stackTop, s.mapBase, s.brkStart, s.brk, s.stackLow, s.stackHigh, s.lockNew}
 	for _, ar := range s.areas {
 		if ar.is(trampolines) {
 			continue
@@ -72,23 +72,6 @@ func (s *Space) SavePages(lo, hi Addr, most int, f func(at Addr, b []byte) error
 			s.originalLocked(addr(v), b)
 		}
 		if err := f(addr(v), b); err != nil {
-			return err
-		}
-		v += uint64(e.n)
-	}
-	return nil
-}
-
-// SavePages is that of an object, by offset.
-func (o *Object) SavePages(most int, f func(off uint64, b []byte) error) error {
-	o.mu.RLock()
-	defer o.mu.RUnlock()
-	for v, end := uint64(0), (o.size+PageSize-1)/PageSize; v < end; {
-		if v += o.table.holes(v, end); v >= end {
-			break
-		}
-		e := o.table.run(v, min(end, v+uint64(most)/PageSize), false)
-		if err := f(v*PageSize, o.a.bytes(e.pfn, e.n)); err != nil {
 			return err
 		}
 		v += uint64(e.n)
@@ -155,7 +138,6 @@ func (s *Space) Restore(sp SavedSpace) error {
 	s.mu.Lock()
 	defer s.unlock()
 	s.stackTop, s.mapBase, s.brkStart, s.brk = sp.StackTop, sp.MapBase, sp.BrkStart, sp.Brk
-	s.stackLow, s.stackHigh = sp.StackLow, sp.StackHigh
-	s.limitAS, s.limitData, s.limitStack, s.lockNew = sp.LimitAS, sp.LimitData, sp.LimitStack, sp.LockNew
+	s.stackLow, s.stackHigh, s.lockNew = sp.StackLow, sp.StackHigh, sp.LockNew
 	return nil
 }

@@ -207,8 +207,8 @@ func (p *program) run(t *testing.T, edit func(*specs.Spec), args ...string) rig.
 }
 
 // detached runs a verb that leaves a program with its stdio, which must not be
-// a pipe that we wait for.
-func (p *program) detached(t *testing.T, args ...string) {
+// a pipe that we wait for: it is the file named.
+func (p *program) detached(t *testing.T, args ...string) (name string) {
 	t.Helper()
 	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
 	if err != nil {
@@ -221,6 +221,7 @@ func (p *program) detached(t *testing.T, args ...string) {
 		text, _ := os.ReadFile(out.Name())
 		t.Fatalf("%s %q: %v\n%s%s", p.name, args, err, text, p.logged())
 	}
+	return out.Name()
 }
 
 // created makes a container and deletes it in the end.

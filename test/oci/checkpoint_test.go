@@ -3,9 +3,7 @@ package oci
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,21 +16,11 @@ import (
 // counted starts verb with the program's output in a file, and gives what tells it.
 func (p *program) counted(t *testing.T, verb ...string) (lines func(atLeast int) []string) {
 	t.Helper()
-	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	cmd := exec.Command(p.args[0], append(slices.Clone(p.args[1:]), verb...)...)
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Run(); err != nil {
-		text, _ := os.ReadFile(out.Name())
-		t.Fatalf("%q: %v\n%s%s", verb, err, text, p.logged())
-	}
+	out := p.detached(t, verb...)
 	return func(atLeast int) []string {
 		t.Helper()
 		for end := time.Now().Add(rig.Limit); ; time.Sleep(5 * time.Millisecond) {
-			b, err := os.ReadFile(out.Name())
+			b, err := os.ReadFile(out)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -47,9 +35,8 @@ func (p *program) counted(t *testing.T, verb ...string) (lines func(atLeast int)
 	}
 }
 
-// TestCheckpoint: a program that is saved, ended and restored prints what one does that ran
-// through; what cannot be saved is named, and goes on.
-func TestCheckpoint(t *testing.T) {
+// counterRoot is a root file system with counter.
+func counterRoot(t *testing.T) string {
 	rig.NeedRoot(t)
 	rig.Need(t, "gcc")
 	root := t.TempDir()
@@ -59,6 +46,13 @@ func TestCheckpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return root
+}
+
+// TestCheckpoint: a program that is saved, ended and restored prints what one does that ran
+// through; what cannot be saved is named, and goes on.
+func TestCheckpoint(t *testing.T) {
+	root := counterRoot(t)
 	edit := func(s *specs.Spec) { s.Root.Path = root }
 	eachPlatform(t, func(t *testing.T, p *program) {
 		b, image, first, second := bundle(t, edit, "/counter"), filepath.Join(t.TempDir(), "image"), id(t), id(t)+"-again"
@@ -102,6 +96,20 @@ func TestCheckpoint(t *testing.T) {
 		if r := p.do(t, "restore", "--image-path", bad, "--bundle", b, id(t)+"-bad"); r.Code == 0 || !strings.Contains(r.Err, "damaged") {
 			t.Errorf("damaged image: %s", r)
 		}
+
+		// Another program by the name of what is mapped.
+		other := filepath.Join(root, "counter")
+		was, err := os.Stat(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.Chtimes(other, was.ModTime(), was.ModTime())
+		if err := os.Chtimes(other, was.ModTime(), was.ModTime().Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if r := p.do(t, "restore", "--image-path", image, "--bundle", b, id(t)+"-other"); r.Code == 0 || !strings.Contains(r.Err, "/counter has changed") {
+			t.Errorf("changed program: %s", r)
+		}
 	})
 	t.Run("refused", func(t *testing.T) {
 		eachPlatform(t, func(t *testing.T, p *program) {
@@ -118,5 +126,23 @@ func TestCheckpoint(t *testing.T) {
 				t.Errorf("left behind: %v %v", left, err)
 			}
 		})
+	})
+}
+
+// TestCheckpointNotKept: an image that cannot have its name is none, and the container goes on.
+func TestCheckpointNotKept(t *testing.T) {
+	root := counterRoot(t)
+	eachPlatform(t, func(t *testing.T, p *program) {
+		name, image := id(t), t.TempDir()
+		t.Cleanup(func() { p.do(t, "delete", "--force", name) })
+		lines := p.counted(t, "run", "--detach", "--bundle", bundle(t, func(s *specs.Spec) { s.Root.Path = root }, "/counter"), name)
+		lines(1)
+		if err := os.MkdirAll(filepath.Join(image, "bulkhead.img", "in the way"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if r := p.do(t, "checkpoint", "--image-path", image, name); r.Code == 0 || !strings.Contains(r.Err, "bulkhead.img") {
+			t.Errorf("%s", r)
+		}
+		lines(len(lines(0)) + 3)
 	})
 }
