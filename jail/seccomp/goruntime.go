@@ -14,6 +14,7 @@ func Runtime(pid int) []Row {
 		{unix.SYS_CLONE, "clone", "runtime: a new thread, never a process", Is(0, threadFlags)},
 		{unix.SYS_MMAP, "mmap", "runtime: heap and stacks", Is(3, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)},
 		{unix.SYS_MMAP, "mmap", "runtime: commit of reserved heap", Is(3, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED)},
+		{unix.SYS_MMAP, "mmap", "runtime: states of the vDSO's getrandom, one for each thread that draws (Linux 6.11, Go 1.24)", Is(3, unix.MAP_DROPPABLE|unix.MAP_ANONYMOUS)},
 		{unix.SYS_MUNMAP, "munmap", "runtime: stacks of ended threads", nil},
 		{unix.SYS_MADVISE, "madvise", "runtime: unused heap goes back", nil},
 		{unix.SYS_PRCTL, "prctl", "runtime: names for anonymous memory (Go 1.25)", Is(0, unix.PR_SET_VMA)},
