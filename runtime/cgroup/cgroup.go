@@ -37,10 +37,11 @@ const (
 	memorySlack      = 64 << 20 // bytes
 	memorySlackShare = 8        // and an eighth of the limit
 
-	// A task of the container's is a host thread (kvm), or a stub thread and the
-	// one that traces it (ptrace); the Go runtimes have threads of their own.
+	// A process of the container's is a host thread, and a runner at times (kvm), or a stub process, a thread in it and the
+	// one that traces it (ptrace), and one that has ended waits a while to be reaped. The Go runtimes have
+	// threads of their own, and one that gets none crashes: the container meets its limit inside, before this.
 	pidsSlack  = 256
-	pidsFactor = 2
+	pidsFactor = 4
 )
 
 // Place says where a group is; it is kept in state.json.

@@ -31,7 +31,7 @@ func TestLimits(t *testing.T) {
 		{"memory", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: to[int64](128 * mib)}}, agent.Limits{Memory: 128 * mib}, (128 + 64 + 16) * mib, 0, nil},
 		{"memory and as much swap", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: to[int64](128 * mib), Swap: to[int64](256 * mib)}}, agent.Limits{Memory: 128 * mib}, 208 * mib, 336 * mib, nil},
 		{"unlimited", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: to[int64](-1), Swap: to[int64](-1)}, Pids: &specs.LinuxPids{Limit: to[int64](-1)}}, agent.Limits{}, -1, -1, to[int64](-1)},
-		{"pids", &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: to[int64](10)}}, agent.Limits{Pids: 10}, 0, 0, to[int64](276)},
+		{"pids", &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: to[int64](10)}}, agent.Limits{Pids: 10}, 0, 0, to[int64](296)},
 		{"pids 0 is no limit", &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: to[int64](0)}}, agent.Limits{}, 0, 0, nil},
 		{"cpu", &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: to[int64](150000)}}, agent.Limits{CPUs: 1.5}, 0, 0, nil},
 		{"cpu with period", &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: to[int64](5000), Period: to[uint64](10000)}}, agent.Limits{CPUs: 0.5}, 0, 0, nil},

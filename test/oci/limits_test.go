@@ -44,6 +44,22 @@ func TestForkBomb(t *testing.T) {
 	})
 }
 
+// TestManyProcesses: there can be as many as the limit lets, for the sandbox's own is above what it needs for each;
+// and dozens that compute and have drawn a random number, for which Go's runtime has a piece of memory for each
+// thread of the Sentry's.
+func TestManyProcesses(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, p *program) {
+		for script, want := range map[string]string{
+			"acts bomb":    "398 forks, then Resource temporarily unavailable\n",
+			"acts draw 60": "60 drew\n",
+		} {
+			if r := p.run(t, pids(400), "sh", "-c", script+"; echo lives"); r.Out != want+"lives\n" {
+				t.Errorf("%s: want %s\n%s%s", script, want, r, p.logged())
+			}
+		}
+	})
+}
+
 // TestMemoryHog: the program dies, never the Sentry, and a neighbour notices nothing.
 func TestMemoryHog(t *testing.T) {
 	eachPlatform(t, func(t *testing.T, p *program) {

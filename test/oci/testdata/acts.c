@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -37,6 +38,30 @@ int main(int argc, char **argv)
 		printf("%d forks, then %s\n", count, strerror(errno));
 		while (count-- > 0)
 			kill(pids[count], SIGKILL);
+		return 0;
+	}
+	if (!strcmp(act, "draw")) { // N processes draw a random number each, and compute
+		int n = atoi(argv[2]), told[2];
+		char c;
+		if (pipe(told) < 0)
+			return 1;
+		for (int i = 0; i < n; i++) {
+			pid_t pid = fork();
+			if (pid < 0)
+				return 1;
+			if (pid == 0) {
+				if (getrandom(&c, 1, 0) == 1 && write(told[1], &c, 1) == 1)
+					for (;;) // so that the next is served by another of the Sentry's threads
+						;
+				return 1;
+			}
+		}
+		for (int i = 0; i < n; i++)
+			if (read(told[0], &c, 1) != 1)
+				return 1;
+		printf("%d drew\n", n);
+		signal(SIGTERM, SIG_IGN);
+		kill(0, SIGTERM);
 		return 0;
 	}
 	if (!strcmp(act, "chains")) { // every process forks for ever
