@@ -249,8 +249,17 @@ func (b *Sandbox) wait() error {
 // Log is the end of what the Sentry has logged.
 func (b *Sandbox) Log() string {
 	text, _ := os.ReadFile(filepath.Join(b.dir, "log"))
-	if len(text) > 64<<10 {
-		text = text[len(text)-64<<10:]
+	const most = 64 << 10
+	if len(text) > most {
+		end := text[len(text)-most:]
+		// Why it crashed stands before the goroutines, of which there may be thousands.
+		for _, why := range []string{"fatal error: ", "panic: ", "WARNING: DATA RACE"} {
+			if i := bytes.Index(text, []byte(why)); i >= 0 {
+				end = text[max(i-1<<10, 0):min(i+most, len(text))]
+				break
+			}
+		}
+		text = end
 	}
 	return string(text) + b.errs.String()
 }
