@@ -8,8 +8,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"bulkhead/test/rig"
 )
 
 // TestFloods measures what a neighbour keeps of its throughput while a container is flooded with first segments
@@ -44,7 +47,7 @@ func TestFloods(t *testing.T) {
 			reach := filepath.Join(dir, "reach")
 			drink := func() float64 {
 				var out []byte
-				for range 200 { // it listens when somebody gets through
+				for end := time.Now().Add(rig.Limit); time.Now().Before(end); { // it listens when somebody gets through
 					var err error
 					if out, err = quiet.beyond(reach, "drink", "10.77.0.2", strconv.Itoa(seconds)).Output(); err == nil {
 						break

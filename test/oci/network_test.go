@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -90,7 +91,7 @@ func (w wire) serve(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	for range 200 { // it listens when somebody gets an answer
+	for end := time.Now().Add(rig.Limit); time.Now().Before(end); { // it listens when somebody gets an answer
 		if w.beyond("busybox", "wget", "-q", "-O", "/dev/null", "http://10.77.0.1/").Run() == nil {
 			return
 		}
@@ -626,7 +627,7 @@ func TestEgress(t *testing.T) {
 				limit = "60"
 			}
 			// It listens when the few bytes come that any limit lets through.
-			out, err := w.beyond("sh", "-c", "for i in $(seq 200); do [ \"$(busybox wget -q -O - http://10.77.0.2/few)\" = few ] && break; done; timeout "+limit+" busybox wget -q -O - http://10.77.0.2/zeroes").Output()
+			out, err := w.beyond("sh", "-c", "timeout 60 sh -c 'until [ \"$(busybox wget -q -O - http://10.77.0.2/few)\" = few ]; do :; done'; timeout "+limit+" busybox wget -q -O - http://10.77.0.2/zeroes").Output()
 			if row.all != (err == nil && len(out) == 1000000) || len(out) == 0 {
 				t.Errorf("%s: %d bytes came, %v", row.words, len(out), err)
 			}
